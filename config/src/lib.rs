@@ -1,0 +1,1 @@
+//! What the operator wants: Patroni's configuration files, read, checked and merged.

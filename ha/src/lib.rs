@@ -1,0 +1,1 @@
+//! What this node does next: the pure decision of the HA cycle.

@@ -1,0 +1,1 @@
+//! What the DCS clients, the daemon and ctl share on the network: TLS and the HTTP client.

@@ -1,0 +1,2 @@
+//! Picks daemon or ctl.
+fn main() {}
