@@ -1,1 +1,32 @@
 //! What the operator wants: Patroni's configuration files, read, checked and merged.
+//!
+//! The way of a configuration: `yaml` and `env` give a [`Value`] tree whose nodes know their position; `layers` puts
+//! file and environment together (the *local* side) and the document of the DCS's `/config` key (the *dynamic* side)
+//! under it; [`LocalConfig`], [`DynamicConfig`] and [`PostgresqlSettings`] are the typed views that the rest of the
+//! program reads. Nothing here touches a file, the network or the clock: the caller passes texts and maps.
+
+mod dynamic;
+mod endpoint;
+mod local;
+mod local_dcs;
+mod postgresql;
+mod problem;
+mod secret;
+mod tags;
+mod value;
+
+pub use dynamic::{
+    DynamicConfig, Minimums, SlotConfig, SlotKind, SlotMatcher, StandbyCluster, SynchronousMode,
+};
+pub use endpoint::{HostPort, ListenAddress};
+pub use local::{
+    Authentication, BasicAuth, BinNames, BootstrapConfig, BootstrapMethod, CitusConfig, CtlConfig,
+    GuardConfig, GuardMode, LocalConfig, LocalPostgresql, LogConfig, LogType, RestApiConfig, Role,
+    ServerTokens, VerifyClient, WatchdogConfig, WatchdogMode,
+};
+pub use local_dcs::{DcsConfig, DcsKind, Etcd3Config, EtcdEndpoints};
+pub use postgresql::{Callbacks, ParameterRole, PostgresqlSettings, ReplicaMethod};
+pub use problem::{Problem, Problems, Severity};
+pub use secret::Secret;
+pub use tags::Tags;
+pub use value::{Entry, Kind, Map, Position, Value};
