@@ -1,0 +1,113 @@
+//! The shared state of a cluster as one immutable value: what a read of the DCS yields.
+//!
+//! One file per key holds that key's exact JSON. A malformed value never fails the read: it counts as absent, as
+//! Patroni documents it.
+
+mod failover;
+mod history;
+mod leader;
+mod member;
+mod status;
+mod sync;
+mod tags;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use failover::{Failover, FailoverKind};
+pub use history::{History, HistoryLine};
+pub use leader::Leader;
+pub use member::{Member, MemberData, PendingRestartReason, ScheduledRestart};
+pub use status::Status;
+pub use sync::SyncState;
+pub use tags::Tags;
+
+use crate::pg::{MemberName, SystemIdentifier, Timeline};
+
+/// A revision of a key in the DCS, for compare-and-set. Opaque; comparable only with another one of the same key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Version(pub i64);
+
+/// The key `config`: the dynamic configuration as it stands in the DCS.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConfigKey {
+    /// The key's revision, for compare-and-set and to see a change.
+    pub version: Version,
+    /// The JSON object.
+    pub value: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Everything the DCS holds about one cluster, at one moment.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Cluster {
+    /// The key `initialize` as it stands: absent, `""` while a member bootstraps, or a system identifier.
+    pub initialize: Option<String>,
+    /// The key `config`; `None` when it is absent, empty or malformed.
+    pub config: Option<ConfigKey>,
+    /// The key `leader`: who holds the lease.
+    pub leader: Option<Leader>,
+    /// The key `status`: the leader's last published position and slots.
+    pub status: Status,
+    /// The keys below `members/`, sorted by name.
+    pub members: Vec<Member>,
+    /// The key `failover`: a switchover or failover that somebody asked for.
+    pub failover: Option<Failover>,
+    /// The key `sync`: the synchronous standbys.
+    pub sync: SyncState,
+    /// The key `history`.
+    pub history: Option<History>,
+    /// The key `failsafe`: the members that must agree before a leader goes on without the DCS, and their REST
+    /// addresses. `None` when absent or malformed.
+    pub failsafe: Option<BTreeMap<MemberName, String>>,
+}
+
+impl Cluster {
+    /// Nobody holds the leader key.
+    #[must_use]
+    pub fn is_unlocked(&self) -> bool {
+        self.leader.is_none()
+    }
+
+    /// The holder of the leader key.
+    #[must_use]
+    pub fn leader_name(&self) -> Option<&MemberName> {
+        self.leader.as_ref().map(|leader| &leader.name)
+    }
+
+    /// Whether `name` holds the leader key.
+    #[must_use]
+    pub fn is_leader(&self, name: &MemberName) -> bool {
+        self.leader_name() == Some(name)
+    }
+
+    /// The member with that name, if its key is there.
+    #[must_use]
+    pub fn member(&self, name: &MemberName) -> Option<&Member> {
+        self.members.iter().find(|member| &member.name == name)
+    }
+
+    /// The leader's member key, if it is there.
+    #[must_use]
+    pub fn leader_member(&self) -> Option<&Member> {
+        self.leader_name().and_then(|name| self.member(name))
+    }
+
+    /// The system identifier in `initialize`, if it is a valid one.
+    #[must_use]
+    pub fn system_identifier(&self) -> Option<SystemIdentifier> {
+        self.initialize.as_deref().and_then(|text| text.parse().ok())
+    }
+
+    /// The cluster's timeline by `/history`: its last line's plus one; 1 for an empty list, `None` when unknown.
+    #[must_use]
+    pub fn timeline(&self) -> Option<Timeline> {
+        self.history.as_ref().map(History::next_timeline)
+    }
+
+    /// Nothing at all is there.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}

@@ -1,0 +1,84 @@
+//! The key `history`: `[[timeline, switch LSN, "reason", "timestamp", "new leader"], …]`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::pg::{Lsn, Timeline};
+
+/// The end of one timeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryLine {
+    /// The timeline that ended.
+    pub timeline: Timeline,
+    /// Where it was left.
+    pub switch_lsn: Lsn,
+    /// PostgreSQL's reason.
+    pub reason: String,
+    /// When, in ISO 8601 with the zone of the member that wrote it.
+    pub timestamp: Option<String>,
+    /// Who was promoted.
+    pub new_leader: Option<String>,
+}
+
+/// All timelines that ended, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct History {
+    /// The lines.
+    pub lines: Vec<HistoryLine>,
+}
+
+impl History {
+    /// Reads the key's value. Malformed JSON yields no lines, and so does a malformed line.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let lines = serde_json::from_str::<Vec<Value>>(text).unwrap_or_default();
+        Self { lines: lines.iter().filter_map(Self::parse_line).collect() }
+    }
+
+    fn parse_line(line: &Value) -> Option<HistoryLine> {
+        let fields = line.as_array()?;
+        let text = |index: usize| fields.get(index).and_then(Value::as_str).map(str::to_owned);
+        Some(HistoryLine {
+            timeline: Timeline(fields.first()?.as_u64()?.try_into().ok()?),
+            switch_lsn: Lsn(fields.get(1)?.as_u64()?),
+            reason: text(2).unwrap_or_default(),
+            timestamp: text(3),
+            new_leader: text(4),
+        })
+    }
+
+    /// The key's value.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let line = |line: &HistoryLine| {
+            let mut fields = vec![json!(line.timeline), json!(line.switch_lsn), json!(line.reason)];
+            if let Some(timestamp) = &line.timestamp {
+                fields.push(json!(timestamp));
+                fields.extend(line.new_leader.as_ref().map(|name| json!(name)));
+            }
+            Value::Array(fields)
+        };
+        Value::Array(self.lines.iter().map(line).collect()).to_string()
+    }
+
+    /// The timeline after the last one that ended; 1 when none has.
+    #[must_use]
+    pub fn next_timeline(&self) -> Timeline {
+        self.lines.last().map_or(Timeline(1), |line| Timeline(line.timeline.0.saturating_add(1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn history_reads_what_it_prints() {
+        let text = r#"[[1,83886528,"no recovery target specified"],[2,100,"x","2026-01-02T03:04:05+00:00","b"]]"#;
+        let history = History::parse(text);
+        assert_eq!(history.to_json(), text);
+        assert_eq!(history.next_timeline(), Timeline(3));
+        assert_eq!(History::parse("[]").next_timeline(), Timeline(1));
+        assert_eq!(History::parse("broken"), History::default());
+    }
+}
