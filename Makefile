@@ -1,0 +1,41 @@
+# Needs Rust; everything else is installed when it is missing (Debian: apt-get, as root or with sudo).
+SHELL := /bin/bash
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build release fmt lint check test demo clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+deps: ## install what is missing on this machine
+	@./scripts/install-deps.sh
+
+build: ## build for development
+	@./scripts/install-deps.sh build
+	cargo build
+
+release: ## build target/release/tamada
+	@./scripts/install-deps.sh build
+	cargo build --release
+
+fmt: ## format all code
+	cargo fmt --all
+
+lint: ## clippy on everything
+	cargo clippy --workspace --all-targets -- -D warnings
+
+check: ## what to run before each commit: format, tidy, clippy, tests without servers
+	cargo fmt --all --check
+	cargo xtask tidy
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test --quiet --package tamada-config --package tamada-ha --package tamada-sim --package xtask
+
+test: ## everything that must hold: check, and the tests with PostgreSQL, etcd and Patroni
+	@./scripts/test.sh
+
+demo: deps release ## a cluster of three on this machine, to look at and to break
+	@./scripts/demo.sh
+
+clean: ## remove what was built and fetched
+	cargo clean

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Puts Patroni into a virtual environment, for the tests in which it and Tamada run one cluster together.
+#   get-patroni.sh TARGET
+# Does nothing if TARGET is complete.
+set -euo pipefail
+
+version=4.1.5
+target=${1:?usage: get-patroni.sh TARGET}
+# A virtual environment holds its own path: one that was moved is not complete.
+mkdir -p "$target"
+target=$(cd "$target" && pwd)
+wanted="$version $target"
+[ "$(cat "$target/.complete" 2>/dev/null)" != "$wanted" ] || exit 0
+
+umask 022
+echo "fetching Patroni $version"
+# Debian's own interpreter: one in a home folder is out of reach for the user postgres.
+/usr/bin/python3 -m venv --clear "$target"
+"$target/bin/python" -m pip install -qq --disable-pip-version-check --no-input --retries 5 --no-cache-dir \
+    "patroni[etcd3,psycopg3]==$version"
+chmod -R a+rX "$target"
+"$target/bin/patroni" --version >/dev/null
+echo "$wanted" >"$target/.complete"

@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Installs what the build, the tests and the demo need on Debian or Ubuntu, and only what is missing.
+#   install-deps.sh           everything
+#   install-deps.sh build     only what `cargo build` needs
+# As root, or with sudo. Installs no service that starts by itself and creates no PostgreSQL cluster.
+set -euo pipefail
+
+packages=()
+
+# want PACKAGE TEST...: PACKAGE is missing if the command TEST fails.
+want() {
+    local package=$1
+    shift
+    "$@" >/dev/null 2>&1 || packages+=("$package")
+}
+
+any_file() { compgen -G "$1"; }
+
+# The linker and ring's C code; the DCS client's code is generated from .proto files that import Google's own.
+want gcc command -v cc
+want libc6-dev any_file '/usr/include/stdlib.h'
+want protobuf-compiler command -v protoc
+want libprotobuf-dev any_file '/usr/include/google/protobuf/descriptor.proto'
+
+case ${1:-all} in
+build) ;;
+all)
+    want postgresql any_file '/usr/lib/postgresql/*/bin/initdb'
+    want etcd-server command -v etcd
+    want etcd-client command -v etcdctl
+    want iproute2 command -v ip
+    want procps command -v ps
+    want ca-certificates any_file '/etc/ssl/certs/ca-certificates.crt'
+    # Debian's own interpreter: one in a home folder is out of reach for the user postgres.
+    want python3-venv /usr/bin/python3 -c 'import ensurepip, venv'
+    ;;
+*)
+    echo "install-deps.sh: unknown set of packages '$1': give 'build' or nothing" >&2
+    exit 2
+    ;;
+esac
+
+[ ${#packages[@]} -gt 0 ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+    echo "install-deps.sh: there is no apt-get here; install what corresponds to these Debian packages: ${packages[*]}" >&2
+    exit 1
+fi
+
+if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+        echo "install-deps.sh: not root, and there is no sudo; as root run: apt-get install ${packages[*]}" >&2
+        exit 1
+    fi
+    sudo "$0" "$@" && exit 0
+    echo "install-deps.sh: sudo failed; as root run: apt-get install ${packages[*]}" >&2
+    exit 1
+fi
+
+echo "installing ${packages[*]}"
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+policy=/usr/sbin/policy-rc.d
+no_cluster=/etc/postgresql-common/createcluster.d/50-tamada.conf
+own_policy=
+
+restore() {
+    rm -f "$log" "$no_cluster"
+    rmdir "$(dirname "$no_cluster")" 2>/dev/null || true
+    [ -z "$own_policy" ] || rm -f "$policy"
+}
+trap restore EXIT
+trap 'exit 1' INT TERM HUP
+
+# Debian starts a service as soon as it is installed, and creates a cluster "main". The tests start servers of their
+# own, so neither is wanted. A policy that is there already is the administrator's and stays.
+if [ ! -e "$policy" ]; then
+    own_policy=yes
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+fi
+mkdir -p "$(dirname "$no_cluster")"
+echo "create_main_cluster = off" >"$no_cluster"
+
+# Package servers fail now and then for a moment, and another apt may hold the lock.
+attempt() {
+    local try
+    for try in 1 2 3; do
+        if apt-get -q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" >"$log" 2>&1 </dev/null; then
+            return 0
+        fi
+        [ "$try" = 3 ] || sleep $((try * 5))
+    done
+    cat "$log" >&2
+    echo "install-deps.sh: 'apt-get $*' failed three times; the output is above" >&2
+    return 1
+}
+
+attempt update
+attempt install --no-install-recommends "${packages[@]}"

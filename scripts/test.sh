@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# All checks and tests: what `make test` and the continuous integration run. Every step runs even if one before it
+# failed, and the last lines tell which did. Tests that start PostgreSQL as root do so as the user postgres.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+begin=$SECONDS
+passed=()
+failed=()
+skipped=()
+
+# step NAME COMMAND...
+step() {
+    local name=$1 start=$SECONDS
+    shift
+    printf '\n== %s\n' "$name"
+    if "$@"; then
+        passed+=("$name $((SECONDS - start)) s")
+    else
+        failed+=("$name")
+    fi
+}
+
+# Without these, later steps fail in ways that hide the reason.
+prepare() {
+    printf '\n== %s\n' "$1"
+    "${@:2}" && return 0
+    printf '\nmake test: FAILED at once: %s\n' "$1"
+    exit 1
+}
+
+list() {
+    local text
+    printf -v text '%s, ' "$@"
+    echo "${text%, }"
+}
+
+prepare "packages of the system" ./scripts/install-deps.sh
+
+# The user postgres must reach what it is to run. Below a private folder such as /root it cannot, and then what is
+# built goes elsewhere; the folder's permissions are not ours to change.
+target=${CARGO_TARGET_DIR:-$PWD/target}
+mkdir -p "$target"
+if [ "$(id -u)" -eq 0 ] && ! setpriv --reuid postgres --regid postgres --init-groups test -x "$target"; then
+    export CARGO_TARGET_DIR="/var/tmp/tamada-target-$(cksum <<<"$PWD" | cut -d' ' -f1)"
+    echo "the user postgres cannot reach $target: building in $CARGO_TARGET_DIR"
+    target=$CARGO_TARGET_DIR
+    mkdir -p "$target"
+fi
+
+prepare "PostgreSQL 18" ./scripts/get-postgresql-18.sh "$target/pg18"
+prepare "Patroni" ./scripts/get-patroni.sh "$target/patroni"
+prepare "crates" cargo fetch --locked --quiet
+
+: "${TAMADA_TEST_PG_BIN:=$(printf '%s:' /usr/lib/postgresql/*/bin)$target/pg18/bin}"
+: "${TAMADA_TEST_PATRONI_BIN:=$target/patroni/bin}"
+export TAMADA_TEST_PG_BIN TAMADA_TEST_PATRONI_BIN
+# Nothing is built twice here, and the bookkeeping for it costs time and space.
+[ -z "${CI:-}" ] || export CARGO_INCREMENTAL=0
+
+step "format" cargo fmt --all --check
+step "tidy" cargo xtask tidy
+step "clippy" cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+if command -v cargo-deny >/dev/null; then
+    step "licences and sources" cargo deny --locked check bans licenses sources
+else
+    skipped+=("licences and sources (no cargo-deny here)")
+fi
+if command -v cargo-nextest >/dev/null; then
+    step "tests" cargo nextest run --cargo-quiet --locked --workspace --profile ci
+else
+    step "tests" cargo test --quiet --locked --workspace --no-fail-fast
+fi
+
+echo
+[ ${#skipped[@]} -eq 0 ] || echo "make test: skipped: $(list "${skipped[@]}")"
+[ ${#passed[@]} -eq 0 ] || echo "make test: passed: $(list "${passed[@]}")"
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "make test: FAILED after $((SECONDS - begin)) s: $(list "${failed[@]}")"
+    exit 1
+fi
+echo "make test: everything passed in $((SECONDS - begin)) s"
