@@ -9,6 +9,7 @@ mod dynamic;
 mod endpoint;
 mod local;
 mod local_dcs;
+mod number;
 mod postgresql;
 mod problem;
 mod secret;
@@ -25,6 +26,7 @@ pub use local::{
     ServerTokens, VerifyClient, WatchdogConfig, WatchdogMode,
 };
 pub use local_dcs::{DcsConfig, DcsKind, Etcd3Config, EtcdEndpoints};
+pub use number::{parse_bool, parse_int, parse_major_version, parse_real, parse_server_version};
 pub use postgresql::{Callbacks, ParameterRole, PostgresqlSettings, ReplicaMethod};
 pub use problem::{Problem, Problems, Severity};
 pub use secret::Secret;
