@@ -24,7 +24,7 @@ pub fn parse_int(text: &str, base_unit: Option<&str>) -> Option<i64> {
     if let Some((exact, "")) = split_integer(text.trim()) {
         return Some(exact);
     }
-    let in_range = rounded >= -9_223_372_036_854_775_808.0 && rounded < 9_223_372_036_854_775_808.0;
+    let in_range = (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&rounded);
     #[expect(clippy::cast_possible_truncation, reason = "the range was checked")]
     in_range.then_some(rounded as i64)
 }
