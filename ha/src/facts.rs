@@ -1,0 +1,447 @@
+//! What a cycle knows: what is given to it at its start, and the answers to what it asked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use config::DynamicConfig;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{Cluster, PendingRestartReason, Tags, Version};
+use crate::pg::{ControlData, HistoryEntry, Lsn, MemberName, ReplicationState, Role, SlotName, Timeline};
+use crate::step::{RequestId, Task, TaskOutcome};
+
+/// A reading of the machine's boot-time clock, which goes on while the machine is suspended (`CLOCK_BOOTTIME`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct Moment(pub Duration);
+
+impl Moment {
+    /// This moment and `duration` more.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
+    }
+
+    /// How long it is from `earlier` until this moment; zero when it lies before it.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// What the local configuration says about this member, and what does not change within a cycle.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// This member's name.
+    pub name: MemberName,
+    /// The scope: the cluster's name.
+    pub scope: String,
+    /// Its published address for PostgreSQL, `postgres://host:port/dbname`.
+    pub conn_url: String,
+    /// Its published address for the REST API.
+    pub api_url: String,
+    /// Its published proxy address.
+    pub proxy_url: Option<String>,
+    /// Its tags, as they are published.
+    pub tags: Tags,
+    /// The agent's version in Patroni's numbering, as published.
+    pub version: String,
+    /// The section `bootstrap` is there: this member may create the cluster.
+    pub may_bootstrap: bool,
+    /// A replica method is configured that needs no running member (`no_leader`).
+    pub has_method_without_leader: bool,
+    /// `postgresql.use_pg_rewind` is set and `pg_rewind` can be run.
+    pub use_pg_rewind: bool,
+    /// `postgresql.remove_data_directory_on_rewind_failure`.
+    pub remove_data_directory_on_rewind_failure: bool,
+    /// `postgresql.remove_data_directory_on_diverged_timelines`.
+    pub remove_data_directory_on_diverged_timelines: bool,
+    /// The dynamic configuration to write when the cluster has none: the one in force, as JSON.
+    pub config_json: String,
+    /// The server's version, as in `server_version_num`; 0 when its binaries could not be asked.
+    pub server_version: u32,
+}
+
+/// What is there at the start of every cycle without asking.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// Now, on the boot-time clock.
+    pub now: Moment,
+    /// Now, on the wall clock; for schedules and texts only.
+    pub wall_clock: Timestamp,
+    /// This member.
+    pub node: Arc<Node>,
+    /// The dynamic configuration in force.
+    pub config: Arc<DynamicConfig>,
+    /// What the one long job is doing.
+    pub task: TaskStatus,
+    /// The checkpoint after a promotion, which runs beside everything else.
+    pub checkpoint: CheckpointStatus,
+    /// What people asked of this member and has not been answered.
+    pub requests: Vec<Request>,
+    /// The agent has been told to end (SIGTERM).
+    pub is_stopping: bool,
+}
+
+/// The long job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum TaskStatus {
+    /// None.
+    Idle,
+    /// It runs.
+    Running {
+        /// Which.
+        task: Task,
+        /// Since when.
+        since: Moment,
+        /// How far it is.
+        progress: Progress,
+    },
+    /// It has ended. Told to exactly one cycle.
+    Done {
+        /// Which.
+        task: Task,
+        /// How.
+        outcome: TaskOutcome,
+    },
+}
+
+/// How far a long job is, where that matters to the decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Progress {
+    /// Nothing to tell.
+    Working,
+    /// A stop: the shutdown checkpoint is written; the server only waits for its WAL senders or archiver.
+    ShutDown {
+        /// Where the shutdown checkpoint's record begins (`Latest checkpoint location`).
+        checkpoint: Lsn,
+    },
+    /// A start: the postmaster is there and does not accept connections yet.
+    Starting,
+    /// A restart: the server is down and about to be started again.
+    Restarting,
+}
+
+/// The checkpoint that is made in the background after a promotion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CheckpointStatus {
+    /// None was asked for.
+    Idle,
+    /// It runs.
+    Running,
+    /// It is done. Told until the next one begins.
+    Done,
+    /// It failed; it may be asked for again.
+    Failed,
+}
+
+/// What a person asked of this member through the REST API.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Restart PostgreSQL.
+    Restart {
+        /// To answer it.
+        id: RequestId,
+        /// Conditions and limits.
+        conditions: RestartConditions,
+    },
+    /// Remove the data directory and clone it anew.
+    Reinitialize {
+        /// To answer it.
+        id: RequestId,
+        /// End a running job first.
+        force: bool,
+        /// Clone from the leader, and with `pg_basebackup`, only.
+        from_leader: bool,
+    },
+}
+
+/// When a restart that was asked for shall be done.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RestartConditions {
+    /// Only in this role.
+    pub role: Option<Role>,
+    /// Only while the server's version (`server_version_num`) is below this one.
+    pub version_below: Option<u32>,
+    /// Only while a setting waits for a restart.
+    pub only_pending: bool,
+    /// How long the start may take; the configured `primary_start_timeout` otherwise.
+    pub timeout: Option<Duration>,
+}
+
+/// Why something could not be found out from or done in the DCS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DcsFailure(pub String);
+
+/// The answer to an attempt to take or keep the leader key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LockAnswer {
+    /// The key is ours.
+    Held {
+        /// When the request that proved it was sent: the lease runs from here at the earliest.
+        sent_at: Moment,
+    },
+    /// The key is certainly not ours.
+    NotHeld,
+    /// It could not be found out.
+    Unknown(DcsFailure),
+}
+
+/// The local server, as seen at one moment.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Server {
+    /// A postmaster runs on the data directory.
+    pub is_running: bool,
+    /// When that postmaster was started, in seconds since 1970; changes when it is another one.
+    pub postmaster_started: Option<i64>,
+    /// Whether it lets clients in.
+    pub accepts: Accepts,
+    /// What the one query of this cycle told; `None` when it failed.
+    pub sql: Option<SqlFacts>,
+}
+
+/// Whether the server lets clients in, as `pg_isready` tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Accepts {
+    /// It does.
+    Yes,
+    /// It answers that it does not yet, or not any more.
+    Rejecting,
+    /// It does not answer.
+    #[default]
+    NoResponse,
+}
+
+/// What the one query of a cycle told of the local server.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct SqlFacts {
+    /// `pg_is_in_recovery()`.
+    pub in_recovery: bool,
+    /// A primary's own; a standby's as its WAL receiver, else its control data or `IDENTIFY_SYSTEM` tells it.
+    pub timeline: Option<Timeline>,
+    /// Primary: `pg_current_wal_flush_lsn()`.
+    pub flushed: Option<Lsn>,
+    /// Standby: the larger of written and received.
+    pub received: Option<Lsn>,
+    /// Standby: `pg_last_wal_replay_lsn()`.
+    pub replayed: Option<Lsn>,
+    /// Standby: replay is paused.
+    pub replay_paused: bool,
+    /// Standby: how it gets its WAL.
+    pub replication_state: Option<ReplicationState>,
+    /// Settings that wait for a restart.
+    pub pending_restart: BTreeMap<String, PendingRestartReason>,
+    /// Replication slots, temporary ones left out.
+    pub slots: Vec<Slot>,
+    /// Who streams from this server.
+    pub wal_senders: Vec<WalSender>,
+}
+
+impl SqlFacts {
+    /// The position to compare with others: a primary's flush position; the larger of received and replayed else.
+    #[must_use]
+    pub fn position(&self) -> Option<Lsn> {
+        if self.in_recovery { self.received.max(self.replayed) } else { self.flushed }
+    }
+}
+
+/// A replication slot of the local server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slot {
+    /// Its name.
+    pub name: SlotName,
+    /// Logical, not physical.
+    pub is_logical: bool,
+    /// Somebody uses it.
+    pub is_active: bool,
+    /// From where on WAL is kept; `None` while it keeps none.
+    pub restart_lsn: Option<Lsn>,
+    /// A logical slot's `confirmed_flush_lsn`.
+    pub confirmed_flush: Option<Lsn>,
+    /// It holds back vacuum on the primary.
+    pub has_xmin: bool,
+    /// `wal_status` is `lost`.
+    pub is_lost: bool,
+}
+
+/// A connection that streams WAL from this server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalSender {
+    /// `application_name`: a member's name.
+    pub application_name: String,
+    /// `state` is `streaming`.
+    pub is_streaming: bool,
+    /// `sync_state`.
+    pub sync_state: String,
+    /// `flush_lsn`.
+    pub flushed: Option<Lsn>,
+}
+
+/// The data directory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum DataDirectory {
+    /// It is missing, or holds nothing of PostgreSQL's.
+    Empty,
+    /// It cannot be read, or not understood; why.
+    Inaccessible(String),
+    /// A cluster's data.
+    Present {
+        /// What `pg_controldata` tells; `Err` when it could not be run.
+        control: Result<ControlData, String>,
+        /// `standby.signal` or `recovery.signal` is there.
+        has_recovery_signal: bool,
+        /// `backup_label` is there: the copy of a base backup that has not been recovered yet.
+        has_backup_label: bool,
+    },
+}
+
+/// A server to replicate from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// The member; `None` for a host outside this cluster.
+    pub member: Option<MemberName>,
+    /// Where it takes connections, `postgres://host:port/dbname`.
+    pub conn_url: String,
+    /// The slot to use on it.
+    pub slot: Option<SlotName>,
+}
+
+/// A member to ask for its state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its name.
+    pub name: MemberName,
+    /// Its REST address.
+    pub api_url: String,
+}
+
+/// What a member answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerAnswer {
+    /// Its name.
+    pub name: MemberName,
+    /// Its state, or why there is none.
+    pub status: Result<PeerStatus, String>,
+}
+
+/// What a member's `GET /patroni` says that matters in a race.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// A standby: its answer has no primary's position and its role is not primary.
+    pub in_recovery: bool,
+    /// Primary: its position; standby: the larger of received and replayed; `None` when not told.
+    pub position: Option<Lsn>,
+    /// Its timeline.
+    pub timeline: Option<Timeline>,
+    /// Its tags.
+    pub tags: Tags,
+    /// It needs a watchdog and has none.
+    pub watchdog_failed: bool,
+}
+
+impl PeerStatus {
+    /// Reads the body of `GET /patroni`. `None` without a position, as for a member whose server is down.
+    #[must_use]
+    pub fn from_json(body: &serde_json::Value) -> Option<Self> {
+        let wal = body.get("xlog").or_else(|| body.get("wal"))?;
+        let lsn = |key: &str| wal.get(key).and_then(serde_json::Value::as_u64).map(Lsn);
+        let location = lsn("location");
+        let role = body.get("role").and_then(serde_json::Value::as_str).and_then(Role::parse);
+        let in_recovery = location.is_none() && role != Some(Role::Primary);
+        let timeline = body.get("timeline").and_then(serde_json::Value::as_u64);
+        Some(Self {
+            in_recovery,
+            position: location.or_else(|| lsn("received_location").max(lsn("replayed_location"))),
+            timeline: timeline.and_then(|number| number.try_into().ok()).map(Timeline),
+            tags: Tags(body.get("tags").and_then(serde_json::Value::as_object).cloned().unwrap_or_default()),
+            watchdog_failed: body.get("watchdog_failed").and_then(serde_json::Value::as_bool).unwrap_or(false),
+        })
+    }
+}
+
+/// What is needed to tell whether this member's WAL diverged from another server's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Divergence {
+    /// This member's side; `Err` when it could not be found out.
+    pub local: Result<LocalHistory, String>,
+    /// The other server's side; `Err` when it could not be asked.
+    pub remote: Result<RemoteHistory, String>,
+}
+
+/// Where this member's WAL ends.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LocalHistory {
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// Running: what it has replayed. Stopped: `Minimum recovery ending location`, or a primary's last checkpoint.
+    pub lsn: Lsn,
+    /// It is, or was when it stopped, a standby.
+    pub was_standby: bool,
+    /// Where the record of a former primary's shutdown checkpoint ends; `None` when not asked or not found out.
+    pub checkpoint_end: Option<Lsn>,
+}
+
+/// What the server that we want to follow says of its WAL.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RemoteHistory {
+    /// It is in recovery: its timeline says nothing yet.
+    pub in_recovery: bool,
+    /// Its timeline, by `IDENTIFY_SYSTEM`.
+    pub timeline: Timeline,
+    /// Its history, by `TIMELINE_HISTORY`; empty on timeline 1.
+    pub history: Vec<HistoryEntry>,
+}
+
+/// Whether the server's recovery settings are those that following a source needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecoveryDrift {
+    /// They are.
+    None,
+    /// A reload brings them into force.
+    Reload,
+    /// Only a restart does.
+    Restart,
+}
+
+/// The answer to a question, or the result of an action.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// To [`crate::step::Question::Cluster`].
+    Cluster(Result<Arc<Cluster>, DcsFailure>),
+    /// To [`crate::step::Question::Server`].
+    Server(Server),
+    /// To [`crate::step::Question::DataDirectory`].
+    DataDirectory(DataDirectory),
+    /// To [`crate::step::Question::Peers`], in the order of the question.
+    Peers(Vec<PeerAnswer>),
+    /// To [`crate::step::Question::Divergence`].
+    Divergence(Divergence),
+    /// To [`crate::step::Question::HistoryFile`]; `None` when there is none.
+    HistoryFile(Option<Vec<HistoryEntry>>),
+    /// To [`crate::step::Question::RecoveryDrift`].
+    RecoveryDrift(RecoveryDrift),
+    /// To an action that takes, keeps or gives up the leader key.
+    Lock(LockAnswer),
+    /// To an action that writes or deletes a key: the key's new version, or `None` when the precondition did not hold.
+    Written(Result<Option<Version>, DcsFailure>),
+    /// To any other action: done, or why not.
+    Done(Result<(), String>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peers_answer_is_read_as_patroni_writes_it() {
+        let body = serde_json::json!({"state": "running", "role": "replica", "timeline": 2,
+            "xlog": {"received_location": 7, "replayed_location": 9}, "tags": {"nofailover": true}});
+        let peer = PeerStatus::from_json(&body).expect("has a position");
+        assert!(peer.in_recovery && peer.tags.nofailover());
+        assert_eq!((peer.position, peer.timeline), (Some(Lsn(9)), Some(Timeline(2))));
+        let primary = PeerStatus::from_json(&serde_json::json!({"role": "master", "xlog": {"location": 5}}));
+        assert_eq!(primary.map(|peer| (peer.in_recovery, peer.position)), Some((false, Some(Lsn(5)))));
+        assert_eq!(PeerStatus::from_json(&serde_json::json!({"state": "stopped", "role": "replica"})), None);
+    }
+}

@@ -1,0 +1,122 @@
+//! What survives from one cycle to the next.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::cluster::Cluster;
+use crate::facts::Moment;
+use crate::pg::{Lsn, Role, ServerState, SlotName, Timeline};
+use crate::step::RequestId;
+
+/// What is known of whether our WAL parted from the leader's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RewindState {
+    /// Nothing calls for a look.
+    #[default]
+    Unneeded,
+    /// It has to be looked at.
+    Check,
+    /// It parted: a rewind or a new copy is needed.
+    Needed,
+    /// pg_rewind did its work and the server has not been started since.
+    Done,
+    /// pg_rewind failed, and trying again would not help.
+    Failed,
+}
+
+/// The lock as this node believes it to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lock {
+    /// Until then the leader key is ours, whatever happens: the moment *before* the last successful request was sent,
+    /// plus ttl.
+    pub valid_until: Moment,
+}
+
+/// What survives from cycle to cycle.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Memory {
+    /// The server's role as last known or intended.
+    pub role: Role,
+    /// The server's state as last known or intended.
+    pub state: ServerState,
+    /// The lock, while we hold it.
+    pub lock: Option<Lock>,
+    /// The newest reading of the DCS, and when it was made.
+    pub cluster: Option<(Arc<Cluster>, Moment)>,
+    /// The last reading that had a leader: its members are asked in a race even when their keys have expired.
+    pub led_cluster: Option<Arc<Cluster>>,
+    /// A cluster was made here and is not handed over to the DCS yet.
+    pub is_bootstrapping: bool,
+    /// A start was begun by recovery and its end has not been judged.
+    pub is_recovering: bool,
+    /// Rewind.
+    pub rewind: RewindState,
+    /// Crash recovery in single-user mode was tried since the last good start.
+    pub crash_recovery_tried: bool,
+    /// The primary was stopped to become a standby, and has not been started since.
+    pub is_demoted: bool,
+    /// The server was seen to run in this life of the agent; `on_start` has been called.
+    pub start_was_announced: bool,
+    /// Since when the server has been starting.
+    pub starting_since: Option<Moment>,
+    /// How long the start that is going on may take, in a request's own words.
+    pub start_timeout: Option<std::time::Duration>,
+    /// When the key was given up because `pre_promote` failed: no race for `ttl` after it.
+    pub pre_promote_failed_at: Option<Moment>,
+    /// Who waits for the end of a restart.
+    pub restart_request: Option<RequestId>,
+    /// A checkpoint is due since we were promoted.
+    pub checkpoint_is_due: bool,
+    /// The system identifier of the data directory; it cannot change while it stays.
+    pub postmaster_started: Option<i64>,
+    /// When each slot of a member was last seen used.
+    pub slots_last_seen: BTreeMap<SlotName, Moment>,
+    /// The status that was last written, so that an equal one is not written again.
+    pub published_status: Option<String>,
+    /// Our last known position, for a status written when the server is down.
+    pub last_position: Option<Lsn>,
+    /// Our last known timeline as a standby.
+    pub last_timeline: Option<Timeline>,
+    /// The clean stop's position to publish when the key is released.
+    pub shutdown_position: Option<Lsn>,
+    /// The agent's shutdown has stopped the server.
+    pub is_stopped: bool,
+}
+
+impl Memory {
+    /// The memory of an agent that has just been started.
+    #[must_use]
+    pub fn new(role: Role, state: ServerState) -> Self {
+        Self {
+            role,
+            state,
+            lock: None,
+            cluster: None,
+            led_cluster: None,
+            is_bootstrapping: false,
+            is_recovering: false,
+            rewind: RewindState::Unneeded,
+            crash_recovery_tried: false,
+            is_demoted: false,
+            start_was_announced: false,
+            starting_since: None,
+            start_timeout: None,
+            pre_promote_failed_at: None,
+            restart_request: None,
+            checkpoint_is_due: false,
+            postmaster_started: None,
+            slots_last_seen: BTreeMap::new(),
+            published_status: None,
+            last_position: None,
+            last_timeline: None,
+            shutdown_position: None,
+            is_stopped: false,
+        }
+    }
+
+    /// Whether the lock is certainly ours at `now`.
+    #[must_use]
+    pub fn holds_lock(&self, now: Moment) -> bool {
+        self.lock.is_some_and(|lock| now < lock.valid_until)
+    }
+}

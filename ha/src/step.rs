@@ -1,0 +1,400 @@
+//! The single next step: look at something, do something, or end the cycle.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{Leader, MemberData, Status, Version};
+use crate::facts::{Moment, Peer, Source};
+use crate::pg::{Lsn, Role, SlotName, Timeline};
+use crate::reason::{Note, Reason};
+
+/// What the cycle wants next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Find something out.
+    Observe(Question),
+    /// Do something.
+    Act(Action),
+    /// The cycle is over.
+    Finish(Box<Outcome>),
+}
+
+/// Something to find out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Question {
+    /// What the DCS holds. Answered by [`crate::facts::Answer::Cluster`].
+    Cluster,
+    /// How the local server is: its process, and one SQL query when it lets us in.
+    Server,
+    /// What is in the data directory.
+    DataDirectory,
+    /// How these members are, asked all at once through their REST API.
+    Peers(Vec<Peer>),
+    /// Where our WAL and that of this server part.
+    Divergence(Source),
+    /// What the history file of this timeline in `pg_wal` says.
+    HistoryFile(Timeline),
+    /// Whether the running server has the recovery settings to follow this source (or none).
+    RecoveryDrift(Option<Source>),
+}
+
+/// Keys of the DCS that are written as a whole. The leader key and member keys have verbs of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Key {
+    /// `initialize`.
+    Initialize,
+    /// `config`.
+    Config,
+    /// `failover`.
+    Failover,
+    /// `sync`.
+    Sync,
+    /// `history`.
+    History,
+    /// `status`.
+    Status,
+    /// `failsafe`.
+    Failsafe,
+}
+
+impl Key {
+    /// The key's name below the cluster's path.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Initialize => "initialize",
+            Self::Config => "config",
+            Self::Failover => "failover",
+            Self::Sync => "sync",
+            Self::History => "history",
+            Self::Status => "status",
+            Self::Failsafe => "failsafe",
+        }
+    }
+}
+
+/// What must be true of a key for a write to it to happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expect {
+    /// Nothing.
+    Anything,
+    /// It is not there.
+    Absent,
+    /// It was last written in this revision.
+    Version(Version),
+}
+
+/// Something to do. Short, but for [`Action::Begin`], which only starts a long job.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Create the leader key, bound to our lease, if nobody holds it. Answered by a lock answer.
+    AcquireLeader,
+    /// Prolong our lease and make sure that the leader key is ours and bound to it. Answered by a lock answer.
+    RenewLeader {
+        /// The key as last read.
+        seen: Leader,
+    },
+    /// Write the leader key whoever holds it: after a bootstrap. Answered by a lock answer.
+    TakeLeader,
+    /// Write the status, if given, then delete the leader key if it is ours. Answered by a lock answer: `NotHeld`
+    /// when the key is gone or was not ours.
+    ReleaseLeader {
+        /// Our last position, for the others to compare with.
+        status: Option<Status>,
+    },
+    /// Write a key.
+    Write {
+        /// Which.
+        key: Key,
+        /// Its value.
+        value: String,
+        /// Under which condition.
+        expect: Expect,
+    },
+    /// Delete a key.
+    Delete {
+        /// Which.
+        key: Key,
+        /// Under which condition.
+        expect: Expect,
+    },
+    /// Publish our member key.
+    TouchMember(Box<MemberData>),
+    /// Start the one long job.
+    Begin(Task),
+    /// End the running long job and whatever it started; it will report that it was cancelled.
+    CancelTask,
+    /// Make a checkpoint in the background, as after a promotion.
+    BeginCheckpoint,
+    /// Write the recovery settings to follow this source, and reload.
+    Follow(Option<Source>),
+    /// Resume a paused WAL replay.
+    ResumeReplay,
+    /// Bring the replication slots in order.
+    ChangeSlots(Vec<SlotChange>),
+}
+
+/// One change to a replication slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SlotChange {
+    /// Create a physical slot that reserves WAL at once.
+    CreatePhysical(SlotName),
+    /// Drop a slot.
+    Drop(SlotName),
+    /// Move a physical slot that nobody uses forward, so that it does not keep WAL for ever.
+    Advance(SlotName, Lsn),
+}
+
+/// How PostgreSQL is stopped (PostgreSQL manual, section "Shutting Down the Server").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopMode {
+    /// Sessions are ended, the data is checkpointed, WAL senders send all.
+    Fast,
+    /// Everything ends at once; the next start recovers.
+    Immediate,
+}
+
+/// Why a server is being stopped: it decides what comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopPurpose {
+    /// The primary becomes a replica, as somebody asked: the key is given up once a replica has everything.
+    Switchover,
+    /// The primary may not go on: its lock is lost.
+    LostLock,
+    /// The primary may not go on: the DCS does not answer, so the lock cannot be prolonged.
+    DcsOutage,
+    /// The primary gives its place away at once and releases the key.
+    GiveUp,
+    /// The agent ends and takes the server along.
+    Shutdown,
+    /// The server has nothing to run on.
+    NoData,
+}
+
+impl StopPurpose {
+    /// Patroni's name for the kind of demotion in `Demoting self (…)`; `None` when it is no demotion.
+    #[must_use]
+    pub fn demotion(self) -> Option<&'static str> {
+        match self {
+            Self::Switchover => Some("graceful"),
+            Self::LostLock => Some("immediate-nolock"),
+            Self::DcsOutage => Some("offline"),
+            Self::GiveUp => Some("immediate"),
+            Self::Shutdown | Self::NoData => None,
+        }
+    }
+}
+
+/// As what a server is started.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum StartAs {
+    /// As the primary it was, on its timeline: without a recovery signal.
+    Primary,
+    /// In recovery, following this source, or none (read-only).
+    Standby(Option<Source>),
+}
+
+/// From where a copy is made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum CloneSource {
+    /// From the leader.
+    Leader(Source),
+    /// From a replica that offers itself (`clonefrom`).
+    Replica(Source),
+    /// By a method that needs no running member.
+    Nobody,
+}
+
+impl CloneSource {
+    /// The server, if there is one.
+    #[must_use]
+    pub fn source(&self) -> Option<&Source> {
+        match self {
+            Self::Leader(source) | Self::Replica(source) => Some(source),
+            Self::Nobody => None,
+        }
+    }
+}
+
+/// A long job. One at a time; it reports its end to the next cycle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Task {
+    /// `initdb` or the custom method, then a first start.
+    Bootstrap,
+    /// Users, passwords and the operator's script in a cluster just made.
+    PostBootstrap,
+    /// Remove what is in the data directory, copy it from elsewhere, and start it as a standby.
+    Clone {
+        /// From where.
+        from: CloneSource,
+        /// Whom to follow then.
+        follow: Option<Source>,
+    },
+    /// Start the server.
+    Start {
+        /// As what.
+        start_as: StartAs,
+        /// How long it may take to accept connections; as long as it needs otherwise.
+        timeout: Option<Duration>,
+        /// Why, as it stands in status lines.
+        why: StartReason,
+    },
+    /// Stop the server.
+    Stop {
+        /// How.
+        mode: StopMode,
+        /// Make a checkpoint first, so that the stop itself is short.
+        checkpoint: bool,
+        /// What for.
+        purpose: StopPurpose,
+    },
+    /// Stop and start the server in the role it has.
+    Restart {
+        /// As what to start it again.
+        start_as: StartAs,
+        /// How long the start may take.
+        timeout: Option<Duration>,
+        /// Somebody asked for it; otherwise new recovery settings need it.
+        is_requested: bool,
+    },
+    /// Leave recovery and take writes.
+    Promote {
+        /// Our lock is good until then: not a moment later may the promotion be started.
+        lock_valid_until: Moment,
+    },
+    /// Let a server that crashed recover in single-user mode, so that pg_rewind can work on it.
+    CrashRecovery,
+    /// Bring the data directory back to where it parted from this source, with pg_rewind.
+    Rewind {
+        /// From whom.
+        source: Source,
+    },
+}
+
+/// Why a server is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartReason {
+    /// A primary died and goes on where it was.
+    PrimaryAfterFailure,
+    /// A server is down that should run.
+    AfterFailure,
+    /// A primary was demoted and comes back as a standby.
+    AfterDemotion,
+}
+
+impl Task {
+    /// Patroni's name of the job, as it stands in status lines and REST answers.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let member = |source: &Source| source.member.as_ref().map_or_else(String::new, ToString::to_string);
+        match self {
+            Self::Bootstrap => "bootstrap".to_owned(),
+            Self::PostBootstrap => "post_bootstrap".to_owned(),
+            Self::Clone { from: CloneSource::Leader(source), .. } => {
+                format!("bootstrap from leader '{}'", member(source))
+            }
+            Self::Clone { from: CloneSource::Replica(source), .. } => {
+                format!("bootstrap from replica '{}'", member(source))
+            }
+            Self::Clone { from: CloneSource::Nobody, .. } => "bootstrap (without leader)".to_owned(),
+            Self::Start { why: StartReason::PrimaryAfterFailure, .. } => "starting primary after failure".to_owned(),
+            Self::Start { why: StartReason::AfterFailure, .. } => "restarting after failure".to_owned(),
+            Self::Start { why: StartReason::AfterDemotion, .. } => "starting after demotion".to_owned(),
+            Self::Stop { purpose: StopPurpose::Switchover, .. } => "switchover: demote".to_owned(),
+            Self::Stop { .. } => "stop".to_owned(),
+            Self::Restart { is_requested: true, .. } => "restart".to_owned(),
+            Self::Restart { is_requested: false, .. } => "changing primary_conninfo and restarting".to_owned(),
+            Self::Promote { .. } => "promote".to_owned(),
+            Self::CrashRecovery => "doing crash recovery in a single user mode".to_owned(),
+            Self::Rewind { source } => format!("running pg_rewind from {}", member(source)),
+        }
+    }
+}
+
+/// How a long job ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaskOutcome {
+    /// As wanted.
+    Success,
+    /// Not; why. Nothing secret stands in it.
+    Failed(String),
+    /// It was ended from here.
+    Cancelled,
+    /// A promotion: the operator's `pre_promote` script refused.
+    PrePromoteFailed,
+    /// A start: the server is still starting when its time was up.
+    TimedOut,
+}
+
+/// Tells requests of the REST API apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RequestId(pub u64);
+
+/// The answer to a request of the REST API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// To which.
+    pub id: RequestId,
+    /// It was done, or is being done.
+    pub is_success: bool,
+    /// What to tell.
+    pub text: String,
+}
+
+/// The operator's script to call (Patroni documentation, `postgresql.callbacks`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Callback {
+    /// The server was started.
+    OnStart,
+    /// The server was stopped.
+    OnStop,
+    /// The server was restarted.
+    OnRestart,
+    /// The configuration was reloaded.
+    OnReload,
+    /// The server has another role now.
+    OnRoleChange,
+}
+
+impl Callback {
+    /// The setting's name, which is also the script's first argument.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OnStart => "on_start",
+            Self::OnStop => "on_stop",
+            Self::OnRestart => "on_restart",
+            Self::OnReload => "on_reload",
+            Self::OnRoleChange => "on_role_change",
+        }
+    }
+}
+
+/// How the agent itself shall end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exit {
+    /// As asked.
+    Graceful,
+    /// Because going on would be wrong; PostgreSQL is left as it is.
+    Failure,
+    /// The cluster could not be created: what there is of it is set aside as `<data_dir>.failed`.
+    FailedBootstrap,
+}
+
+/// How a cycle ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// In one line, what was decided.
+    pub reason: Reason,
+    /// What else to log, in order, before that line.
+    pub notes: Vec<Note>,
+    /// Scripts to call, in order.
+    pub callbacks: Vec<(Callback, Role)>,
+    /// Answers to requests.
+    pub replies: Vec<Reply>,
+    /// Run the next cycle then at the latest, if that is before `loop_wait` is over.
+    pub again_at: Option<Moment>,
+    /// The agent shall end.
+    pub exit: Option<Exit>,
+}
