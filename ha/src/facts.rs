@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, PendingRestartReason, Tags, Version};
-use crate::pg::{ControlData, HistoryEntry, Lsn, MemberName, ReplicationState, Role, SlotName, Timeline};
+use crate::pg::{
+    ControlData, HistoryEntry, Lsn, MemberName, ReplicationState, Role, SlotName, Timeline,
+};
 use crate::step::{RequestId, Task, TaskOutcome};
 
 /// A reading of the machine's boot-time clock, which goes on while the machine is suspended (`CLOCK_BOOTTIME`).
@@ -242,7 +244,11 @@ impl SqlFacts {
     /// The position to compare with others: a primary's flush position; the larger of received and replayed else.
     #[must_use]
     pub fn position(&self) -> Option<Lsn> {
-        if self.in_recovery { self.received.max(self.replayed) } else { self.flushed }
+        if self.in_recovery {
+            self.received.max(self.replayed)
+        } else {
+            self.flushed
+        }
     }
 }
 
@@ -347,15 +353,28 @@ impl PeerStatus {
         let wal = body.get("xlog").or_else(|| body.get("wal"))?;
         let lsn = |key: &str| wal.get(key).and_then(serde_json::Value::as_u64).map(Lsn);
         let location = lsn("location");
-        let role = body.get("role").and_then(serde_json::Value::as_str).and_then(Role::parse);
+        let role = body
+            .get("role")
+            .and_then(serde_json::Value::as_str)
+            .and_then(Role::parse);
         let in_recovery = location.is_none() && role != Some(Role::Primary);
         let timeline = body.get("timeline").and_then(serde_json::Value::as_u64);
         Some(Self {
             in_recovery,
             position: location.or_else(|| lsn("received_location").max(lsn("replayed_location"))),
-            timeline: timeline.and_then(|number| number.try_into().ok()).map(Timeline),
-            tags: Tags(body.get("tags").and_then(serde_json::Value::as_object).cloned().unwrap_or_default()),
-            watchdog_failed: body.get("watchdog_failed").and_then(serde_json::Value::as_bool).unwrap_or(false),
+            timeline: timeline
+                .and_then(|number| number.try_into().ok())
+                .map(Timeline),
+            tags: Tags(
+                body.get("tags")
+                    .and_then(serde_json::Value::as_object)
+                    .cloned()
+                    .unwrap_or_default(),
+            ),
+            watchdog_failed: body
+                .get("watchdog_failed")
+                .and_then(serde_json::Value::as_bool)
+                .unwrap_or(false),
         })
     }
 }
@@ -439,9 +458,19 @@ mod tests {
             "xlog": {"received_location": 7, "replayed_location": 9}, "tags": {"nofailover": true}});
         let peer = PeerStatus::from_json(&body).expect("has a position");
         assert!(peer.in_recovery && peer.tags.nofailover());
-        assert_eq!((peer.position, peer.timeline), (Some(Lsn(9)), Some(Timeline(2))));
-        let primary = PeerStatus::from_json(&serde_json::json!({"role": "master", "xlog": {"location": 5}}));
-        assert_eq!(primary.map(|peer| (peer.in_recovery, peer.position)), Some((false, Some(Lsn(5)))));
-        assert_eq!(PeerStatus::from_json(&serde_json::json!({"state": "stopped", "role": "replica"})), None);
+        assert_eq!(
+            (peer.position, peer.timeline),
+            (Some(Lsn(9)), Some(Timeline(2)))
+        );
+        let primary =
+            PeerStatus::from_json(&serde_json::json!({"role": "master", "xlog": {"location": 5}}));
+        assert_eq!(
+            primary.map(|peer| (peer.in_recovery, peer.position)),
+            Some((false, Some(Lsn(5))))
+        );
+        assert_eq!(
+            PeerStatus::from_json(&serde_json::json!({"state": "stopped", "role": "replica"})),
+            None
+        );
     }
 }

@@ -1,4 +1,16 @@
 //! What this node does next: the pure decision of the HA cycle.
+//!
+//! [`decide`] is asked again and again during a cycle, each time with everything known so far, and answers with the
+//! next single step. The crate does no I/O, reads no clock and draws no random numbers.
 
 pub mod cluster;
+mod cycle;
+mod decide;
+pub mod facts;
+pub mod memory;
 pub mod pg;
+pub mod reason;
+pub mod step;
+
+pub use cycle::{Entry, Facts, STEPS_MAX};
+pub use decide::decide;

@@ -16,13 +16,18 @@ pub struct ParseError {
 }
 
 fn parse_error(what: &'static str, text: &str) -> ParseError {
-    ParseError { what, text: text.to_owned() }
+    ParseError {
+        what,
+        text: text.to_owned(),
+    }
 }
 
 /// A position in the write-ahead log, in bytes (PostgreSQL manual, section "pg_lsn Type").
 ///
 /// Patroni stores it as a decimal number in the DCS; people read it as `X/Y` in hexadecimal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Lsn(pub u64);
 
@@ -48,8 +53,13 @@ impl FromStr for Lsn {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let half = |part: &str| {
-            let plain = (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
-            if plain { u64::from_str_radix(part, 16).ok() } else { None }
+            let plain =
+                (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
+            if plain {
+                u64::from_str_radix(part, 16).ok()
+            } else {
+                None
+            }
         };
         text.split_once('/')
             .and_then(|(high, low)| Some(Self(half(high)? << 32 | half(low)?)))
@@ -422,11 +432,25 @@ mod tests {
 
     #[test]
     fn an_lsn_reads_what_it_prints() {
-        for (text, bytes) in [("0/0", 0), ("0/4F27AC0", 0x04F2_7AC0), ("16/B374D848", 0x16_B374_D848)] {
+        for (text, bytes) in [
+            ("0/0", 0),
+            ("0/4F27AC0", 0x04F2_7AC0),
+            ("16/B374D848", 0x16_B374_D848),
+        ] {
             assert_eq!(text.parse(), Ok(Lsn(bytes)));
             assert_eq!(Lsn(bytes).to_string(), text);
         }
-        for bad in ["", "/", "0", "0/", "/0", "0/G", "0/123456789", "+1/0", "0/0/0"] {
+        for bad in [
+            "",
+            "/",
+            "0",
+            "0/",
+            "/0",
+            "0/G",
+            "0/123456789",
+            "+1/0",
+            "0/0/0",
+        ] {
             assert!(bad.parse::<Lsn>().is_err(), "{bad}");
         }
     }
@@ -435,14 +459,20 @@ mod tests {
     fn slot_names_follow_patronis_rule() {
         let long = "x".repeat(80);
         let cut = "x".repeat(63);
-        for (name, slot) in [("a b", "au0032b"), ("Node-1.x", "node_1_x"), ("pg_1", "pg_1"), (&*long, &*cut)] {
+        for (name, slot) in [
+            ("a b", "au0032b"),
+            ("Node-1.x", "node_1_x"),
+            ("pg_1", "pg_1"),
+            (&*long, &*cut),
+        ] {
             assert_eq!(MemberName::from(name).slot_name().0, slot);
         }
     }
 
     #[test]
     fn a_history_file_is_read_line_by_line() {
-        let text = "1\t0/3000158\tno recovery target specified\n\n# note\n2\t0/4000000\tbefore 2026\n";
+        let text =
+            "1\t0/3000158\tno recovery target specified\n\n# note\n2\t0/4000000\tbefore 2026\n";
         let read = parse_history_file(text);
         assert_eq!(read.len(), 2);
         assert_eq!(read[1].timeline, Timeline(2));

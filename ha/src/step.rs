@@ -287,24 +287,55 @@ impl Task {
     /// Patroni's name of the job, as it stands in status lines and REST answers.
     #[must_use]
     pub fn label(&self) -> String {
-        let member = |source: &Source| source.member.as_ref().map_or_else(String::new, ToString::to_string);
+        let member = |source: &Source| {
+            source
+                .member
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string)
+        };
         match self {
             Self::Bootstrap => "bootstrap".to_owned(),
             Self::PostBootstrap => "post_bootstrap".to_owned(),
-            Self::Clone { from: CloneSource::Leader(source), .. } => {
+            Self::Clone {
+                from: CloneSource::Leader(source),
+                ..
+            } => {
                 format!("bootstrap from leader '{}'", member(source))
             }
-            Self::Clone { from: CloneSource::Replica(source), .. } => {
+            Self::Clone {
+                from: CloneSource::Replica(source),
+                ..
+            } => {
                 format!("bootstrap from replica '{}'", member(source))
             }
-            Self::Clone { from: CloneSource::Nobody, .. } => "bootstrap (without leader)".to_owned(),
-            Self::Start { why: StartReason::PrimaryAfterFailure, .. } => "starting primary after failure".to_owned(),
-            Self::Start { why: StartReason::AfterFailure, .. } => "restarting after failure".to_owned(),
-            Self::Start { why: StartReason::AfterDemotion, .. } => "starting after demotion".to_owned(),
-            Self::Stop { purpose: StopPurpose::Switchover, .. } => "switchover: demote".to_owned(),
+            Self::Clone {
+                from: CloneSource::Nobody,
+                ..
+            } => "bootstrap (without leader)".to_owned(),
+            Self::Start {
+                why: StartReason::PrimaryAfterFailure,
+                ..
+            } => "starting primary after failure".to_owned(),
+            Self::Start {
+                why: StartReason::AfterFailure,
+                ..
+            } => "restarting after failure".to_owned(),
+            Self::Start {
+                why: StartReason::AfterDemotion,
+                ..
+            } => "starting after demotion".to_owned(),
+            Self::Stop {
+                purpose: StopPurpose::Switchover,
+                ..
+            } => "switchover: demote".to_owned(),
             Self::Stop { .. } => "stop".to_owned(),
-            Self::Restart { is_requested: true, .. } => "restart".to_owned(),
-            Self::Restart { is_requested: false, .. } => "changing primary_conninfo and restarting".to_owned(),
+            Self::Restart {
+                is_requested: true, ..
+            } => "restart".to_owned(),
+            Self::Restart {
+                is_requested: false,
+                ..
+            } => "changing primary_conninfo and restarting".to_owned(),
             Self::Promote { .. } => "promote".to_owned(),
             Self::CrashRecovery => "doing crash recovery in a single user mode".to_owned(),
             Self::Rewind { source } => format!("running pg_rewind from {}", member(source)),

@@ -52,14 +52,19 @@ impl Failover {
         let (leader, candidate, schedule) = match serde_json::from_str::<Value>(text) {
             Ok(Value::Object(object)) => {
                 let field = |key: &str| {
-                    object.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+                    object
+                        .get(key)
+                        .and_then(Value::as_str)
+                        .filter(|text| !text.is_empty())
+                        .map(str::to_owned)
                 };
                 (field("leader"), field("member"), field("scheduled_at"))
             }
             Ok(_) => return None,
             Err(_) => {
                 let (leader, candidate) = text.split_once(':').unwrap_or((text, ""));
-                let some = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+                let some =
+                    |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
                 (some(leader), some(candidate), None)
             }
         };
@@ -78,9 +83,17 @@ impl Failover {
 
     /// The key's value for a new request; a time is written in ISO 8601 as given.
     #[must_use]
-    pub fn to_json(leader: Option<&str>, candidate: Option<&str>, scheduled_at: Option<&str>) -> String {
+    pub fn to_json(
+        leader: Option<&str>,
+        candidate: Option<&str>,
+        scheduled_at: Option<&str>,
+    ) -> String {
         let mut object = Map::new();
-        for (key, value) in [("leader", leader), ("member", candidate), ("scheduled_at", scheduled_at)] {
+        for (key, value) in [
+            ("leader", leader),
+            ("member", candidate),
+            ("scheduled_at", scheduled_at),
+        ] {
             if let Some(text) = value.filter(|text| !text.is_empty()) {
                 object.insert(key.to_owned(), text.into());
             }
@@ -91,7 +104,11 @@ impl Failover {
     /// A switchover names the leader, a failover only the candidate.
     #[must_use]
     pub fn kind(&self) -> FailoverKind {
-        if self.leader.is_some() { FailoverKind::Switchover } else { FailoverKind::Failover }
+        if self.leader.is_some() {
+            FailoverKind::Switchover
+        } else {
+            FailoverKind::Failover
+        }
     }
 }
 
@@ -101,27 +118,45 @@ mod tests {
 
     #[test]
     fn only_a_named_leader_or_candidate_is_a_request() {
-        for none in ["{}", r#"{"scheduled_at":"2030-01-01T00:00:00+00:00"}"#, "[]", r#"{"leader":""}"#, ""] {
+        for none in [
+            "{}",
+            r#"{"scheduled_at":"2030-01-01T00:00:00+00:00"}"#,
+            "[]",
+            r#"{"leader":""}"#,
+            "",
+        ] {
             assert_eq!(Failover::parse(Version(1), none), None, "{none}");
         }
         let text = Failover::to_json(Some("a"), Some("b"), Some("2030-01-01T00:00:00+02:00"));
-        assert_eq!(text, r#"{"leader":"a","member":"b","scheduled_at":"2030-01-01T00:00:00+02:00"}"#);
+        assert_eq!(
+            text,
+            r#"{"leader":"a","member":"b","scheduled_at":"2030-01-01T00:00:00+02:00"}"#
+        );
         let read = Failover::parse(Version(1), &text).expect("a request");
         assert_eq!(read.kind(), FailoverKind::Switchover);
-        assert_eq!(read.scheduled_at.map(|at| at.to_string()).as_deref(), Some("2029-12-31T22:00:00Z"));
+        assert_eq!(
+            read.scheduled_at.map(|at| at.to_string()).as_deref(),
+            Some("2029-12-31T22:00:00Z")
+        );
         let by_hand = Failover::parse(Version(1), r#"{"member":"b"}"#).expect("a request");
         assert_eq!(by_hand.kind(), FailoverKind::Failover);
     }
 
     #[test]
     fn a_time_without_a_zone_is_known_to_be_invalid() {
-        let read = Failover::parse(Version(1), r#"{"leader":"a","scheduled_at":"2030-01-01T00:00:00"}"#);
+        let read = Failover::parse(
+            Version(1),
+            r#"{"leader":"a","scheduled_at":"2030-01-01T00:00:00"}"#,
+        );
         assert!(read.is_some_and(|failover| failover.schedule_is_invalid));
     }
 
     #[test]
     fn the_old_text_form_is_read() {
         let read = Failover::parse(Version(1), "a:b").expect("a request");
-        assert_eq!((read.leader, read.candidate), (Some("a".into()), Some("b".into())));
+        assert_eq!(
+            (read.leader, read.candidate),
+            (Some("a".into()), Some("b".into()))
+        );
     }
 }

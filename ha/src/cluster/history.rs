@@ -32,7 +32,9 @@ impl History {
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let lines = serde_json::from_str::<Vec<Value>>(text).unwrap_or_default();
-        Self { lines: lines.iter().filter_map(Self::parse_line).collect() }
+        Self {
+            lines: lines.iter().filter_map(Self::parse_line).collect(),
+        }
     }
 
     fn parse_line(line: &Value) -> Option<HistoryLine> {
@@ -51,7 +53,11 @@ impl History {
     #[must_use]
     pub fn to_json(&self) -> String {
         let line = |line: &HistoryLine| {
-            let mut fields = vec![json!(line.timeline), json!(line.switch_lsn), json!(line.reason)];
+            let mut fields = vec![
+                json!(line.timeline),
+                json!(line.switch_lsn),
+                json!(line.reason),
+            ];
             if let Some(timestamp) = &line.timestamp {
                 fields.push(json!(timestamp));
                 fields.extend(line.new_leader.as_ref().map(|name| json!(name)));
@@ -64,7 +70,9 @@ impl History {
     /// The timeline after the last one that ended; 1 when none has.
     #[must_use]
     pub fn next_timeline(&self) -> Timeline {
-        self.lines.last().map_or(Timeline(1), |line| Timeline(line.timeline.0.saturating_add(1)))
+        self.lines.last().map_or(Timeline(1), |line| {
+            Timeline(line.timeline.0.saturating_add(1))
+        })
     }
 }
 

@@ -103,8 +103,13 @@ impl MemberData {
             xlog_location: lsn("xlog_location"),
             replay_lsn: lsn("replay_lsn"),
             receive_lsn: lsn("receive_lsn"),
-            replication_state: text("replication_state").and_then(|words| ReplicationState::parse(&words)),
-            timeline: object.get("timeline").and_then(Value::as_u64).and_then(|t| t.try_into().ok()).map(Timeline),
+            replication_state: text("replication_state")
+                .and_then(|words| ReplicationState::parse(&words)),
+            timeline: object
+                .get("timeline")
+                .and_then(Value::as_u64)
+                .and_then(|t| t.try_into().ok())
+                .map(Timeline),
             scheduled_restart: map("scheduled_restart").map(ScheduledRestart),
             pause: flag("pause").unwrap_or(false),
         }
@@ -113,8 +118,14 @@ impl MemberData {
     /// Patroni's oldest form: a connection URL whose parameter `application_name` is the REST address.
     fn parse_url(text: &str) -> Self {
         let (conn_url, query) = text.split_once('?').unwrap_or((text, ""));
-        let api_url = query.split('&').find_map(|pair| pair.strip_prefix("application_name="));
-        Self { conn_url: Some(conn_url.to_owned()), api_url: api_url.map(str::to_owned), ..Self::default() }
+        let api_url = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("application_name="));
+        Self {
+            conn_url: Some(conn_url.to_owned()),
+            api_url: api_url.map(str::to_owned),
+            ..Self::default()
+        }
     }
 
     /// The key's value, compact, optional fields left out.
@@ -132,17 +143,34 @@ impl MemberData {
         put("role", self.role.map(|role| role.as_str().into()));
         put("version", self.version.as_deref().map(Value::from));
         put("proxy_url", self.proxy_url.as_deref().map(Value::from));
-        put("checkpoint_after_promote", self.checkpoint_after_promote.map(Value::from));
+        put(
+            "checkpoint_after_promote",
+            self.checkpoint_after_promote.map(Value::from),
+        );
         put("tags", (!self.tags.0.is_empty()).then(|| json!(self.tags)));
-        put("pending_restart", self.pending_restart.then_some(Value::Bool(true)));
+        put(
+            "pending_restart",
+            self.pending_restart.then_some(Value::Bool(true)),
+        );
         let reasons = &self.pending_restart_reason;
-        put("pending_restart_reason", (self.pending_restart && !reasons.is_empty()).then(|| json!(reasons)));
+        put(
+            "pending_restart_reason",
+            (self.pending_restart && !reasons.is_empty()).then(|| json!(reasons)),
+        );
         put("xlog_location", self.xlog_location.map(|lsn| json!(lsn)));
         put("replay_lsn", self.replay_lsn.map(|lsn| json!(lsn)));
         put("receive_lsn", self.receive_lsn.map(|lsn| json!(lsn)));
-        put("replication_state", self.replication_state.map(|state| state.as_str().into()));
+        put(
+            "replication_state",
+            self.replication_state.map(|state| state.as_str().into()),
+        );
         put("timeline", self.timeline.map(|timeline| json!(timeline)));
-        put("scheduled_restart", self.scheduled_restart.as_ref().map(|restart| json!(restart)));
+        put(
+            "scheduled_restart",
+            self.scheduled_restart
+                .as_ref()
+                .map(|restart| json!(restart)),
+        );
         put("pause", self.pause.then_some(Value::Bool(true)));
         Value::Object(object).to_string()
     }
@@ -152,7 +180,9 @@ impl MemberData {
     pub fn host_and_port(&self) -> Option<(String, u16)> {
         let url = self.conn_url.as_deref()?;
         let address = url.split_once("://")?.1.split(['/', '?']).next()?;
-        let address = address.rsplit_once('@').map_or(address, |(_, address)| address);
+        let address = address
+            .rsplit_once('@')
+            .map_or(address, |(_, address)| address);
         let (host, port) = match address.rsplit_once(':') {
             Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
             _ => (address, 5432),
@@ -182,17 +212,28 @@ mod tests {
     fn malformed_values_are_tolerated() {
         assert_eq!(MemberData::parse("{broken"), MemberData::default());
         let odd = MemberData::parse(r#"{"state":"dancing","role":"master","timeline":"x"}"#);
-        assert_eq!((odd.state, odd.role, odd.timeline), (None, Some(Role::Primary), None));
-        let old = MemberData::parse("postgres://u@h:5433/postgres?application_name=http://h:8008/patroni");
+        assert_eq!(
+            (odd.state, odd.role, odd.timeline),
+            (None, Some(Role::Primary), None)
+        );
+        let old = MemberData::parse(
+            "postgres://u@h:5433/postgres?application_name=http://h:8008/patroni",
+        );
         assert_eq!(old.api_url.as_deref(), Some("http://h:8008/patroni"));
         assert_eq!(old.host_and_port(), Some(("h".to_owned(), 5433)));
     }
 
     #[test]
     fn a_host_may_be_an_ipv6_address() {
-        let data = MemberData { conn_url: Some("postgres://[::1]:5433/postgres".into()), ..MemberData::default() };
+        let data = MemberData {
+            conn_url: Some("postgres://[::1]:5433/postgres".into()),
+            ..MemberData::default()
+        };
         assert_eq!(data.host_and_port(), Some(("::1".to_owned(), 5433)));
-        let data = MemberData { conn_url: Some("postgres://[fe80::1]/postgres".into()), ..MemberData::default() };
+        let data = MemberData {
+            conn_url: Some("postgres://[fe80::1]/postgres".into()),
+            ..MemberData::default()
+        };
         assert_eq!(data.host_and_port(), Some(("fe80::1".to_owned(), 5432)));
     }
 }

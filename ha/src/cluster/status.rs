@@ -24,19 +24,32 @@ impl Status {
     pub fn parse(text: &str) -> Self {
         let parsed: Value = serde_json::from_str(text).unwrap_or_default();
         let Value::Object(object) = &parsed else {
-            return Self { optime: number(&parsed), ..Self::default() };
+            return Self {
+                optime: number(&parsed),
+                ..Self::default()
+            };
         };
         let decoded = |key: &str| match object.get(key) {
             Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_default(),
             other => other.cloned().unwrap_or_default(),
         };
         let slots = decoded("slots").as_object().map(|slots| {
-            slots.iter().filter_map(|(name, lsn)| Some((SlotName(name.clone()), number(lsn)?))).collect()
+            slots
+                .iter()
+                .filter_map(|(name, lsn)| Some((SlotName(name.clone()), number(lsn)?)))
+                .collect()
         });
-        let retain_slots = decoded("retain_slots")
-            .as_array()
-            .map(|names| names.iter().filter_map(|name| Some(SlotName(name.as_str()?.to_owned()))).collect());
-        Self { optime: object.get("optime").and_then(number), slots, retain_slots }
+        let retain_slots = decoded("retain_slots").as_array().map(|names| {
+            names
+                .iter()
+                .filter_map(|name| Some(SlotName(name.as_str()?.to_owned())))
+                .collect()
+        });
+        Self {
+            optime: object.get("optime").and_then(number),
+            slots,
+            retain_slots,
+        }
     }
 
     /// The key's value: parts that are not known are left out.
@@ -45,7 +58,10 @@ impl Status {
         let mut object = Map::new();
         object.insert("optime".to_owned(), json!(self.optime.unwrap_or_default()));
         if let Some(slots) = self.slots.as_ref().filter(|slots| !slots.is_empty()) {
-            let slots = slots.iter().map(|(name, lsn)| (name.0.clone(), json!(lsn))).collect::<Map<_, _>>();
+            let slots = slots
+                .iter()
+                .map(|(name, lsn)| (name.0.clone(), json!(lsn)))
+                .collect::<Map<_, _>>();
             object.insert("slots".to_owned(), Value::Object(slots));
         }
         if let Some(names) = self.retain_slots.as_ref().filter(|names| !names.is_empty()) {
@@ -56,7 +72,10 @@ impl Status {
 }
 
 fn number(value: &Value) -> Option<Lsn> {
-    value.as_u64().or_else(|| value.as_str()?.parse().ok()).map(Lsn)
+    value
+        .as_u64()
+        .or_else(|| value.as_str()?.parse().ok())
+        .map(Lsn)
 }
 
 #[cfg(test)]
@@ -73,9 +92,15 @@ mod tests {
 
     #[test]
     fn string_encoded_parts_are_read() {
-        let status = Status::parse(r#"{"optime":"5","slots":"{\"a\":7}","retain_slots":"[\"a\"]"}"#);
+        let status =
+            Status::parse(r#"{"optime":"5","slots":"{\"a\":7}","retain_slots":"[\"a\"]"}"#);
         assert_eq!(status.optime, Some(Lsn(5)));
-        assert_eq!(status.slots.and_then(|slots| slots.get(&SlotName("a".into())).copied()), Some(Lsn(7)));
+        assert_eq!(
+            status
+                .slots
+                .and_then(|slots| slots.get(&SlotName("a".into())).copied()),
+            Some(Lsn(7))
+        );
         assert_eq!(status.retain_slots, Some(vec![SlotName("a".into())]));
     }
 }

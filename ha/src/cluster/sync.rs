@@ -24,11 +24,26 @@ impl SyncState {
     #[must_use]
     pub fn parse(version: Version, text: &str) -> Self {
         let object: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
-        let some = |key: &str| object.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-        let empty = Self { version: Some(version), ..Self::default() };
-        let Some(leader) = some("leader") else { return empty };
+        let some = |key: &str| {
+            object
+                .get(key)
+                .and_then(Value::as_str)
+                .filter(|text| !text.is_empty())
+        };
+        let empty = Self {
+            version: Some(version),
+            ..Self::default()
+        };
+        let Some(leader) = some("leader") else {
+            return empty;
+        };
         let mut voters: Vec<_> = some("sync_standby")
-            .map(|names| names.split(',').map(|name| MemberName::from(name.trim())).collect())
+            .map(|names| {
+                names
+                    .split(',')
+                    .map(|name| MemberName::from(name.trim()))
+                    .collect()
+            })
             .unwrap_or_default();
         voters.retain(|name: &MemberName| !name.0.is_empty());
         voters.sort();
@@ -47,9 +62,23 @@ impl SyncState {
     pub fn to_json(leader: &MemberName, quorum: usize, voters: &[MemberName]) -> String {
         let mut names: Vec<&str> = voters.iter().map(MemberName::as_str).collect();
         names.sort_unstable();
-        let names = if names.is_empty() { Value::Null } else { names.join(",").into() };
-        let fields = [("leader", json!(leader)), ("quorum", json!(quorum)), ("sync_standby", names)];
-        Value::Object(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()).to_string()
+        let names = if names.is_empty() {
+            Value::Null
+        } else {
+            names.join(",").into()
+        };
+        let fields = [
+            ("leader", json!(leader)),
+            ("quorum", json!(quorum)),
+            ("sync_standby", names),
+        ];
+        Value::Object(
+            fields
+                .into_iter()
+                .map(|(key, value)| (key.to_owned(), value))
+                .collect(),
+        )
+        .to_string()
     }
 
     /// Nobody has enabled synchronous replication.
@@ -75,8 +104,15 @@ mod tests {
         let text = SyncState::to_json(&"a".into(), 1, &["c".into(), "b".into()]);
         assert_eq!(text, r#"{"leader":"a","quorum":1,"sync_standby":"b,c"}"#);
         let state = SyncState::parse(Version(4), &text);
-        assert!(state.lists(&"B".into(), false) && !state.lists(&"a".into(), false) && state.lists(&"A".into(), true));
-        assert_eq!(SyncState::to_json(&"a".into(), 0, &[]), r#"{"leader":"a","quorum":0,"sync_standby":null}"#);
+        assert!(
+            state.lists(&"B".into(), false)
+                && !state.lists(&"a".into(), false)
+                && state.lists(&"A".into(), true)
+        );
+        assert_eq!(
+            SyncState::to_json(&"a".into(), 0, &[]),
+            r#"{"leader":"a","quorum":0,"sync_standby":null}"#
+        );
         assert!(SyncState::parse(Version(4), r#"{"sync_standby":"b"}"#).is_empty());
         assert!(SyncState::parse(Version(4), "broken").is_empty());
     }

@@ -14,25 +14,35 @@ impl Tags {
     /// Never to be promoted: `nofailover`, else a `failover_priority` of 0 or less.
     #[must_use]
     pub fn nofailover(&self) -> bool {
-        self.flag("nofailover").unwrap_or_else(|| self.priority("failover_priority").is_some_and(|p| p <= 0))
+        self.flag("nofailover")
+            .unwrap_or_else(|| self.priority("failover_priority").is_some_and(|p| p <= 0))
     }
 
     /// Preferred on equal WAL positions when higher; 0 with `nofailover`, 1 by default.
     #[must_use]
     pub fn failover_priority(&self) -> i64 {
-        if self.nofailover() { 0 } else { self.priority("failover_priority").map_or(1, |p| p.max(1)) }
+        if self.nofailover() {
+            0
+        } else {
+            self.priority("failover_priority").map_or(1, |p| p.max(1))
+        }
     }
 
     /// Never synchronous: `nosync`, else a `sync_priority` of 0 or less.
     #[must_use]
     pub fn nosync(&self) -> bool {
-        self.flag("nosync").unwrap_or_else(|| self.priority("sync_priority").is_some_and(|p| p <= 0))
+        self.flag("nosync")
+            .unwrap_or_else(|| self.priority("sync_priority").is_some_and(|p| p <= 0))
     }
 
     /// Preferred as a synchronous standby when higher; 0 with `nosync`, 1 by default.
     #[must_use]
     pub fn sync_priority(&self) -> i64 {
-        if self.nosync() { 0 } else { self.priority("sync_priority").map_or(1, |p| p.max(1)) }
+        if self.nosync() {
+            0
+        } else {
+            self.priority("sync_priority").map_or(1, |p| p.max(1))
+        }
     }
 
     /// Preferred source for clones.
@@ -56,21 +66,36 @@ impl Tags {
     /// The member to stream from instead of the leader.
     #[must_use]
     pub fn replicatefrom(&self) -> Option<MemberName> {
-        self.0.get("replicatefrom").and_then(Value::as_str).filter(|name| !name.is_empty()).map(MemberName::from)
+        self.0
+            .get("replicatefrom")
+            .and_then(Value::as_str)
+            .filter(|name| !name.is_empty())
+            .map(MemberName::from)
     }
 
     fn flag(&self, key: &str) -> Option<bool> {
         match self.0.get(key)? {
             Value::Bool(flag) => Some(*flag),
             Value::Number(number) => Some(number.as_f64() != Some(0.0)),
-            Value::String(text) => config::parse_bool(text),
+            Value::String(text) => parse_flag(text),
             Value::Null | Value::Array(_) | Value::Object(_) => None,
         }
     }
 
     fn priority(&self, key: &str) -> Option<i64> {
         let value = self.0.get(key)?;
-        value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
+        value
+            .as_i64()
+            .or_else(|| value.as_str()?.trim().parse().ok())
+    }
+}
+
+/// A flag as Patroni reads it from a text.
+fn parse_flag(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "on" | "true" | "yes" | "1" => Some(true),
+        "off" | "false" | "no" | "0" => Some(false),
+        _ => None,
     }
 }
 
@@ -92,7 +117,11 @@ mod tests {
             (r#"{"nofailover":true,"failover_priority":5}"#, true, 0),
             (r#"{"nofailover":false,"failover_priority":0}"#, false, 1),
         ] {
-            assert_eq!((tags(text).nofailover(), tags(text).failover_priority()), (nofailover, priority), "{text}");
+            assert_eq!(
+                (tags(text).nofailover(), tags(text).failover_priority()),
+                (nofailover, priority),
+                "{text}"
+            );
         }
     }
 }

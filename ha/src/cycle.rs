@@ -1,0 +1,320 @@
+//! A cycle in progress: what was given, what was asked and answered so far, and what is remembered.
+//!
+//! The decision is an ordinary function that reads from top to bottom. Where it needs to know or to do something it
+//! uses `?`: an answer that is in the journal is returned, and the first one that is not ends the call with the step
+//! to take. The shell takes it, appends the answer, and calls again. As the decision is deterministic, it comes to the
+//! same place, and goes on. Memory is changed for good only when the cycle ends.
+
+use std::sync::Arc;
+
+use crate::cluster::{Cluster, MemberData};
+use crate::facts::{
+    Answer, DataDirectory, DcsFailure, Divergence, Given, LockAnswer, Moment, Node, Peer,
+    PeerAnswer, RecoveryDrift, Server, Source,
+};
+use crate::memory::{Lock, Memory};
+use crate::pg::{MemberName, Role};
+use crate::reason::{Note, Reason};
+use crate::step::{Action, Callback, Exit, Expect, Key, Outcome, Question, Reply, Step, Task};
+
+/// One step that was taken, and what came of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// What was asked or done.
+    pub step: Step,
+    /// What came of it.
+    pub answer: Answer,
+    /// When the answer was there.
+    pub at: Moment,
+}
+
+/// How many steps a cycle may take: more is a defect.
+pub const STEPS_MAX: usize = 64;
+
+/// What a cycle knows: what was given, and the steps taken so far with their answers.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Given at the start.
+    pub given: Given,
+    /// The steps so far.
+    pub journal: Vec<Entry>,
+}
+
+impl Facts {
+    /// The facts at the start of a cycle.
+    #[must_use]
+    pub fn new(given: Given) -> Self {
+        Self {
+            given,
+            journal: Vec::new(),
+        }
+    }
+
+    /// Remembers what came of a step.
+    pub fn learn(&mut self, step: Step, answer: Answer, at: Moment) {
+        self.journal.push(Entry { step, answer, at });
+    }
+}
+
+/// Ends the decision for now: the step to take.
+pub(crate) type Flow<T> = Result<T, Box<Step>>;
+
+/// The decision's view of a cycle.
+pub(crate) struct Cycle<'a> {
+    given: &'a Given,
+    journal: &'a [Entry],
+    next: usize,
+    /// What is remembered; becomes the node's memory when the cycle ends.
+    pub(crate) memory: Memory,
+    server: Option<Server>,
+    notes: Vec<Note>,
+    callbacks: Vec<(Callback, Role)>,
+    replies: Vec<Reply>,
+    again_at: Option<Moment>,
+    exit: Option<Exit>,
+}
+
+impl<'a> Cycle<'a> {
+    pub(crate) fn new(facts: &'a Facts, memory: Memory) -> Self {
+        Self {
+            given: &facts.given,
+            journal: &facts.journal,
+            next: 0,
+            memory,
+            server: None,
+            notes: Vec::new(),
+            callbacks: Vec::new(),
+            replies: Vec::new(),
+            again_at: None,
+            exit: None,
+        }
+    }
+
+    pub(crate) fn given(&self) -> &'a Given {
+        self.given
+    }
+
+    pub(crate) fn node(&self) -> &'a Node {
+        &self.given.node
+    }
+
+    pub(crate) fn me(&self) -> &'a MemberName {
+        &self.given.node.name
+    }
+
+    pub(crate) fn config(&self) -> &'a config::DynamicConfig {
+        &self.given.config
+    }
+
+    /// Now: when the newest answer was there.
+    pub(crate) fn now(&self) -> Moment {
+        self.next
+            .checked_sub(1)
+            .and_then(|last| self.journal.get(last))
+            .map_or(self.given.now, |entry| entry.at)
+    }
+
+    fn take(&mut self, step: Step) -> Flow<&'a Answer> {
+        let Some(entry) = self.journal.get(self.next) else {
+            if self.journal.len() >= STEPS_MAX {
+                return Err(self.defect("a cycle took too many steps"));
+            }
+            return Err(Box::new(step));
+        };
+        if entry.step != step {
+            return Err(self.defect("a cycle was not repeatable"));
+        }
+        self.next += 1;
+        Ok(&entry.answer)
+    }
+
+    fn defect(&self, what: &str) -> Box<Step> {
+        debug_assert!(false, "{what}: {:?}", self.journal);
+        Box::new(Step::Finish(Box::new(Outcome {
+            reason: Reason::Defect(what.to_owned()),
+            notes: Vec::new(),
+            callbacks: Vec::new(),
+            replies: Vec::new(),
+            again_at: None,
+            exit: None,
+        })))
+    }
+
+    fn ask(&mut self, question: Question) -> Flow<&'a Answer> {
+        self.take(Step::Observe(question))
+    }
+
+    fn act(&mut self, action: Action) -> Flow<&'a Answer> {
+        self.take(Step::Act(action))
+    }
+
+    /// Reads the DCS anew.
+    pub(crate) fn load_cluster(&mut self) -> Flow<Result<Arc<Cluster>, DcsFailure>> {
+        match self.ask(Question::Cluster)? {
+            Answer::Cluster(Ok(cluster)) => {
+                let now = self.now();
+                self.memory.cluster = Some((Arc::clone(cluster), now));
+                if !cluster.is_unlocked() || self.memory.led_cluster.is_none() {
+                    self.memory.led_cluster = Some(Arc::clone(cluster));
+                }
+                if !cluster.is_leader(self.me()) {
+                    self.memory.lock = None;
+                }
+                Ok(Ok(Arc::clone(cluster)))
+            }
+            Answer::Cluster(Err(failure)) => {
+                self.memory.cluster = None;
+                Ok(Err(failure.clone()))
+            }
+            _ => Err(self.defect("wrong answer about the cluster")),
+        }
+    }
+
+    /// The local server, asked once a cycle.
+    pub(crate) fn server(&mut self) -> Flow<Server> {
+        if let Some(server) = &self.server {
+            return Ok(server.clone());
+        }
+        match self.ask(Question::Server)? {
+            Answer::Server(server) => {
+                self.server = Some(server.clone());
+                Ok(server.clone())
+            }
+            _ => Err(self.defect("wrong answer about the server")),
+        }
+    }
+
+    pub(crate) fn data_directory(&mut self) -> Flow<DataDirectory> {
+        match self.ask(Question::DataDirectory)? {
+            Answer::DataDirectory(data) => Ok(data.clone()),
+            _ => Err(self.defect("wrong answer about the data directory")),
+        }
+    }
+
+    pub(crate) fn peers(&mut self, peers: Vec<Peer>) -> Flow<Vec<PeerAnswer>> {
+        if peers.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self.ask(Question::Peers(peers))? {
+            Answer::Peers(answers) => Ok(answers.clone()),
+            _ => Err(self.defect("wrong answer about the members")),
+        }
+    }
+
+    pub(crate) fn divergence(&mut self, source: Source) -> Flow<Divergence> {
+        match self.ask(Question::Divergence(source))? {
+            Answer::Divergence(divergence) => Ok(divergence.clone()),
+            _ => Err(self.defect("wrong answer about divergence")),
+        }
+    }
+
+    pub(crate) fn history_file(
+        &mut self,
+        timeline: crate::pg::Timeline,
+    ) -> Flow<Option<Vec<crate::pg::HistoryEntry>>> {
+        match self.ask(Question::HistoryFile(timeline))? {
+            Answer::HistoryFile(entries) => Ok(entries.clone()),
+            _ => Err(self.defect("wrong answer about a history file")),
+        }
+    }
+
+    pub(crate) fn recovery_drift(&mut self, source: Option<Source>) -> Flow<RecoveryDrift> {
+        match self.ask(Question::RecoveryDrift(source))? {
+            Answer::RecoveryDrift(drift) => Ok(*drift),
+            _ => Err(self.defect("wrong answer about recovery settings")),
+        }
+    }
+
+    /// Takes, keeps or gives up the leader key; remembers until when it is ours.
+    pub(crate) fn lock(&mut self, action: Action) -> Flow<LockAnswer> {
+        let ttl = self.config().ttl;
+        match self.act(action)? {
+            Answer::Lock(answer) => {
+                match answer {
+                    LockAnswer::Held { sent_at } => {
+                        self.memory.lock = Some(Lock {
+                            valid_until: sent_at.after(ttl),
+                        });
+                    }
+                    LockAnswer::NotHeld => self.memory.lock = None,
+                    // The lease that we had runs on: it may still be ours until it ends.
+                    LockAnswer::Unknown(_) => {}
+                }
+                Ok(answer.clone())
+            }
+            _ => Err(self.defect("wrong answer about the leader key")),
+        }
+    }
+
+    pub(crate) fn write(
+        &mut self,
+        key: Key,
+        value: String,
+        expect: Expect,
+    ) -> Flow<Result<Option<crate::cluster::Version>, DcsFailure>> {
+        match self.act(Action::Write { key, value, expect })? {
+            Answer::Written(written) => Ok(written.clone()),
+            _ => Err(self.defect("wrong answer about a key")),
+        }
+    }
+
+    pub(crate) fn delete(&mut self, key: Key, expect: Expect) -> Flow<bool> {
+        match self.act(Action::Delete { key, expect })? {
+            Answer::Written(written) => Ok(matches!(written, Ok(Some(_)))),
+            _ => Err(self.defect("wrong answer about a key")),
+        }
+    }
+
+    pub(crate) fn touch_member(&mut self, data: MemberData) -> Flow<()> {
+        self.act(Action::TouchMember(Box::new(data))).map(|_| ())
+    }
+
+    /// Starts the long job. Its end wakes the next cycle.
+    pub(crate) fn begin(&mut self, task: Task) -> Flow<Result<(), String>> {
+        self.perform(Action::Begin(task))
+    }
+
+    pub(crate) fn perform(&mut self, action: Action) -> Flow<Result<(), String>> {
+        match self.act(action)? {
+            Answer::Done(result) => Ok(result.clone()),
+            _ => Err(self.defect("wrong answer to an action")),
+        }
+    }
+
+    pub(crate) fn note(&mut self, note: Note) {
+        self.notes.push(note);
+    }
+
+    pub(crate) fn callback(&mut self, callback: Callback, role: Role) {
+        self.callbacks.push((callback, role));
+    }
+
+    pub(crate) fn reply(&mut self, reply: Reply) {
+        self.replies.push(reply);
+    }
+
+    /// Asks for the next cycle to begin at `moment` at the latest.
+    pub(crate) fn again_at(&mut self, moment: Moment) {
+        self.again_at = Some(self.again_at.map_or(moment, |earlier| earlier.min(moment)));
+    }
+
+    pub(crate) fn exit(&mut self, exit: Exit) {
+        self.exit = Some(exit);
+    }
+
+    pub(crate) fn is_exiting(&self) -> bool {
+        self.exit.is_some()
+    }
+
+    pub(crate) fn finish(self, reason: Reason) -> (Memory, Outcome) {
+        let outcome = Outcome {
+            reason,
+            notes: self.notes,
+            callbacks: self.callbacks,
+            replies: self.replies,
+            again_at: self.again_at,
+            exit: self.exit,
+        };
+        (self.memory, outcome)
+    }
+}

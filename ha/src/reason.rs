@@ -1,0 +1,573 @@
+//! Every outcome of a cycle and everything else that people read about a decision, in Patroni's wording.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::FailoverKind;
+use crate::facts::Moment;
+use crate::pg::{Lsn, MemberName, SystemIdentifier, Timeline};
+
+/// How loud a note is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Level {
+    /// For developers.
+    Debug,
+    /// For the record.
+    Info,
+    /// Somebody should know.
+    Warning,
+    /// Something failed.
+    Error,
+    /// The agent ends.
+    Critical,
+}
+
+/// One line for the log, and what it is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// How loud.
+    pub level: Level,
+    /// What it says.
+    pub text: String,
+}
+
+impl Note {
+    /// A note at `INFO`.
+    #[must_use]
+    pub fn info(text: impl Into<String>) -> Self {
+        Self {
+            level: Level::Info,
+            text: text.into(),
+        }
+    }
+
+    /// A note at `WARNING`.
+    #[must_use]
+    pub fn warning(text: impl Into<String>) -> Self {
+        Self {
+            level: Level::Warning,
+            text: text.into(),
+        }
+    }
+
+    /// A note at `ERROR`.
+    #[must_use]
+    pub fn error(text: impl Into<String>) -> Self {
+        Self {
+            level: Level::Error,
+            text: text.into(),
+        }
+    }
+
+    /// A note at `CRITICAL`.
+    #[must_use]
+    pub fn critical(text: impl Into<String>) -> Self {
+        Self {
+            level: Level::Critical,
+            text: text.into(),
+        }
+    }
+}
+
+/// How a cycle ended; each prints as Patroni's status line for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reason {
+    /// The leader, all is well.
+    Leader(MemberName),
+    /// A replica that follows the leader, all is well.
+    Following {
+        /// This member.
+        me: MemberName,
+        /// The leader.
+        leader: MemberName,
+    },
+    /// Nothing to do and nobody to follow.
+    NoAction(MemberName),
+    /// The lock was acquired by a running primary.
+    AcquiredLockAsLeader,
+    /// The lock was acquired and promotion began.
+    PromotedByAcquiringLock,
+    /// The lock was ours and promotion began.
+    PromotedHavingLock,
+    /// In pause: the lock waits for this member to become primary by a promotion that somebody asked for.
+    WaitingToBecomePrimary,
+    /// Somebody else was faster.
+    LostRace,
+    /// A primary that lost the race is stopped.
+    DemotedAfterLostRace,
+    /// A better candidate is there.
+    NotHealthiest,
+    /// A primary that is not the best candidate is stopped.
+    DemotingNotHealthiest,
+    /// This member may not be promoted.
+    NotAllowedToPromote,
+    /// A primary that may not be one is stopped.
+    DemotingNotAllowed,
+    /// `pre_promote` refused.
+    PromotionCancelledByScript,
+    /// A lock that is not ours any more, and we are no primary.
+    NotPromotingLockLost,
+    /// A primary without its lock is stopped.
+    DemotedLockLost,
+    /// A primary whose lock somebody else has is stopped.
+    DemotingWithoutLock,
+    /// The DCS does not answer and we were a leader.
+    DemotedDcsOutage,
+    /// The DCS does not answer.
+    DcsNotAccessible,
+    /// The lock was lost while a job ran.
+    LostLockDuring(String),
+    /// The lock was lost before the promotion began.
+    LostLockBeforePromote,
+    /// The lock was kept while a job ran.
+    KeptLockDuring(String),
+    /// A job runs.
+    InProgress(String),
+    /// The primary is being stopped, as somebody asked.
+    Demoting(FailoverKind),
+    /// The key was given up: the server runs, but is no primary.
+    ReleasedNotPrimary,
+    /// The key was given up: the server does not run.
+    ReleasedNotRunning,
+    /// The key was given up: the server could not be started.
+    ReleasedStartFailed,
+    /// The key was given up: the data directory cannot be used; `empty` or `not accessible`.
+    ReleasedNoData(String),
+    /// The key was given up in pause: another cluster's data.
+    ReleasedForeignSystemIdentifier,
+    /// The start failed.
+    StartFailed,
+    /// A crashed primary is started where it was.
+    StartingPrimaryAfterFailure,
+    /// A server is started as a standby.
+    StartingAsSecondary,
+    /// A server is started read-only because the lock is ours; promotion follows.
+    StartingReadOnlyWithLock,
+    /// Waiting for a start, with seconds left.
+    StillStarting(u64),
+    /// The time to start is over, and nobody else could take over.
+    StartTimedOutNoFailover,
+    /// The time to start is over; somebody else takes over.
+    StoppedAfterStartTimeout,
+    /// The primary died and `primary_start_timeout` is 0.
+    StoppedToFailOver,
+    /// The lock was lost while starting.
+    StoppedWhileStarting,
+    /// Single-user recovery runs.
+    CrashRecovery,
+    /// pg_rewind runs.
+    Rewinding(String),
+    /// A new copy is made because the WAL parted.
+    ReinitializingDiverged,
+    /// The data directory has no readable identity.
+    InvalidSystemIdentifier,
+    /// The data directory cannot be used.
+    DataNotAccessible(String),
+    /// In pause with nothing in the data directory.
+    EmptyInPause,
+    /// This member creates the cluster.
+    Bootstrapping,
+    /// Another one does.
+    LostInitializeRace,
+    /// This member copies the leader or a replica; as the job's name says.
+    TryingTo(String),
+    /// Nobody to copy from.
+    WaitingForLeaderToBootstrap,
+    /// A cluster just made is still in recovery.
+    WaitingForEndOfRecovery,
+    /// Users and scripts in a cluster just made.
+    RunningPostBootstrap,
+    /// The cluster is made.
+    Initialized,
+    /// The cluster could not be made.
+    BootstrapFailed,
+    /// In pause, a primary without the lock goes on.
+    PauseContinueWithoutLock,
+    /// In pause, a primary that could not keep the lock goes on.
+    PauseContinueUpdateFailed,
+    /// The server does not run, and nothing shall be done about it.
+    NotRunning,
+    /// A requested restart began.
+    RestartInitiated,
+    /// A requested new copy is being made.
+    ReinitializeStarted,
+    /// The local server could not be asked.
+    PostgresqlTrouble,
+    /// The cluster here is another one than that in the DCS.
+    ForeignSystemIdentifier,
+    /// A running replica, and nobody has ever led the cluster in the DCS.
+    ReplicaOfUninitializedCluster,
+    /// The agent is ending: the server is being stopped.
+    ShuttingDown,
+    /// The agent is ending: the server has been stopped.
+    ShutDown,
+    /// In pause the agent ends and leaves the server running.
+    LeavingPaused,
+    /// A decision asked for more than it may: a defect of this program.
+    Defect(String),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::Leader(me) => {
+                return write!(f, "no action. I am ({me}), the leader with the lock");
+            }
+            Self::Following { me, leader } => {
+                return write!(
+                    f,
+                    "no action. I am ({me}), a secondary, and following a leader ({leader})"
+                );
+            }
+            Self::NoAction(me) => return write!(f, "no action. I am ({me})"),
+            Self::LostLockDuring(job) => return write!(f, "lost leader lock during {job}"),
+            Self::KeptLockDuring(job) => return write!(f, "updated leader lock during {job}"),
+            Self::InProgress(job) => return write!(f, "{job} in progress"),
+            Self::Demoting(kind) => return write!(f, "{}: demoting myself", kind.as_str()),
+            Self::ReleasedNoData(what) => {
+                return write!(
+                    f,
+                    "released leader key voluntarily as data dir {what} and currently leader"
+                );
+            }
+            Self::StillStarting(seconds) => {
+                return write!(
+                    f,
+                    "PostgreSQL is still starting up, {seconds} seconds until timeout"
+                );
+            }
+            Self::Rewinding(from) => return write!(f, "running pg_rewind from {from}"),
+            Self::TryingTo(job) => return write!(f, "trying to {job}"),
+            Self::DataNotAccessible(why) => {
+                return write!(f, "data directory is not accessible: {why}");
+            }
+            Self::Defect(what) => {
+                return write!(f, "unexpected state, please report it as a bug: {what}");
+            }
+            Self::AcquiredLockAsLeader => "acquired session lock as a leader",
+            Self::PromotedByAcquiringLock => "promoted self to leader by acquiring session lock",
+            Self::PromotedHavingLock => "promoted self to leader because I had the session lock",
+            Self::WaitingToBecomePrimary => "waiting to become primary after promote...",
+            Self::LostRace => "following new leader after trying and failing to obtain lock",
+            Self::DemotedAfterLostRace => "demoted self after trying and failing to obtain lock",
+            Self::NotHealthiest => {
+                "following a different leader because i am not the healthiest node"
+            }
+            Self::DemotingNotHealthiest => "demoting self because i am not the healthiest node",
+            Self::NotAllowedToPromote => {
+                "following a different leader because I am not allowed to promote"
+            }
+            Self::DemotingNotAllowed => "demoting self because I am not allowed to become primary",
+            Self::PromotionCancelledByScript => {
+                "Promotion cancelled because the pre-promote script failed"
+            }
+            Self::NotPromotingLockLost => {
+                "not promoting because failed to update leader lock in DCS"
+            }
+            Self::DemotedLockLost => "demoted self because failed to update leader lock in DCS",
+            Self::DemotingWithoutLock => {
+                "demoting self because I do not have the lock and I was a leader"
+            }
+            Self::DemotedDcsOutage => {
+                "demoted self because DCS is not accessible and I was a leader"
+            }
+            Self::DcsNotAccessible => "DCS is not accessible",
+            Self::LostLockBeforePromote => "lost leader before promote",
+            Self::ReleasedNotPrimary => {
+                "removed leader lock because postgres is not running as primary"
+            }
+            Self::ReleasedNotRunning => "removed leader lock because postgres is not running",
+            Self::ReleasedStartFailed => {
+                "removed leader key after trying and failing to start postgres"
+            }
+            Self::ReleasedForeignSystemIdentifier => {
+                "released leader key voluntarily due to the system ID mismatch"
+            }
+            Self::StartFailed => "failed to start postgres",
+            Self::StartingPrimaryAfterFailure => "starting primary after failure",
+            Self::StartingAsSecondary => "starting as a secondary",
+            Self::StartingReadOnlyWithLock => "starting as readonly because i had the session lock",
+            Self::StartTimedOutNoFailover => {
+                "primary start has timed out, but continuing to wait because failover is not possible"
+            }
+            Self::StoppedAfterStartTimeout => "stopped PostgreSQL because of startup timeout",
+            Self::StoppedToFailOver => "stopped PostgreSQL to fail over after a crash",
+            Self::StoppedWhileStarting => {
+                "stopped PostgreSQL while starting up because leader key was lost"
+            }
+            Self::CrashRecovery => "doing crash recovery in a single user mode",
+            Self::ReinitializingDiverged => "reinitializing due to diverged timelines",
+            Self::InvalidSystemIdentifier => {
+                "data dir for the cluster is not empty, but system ID is invalid; consider doing reinitialize"
+            }
+            Self::EmptyInPause => "running with empty data directory",
+            Self::Bootstrapping => "trying to bootstrap a new cluster",
+            Self::LostInitializeRace => "failed to acquire initialize lock",
+            Self::WaitingForLeaderToBootstrap => "waiting for leader to bootstrap",
+            Self::WaitingForEndOfRecovery => "waiting for end of recovery after bootstrap",
+            Self::RunningPostBootstrap => "running post_bootstrap",
+            Self::Initialized => "initialized a new cluster",
+            Self::BootstrapFailed => {
+                "removing initialize key after failed attempt to bootstrap the cluster"
+            }
+            Self::PauseContinueWithoutLock => "continue to run as primary without lock",
+            Self::PauseContinueUpdateFailed => {
+                "continue to run as primary after failing to update leader lock in DCS"
+            }
+            Self::NotRunning => "postgres is not running",
+            Self::RestartInitiated => "restart initiated",
+            Self::ReinitializeStarted => "reinitialize started",
+            Self::PostgresqlTrouble => "Error communicating with PostgreSQL. Will try again later",
+            Self::ForeignSystemIdentifier => "system ID mismatch",
+            Self::ReplicaOfUninitializedCluster => {
+                "No initialize key in DCS and PostgreSQL is running as replica, aborting start"
+            }
+            Self::ShuttingDown => "stopping PostgreSQL because the agent was told to end",
+            Self::ShutDown => "PostgreSQL is stopped; the agent ends",
+            Self::LeavingPaused => {
+                "Leader key is not deleted and Postgresql is not stopped due paused state"
+            }
+        };
+        f.write_str(text)
+    }
+}
+
+impl Reason {
+    /// Nothing had to be done: the line may be left out of a log that leaves out repeats.
+    #[must_use]
+    pub fn is_steady(&self) -> bool {
+        matches!(
+            self,
+            Self::Leader(_) | Self::Following { .. } | Self::NoAction(_)
+        )
+    }
+}
+
+/// The notes of a cycle, in Patroni's wording.
+pub(crate) mod notes {
+    use super::*;
+
+    pub(crate) fn lock_owner(owner: Option<&MemberName>, me: &MemberName) -> Note {
+        let owner = owner.map_or("None", MemberName::as_str);
+        Note::info(format!("Lock owner: {owner}; I am {me}"))
+    }
+
+    pub(crate) fn peer_answered(name: &MemberName) -> Note {
+        Note::info(format!("Got response from {name}"))
+    }
+
+    pub(crate) fn peer_failed(name: &MemberName, why: &str) -> Note {
+        Note::warning(format!("Request failed to {name}: {why}"))
+    }
+
+    pub(crate) fn primary_is_alive(name: &MemberName) -> Note {
+        Note::warning(format!("Primary ({name}) is still alive"))
+    }
+
+    pub(crate) fn peer_is_ahead(name: &MemberName) -> Note {
+        Note::info(format!(
+            "Wal position of {name} is ahead of my wal position"
+        ))
+    }
+
+    pub(crate) fn peer_has_priority(name: &MemberName, theirs: i64, mine: i64) -> Note {
+        Note::info(format!(
+            "{name} has equally tolerable WAL position and priority {theirs}, while this node has priority {mine}"
+        ))
+    }
+
+    pub(crate) fn former_leader_ignored(name: &MemberName) -> Note {
+        Note::info(format!(
+            "Ignoring the former leader {name} having a higher priority at the same WAL position"
+        ))
+    }
+
+    pub(crate) fn lag_exceeded() -> Note {
+        Note::info("My wal position exceeds maximum replication lag")
+    }
+
+    pub(crate) fn timeline_unknown() -> Note {
+        Note::info("Can not figure out my timeline")
+    }
+
+    pub(crate) fn timeline_behind(mine: Timeline, cluster: Timeline) -> Note {
+        Note::info(format!(
+            "My timeline {mine} is behind last known cluster timeline {cluster}"
+        ))
+    }
+
+    pub(crate) fn pre_promote_backoff() -> Note {
+        Note::info(
+            "backoff: skip leader race after pre_promote script failure and releasing the lock voluntarily",
+        )
+    }
+
+    pub(crate) fn candidate_unfit(kind: FailoverKind, name: &MemberName, why: &str) -> Note {
+        Note::warning(format!("{}: member {name} is {why}", kind.as_str()))
+    }
+
+    pub(crate) fn candidate_lags(name: &MemberName) -> Note {
+        Note::info(format!("Member {name} exceeds maximum replication lag"))
+    }
+
+    pub(crate) fn no_candidates(kind: FailoverKind) -> Note {
+        Note::warning(format!("{}: candidates list is empty", kind.as_str()))
+    }
+
+    pub(crate) fn race_to(kind: FailoverKind, candidate: &MemberName, me: &MemberName) -> Note {
+        Note::info(format!("{}: to {candidate}, i am {me}", kind.as_str()))
+    }
+
+    pub(crate) fn no_healthy_members(kind: FailoverKind) -> Note {
+        let action = kind.as_str();
+        Note::warning(format!(
+            "{action}: no healthy members found, {action} is not possible"
+        ))
+    }
+
+    pub(crate) fn already_leader(kind: FailoverKind) -> Note {
+        let action = kind.as_str();
+        Note::warning(format!(
+            "{action}: I am already the leader, no need to {action}"
+        ))
+    }
+
+    pub(crate) fn leader_name_differs(
+        kind: FailoverKind,
+        named: &MemberName,
+        me: &MemberName,
+    ) -> Note {
+        Note::warning(format!(
+            "{}: leader name does not match: {named} != {me}",
+            kind.as_str()
+        ))
+    }
+
+    pub(crate) fn awaiting(kind: FailoverKind, at: Timestamp, seconds: i64) -> Note {
+        Note::info(format!(
+            "Awaiting {} at {at} (in {seconds} seconds)",
+            kind.as_str()
+        ))
+    }
+
+    pub(crate) fn stale_schedule(kind: FailoverKind, at: Timestamp) -> Note {
+        Note::warning(format!(
+            "Found a stale {} value, cleaning up: {at}",
+            kind.as_str()
+        ))
+    }
+
+    pub(crate) fn invalid_schedule() -> Note {
+        Note::warning(
+            "scheduled_at of the failover key can not be read as a time with a zone; it is dropped",
+        )
+    }
+
+    pub(crate) fn clearing_failover() -> Note {
+        Note::info("Cleaning up failover key")
+    }
+
+    pub(crate) fn clearing_failover_after_lock() -> Note {
+        Note::info("Cleaning up failover key after acquiring leader lock...")
+    }
+
+    pub(crate) fn demoting(kind: &str) -> Note {
+        Note::info(format!("Demoting self ({kind})"))
+    }
+
+    pub(crate) fn leader_key_released() -> Note {
+        Note::info("Leader key released")
+    }
+
+    pub(crate) fn dcs_error(why: &str) -> Note {
+        Note::error(format!("Error communicating with DCS: {why}"))
+    }
+
+    pub(crate) fn lock_update_failed() -> Note {
+        Note::error("failed to update leader lock")
+    }
+
+    pub(crate) fn foreign_system_identifier(
+        me: &MemberName,
+        ours: &SystemIdentifier,
+        theirs: &SystemIdentifier,
+    ) -> Note {
+        Note::critical(format!(
+            "system ID mismatch, node {me} belongs to a different cluster: {ours} != {theirs}"
+        ))
+    }
+
+    pub(crate) fn foreign_in_pause(ours: &SystemIdentifier, theirs: &SystemIdentifier) -> Note {
+        Note::warning(format!(
+            "system ID has changed while in paused mode. Patroni will exit when resuming unless system ID is reset: \
+             {ours} != {theirs}"
+        ))
+    }
+
+    pub(crate) fn start_the_primary_first() -> Note {
+        Note::error("Please first start Patroni on the node running as primary")
+    }
+
+    pub(crate) fn local_position(timeline: Timeline, lsn: Lsn) -> Note {
+        Note::info(format!("Local timeline={timeline} lsn={lsn}"))
+    }
+
+    pub(crate) fn remote_timeline(timeline: Timeline) -> Note {
+        Note::info(format!("primary_timeline={timeline}"))
+    }
+
+    pub(crate) fn leader_is_in_recovery() -> Note {
+        Note::info("Leader is still in_recovery and therefore can't be used for rewind")
+    }
+
+    pub(crate) fn divergence_unknown(why: &str) -> Note {
+        Note::warning(format!(
+            "can not tell yet whether the local WAL parted from the leader's: {why}"
+        ))
+    }
+
+    pub(crate) fn waiting_for_checkpoint(name: &str) -> Note {
+        Note::info(format!("Waiting for checkpoint on {name} before rewind"))
+    }
+
+    pub(crate) fn task_failed(label: &str, why: &str) -> Note {
+        Note::error(format!("{label}: {why}"))
+    }
+
+    pub(crate) fn not_running() -> Note {
+        Note::warning("Postgresql is not running.")
+    }
+
+    pub(crate) fn crashed_failing_over() -> Note {
+        Note::info("Primary crashed. Failing over.")
+    }
+
+    pub(crate) fn still_starting_as_standby() -> Note {
+        Note::info("Still starting up as a standby.")
+    }
+
+    pub(crate) fn slots_share_a_name(slot: &str, members: &str) -> Note {
+        Note::error(format!(
+            "Following cluster members share a replication slot name: {members} ({slot})"
+        ))
+    }
+
+    pub(crate) fn slot_expired(slot: &str, seconds: u64) -> Note {
+        Note::info(format!(
+            "Replication slot '{slot}' for absent cluster member is expired after {seconds} sec."
+        ))
+    }
+
+    pub(crate) fn not_healthy_enough() -> Note {
+        Note::info("not healthy enough for leader race")
+    }
+
+    pub(crate) fn lock_has_run_out(until: Moment, now: Moment) -> Note {
+        let late = now.since(until).as_millis();
+        Note::error(format!(
+            "the leader key's lease ran out {late} ms ago by this node's own clock"
+        ))
+    }
+}
