@@ -42,7 +42,8 @@ prepare "packages of the system" ./scripts/install-deps.sh
 target=${CARGO_TARGET_DIR:-$PWD/target}
 mkdir -p "$target"
 if [ "$(id -u)" -eq 0 ] && ! setpriv --reuid postgres --regid postgres --init-groups test -x "$target"; then
-    export CARGO_TARGET_DIR="/var/tmp/tamada-target-$(cksum <<<"$PWD" | cut -d' ' -f1)"
+    CARGO_TARGET_DIR="/var/tmp/tamada-target-$(cksum <<<"$PWD" | cut -d' ' -f1)"
+    export CARGO_TARGET_DIR
     echo "the user postgres cannot reach $target: building in $CARGO_TARGET_DIR"
     target=$CARGO_TARGET_DIR
     mkdir -p "$target"
