@@ -163,9 +163,7 @@ impl DynamicConfig {
             reader.problems.push(Problem::warning(
                 "",
                 None,
-                format!(
-                    "the dynamic configuration must be a mapping, found {found}: using the defaults"
-                ),
+                format!("the dynamic configuration must be a mapping, found {found}: using the defaults"),
             ));
         }
         let timers = reader.timers(minimums);
@@ -182,22 +180,14 @@ impl DynamicConfig {
             max_timelines_history: reader.positive("max_timelines_history").map(saturated),
             primary_start_timeout: Duration::from_secs(reader.count(start_timeout, 300, None)),
             primary_stop_timeout: reader.positive(stop_timeout).map(Duration::from_secs),
-            primary_race_backoff: Duration::from_secs(reader.count(
-                "primary_race_backoff",
-                0,
-                None,
-            )),
+            primary_race_backoff: Duration::from_secs(reader.count("primary_race_backoff", 0, None)),
             configured_synchronous_mode: reader.synchronous_mode(),
             synchronous_mode_strict: strict,
             synchronous_node_count: saturated(reader.count("synchronous_node_count", 1, None))
                 .max(u32::from(strict)),
             failsafe_mode: reader.flag("failsafe_mode"),
             pause: reader.flag("pause"),
-            member_slots_ttl: Duration::from_secs(reader.count(
-                "member_slots_ttl",
-                1800,
-                Some("s"),
-            )),
+            member_slots_ttl: Duration::from_secs(reader.count("member_slots_ttl", 1800, Some("s"))),
             slots: reader.slots(),
             ignore_slots: reader.ignore_slots(),
             standby_cluster: reader.standby_cluster(),
@@ -229,10 +219,7 @@ impl DynamicConfig {
     /// to write. The key in the DCS keeps what was written as long as it exists.
     #[must_use]
     pub fn adjusted_document(&self) -> serde_json::Value {
-        let mut map = Value::from(&self.document)
-            .as_map()
-            .cloned()
-            .unwrap_or_default();
+        let mut map = Value::from(&self.document).as_map().cloned().unwrap_or_default();
         let timers = [
             ("ttl", self.ttl, 30),
             ("loop_wait", self.loop_wait, 10),
@@ -476,8 +463,7 @@ impl StandbyCluster {
             archive_cleanup_command: text("archive_cleanup_command"),
             recovery_min_apply_delay: text("recovery_min_apply_delay"),
         };
-        let is_active =
-            cluster.host.is_some() || cluster.port.is_some() || cluster.restore_command.is_some();
+        let is_active = cluster.host.is_some() || cluster.port.is_some() || cluster.restore_command.is_some();
         is_active.then_some(cluster)
     }
 }
@@ -485,11 +471,7 @@ impl StandbyCluster {
 /// A text, or a list of texts separated by commas.
 fn joined(value: &Value) -> String {
     match value.as_list() {
-        Some(list) => list
-            .iter()
-            .map(Value::python_text)
-            .collect::<Vec<_>>()
-            .join(","),
+        Some(list) => list.iter().map(Value::python_text).collect::<Vec<_>>().join(","),
         None => value.python_text(),
     }
 }
@@ -521,12 +503,7 @@ fn slot(name: &str, value: &Value) -> Result<SlotConfig, String> {
     if value.as_map().is_none() {
         return Err(format!("expected a mapping, found {}", value.describe()));
     }
-    let text = |key: &str| {
-        value
-            .get(key)
-            .filter(|v| v.is_truthy())
-            .map(Value::python_text)
-    };
+    let text = |key: &str| value.get(key).filter(|v| v.is_truthy()).map(Value::python_text);
     let (database, plugin) = (text("database"), text("plugin"));
     let implied = if database.is_some() && plugin.is_some() {
         "logical"

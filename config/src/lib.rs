@@ -15,6 +15,7 @@ mod problem;
 mod secret;
 mod tags;
 mod value;
+pub mod yaml;
 
 pub use dynamic::{
     DynamicConfig, Minimums, SlotConfig, SlotKind, SlotMatcher, StandbyCluster, SynchronousMode,

@@ -44,10 +44,7 @@ pub fn parse_real(text: &str, base_unit: Option<&str>) -> Option<f64> {
     if unit.is_empty() {
         return Some(number);
     }
-    if !unit
-        .trim_start()
-        .starts_with(|c: char| c.is_ascii_alphabetic())
-    {
+    if !unit.trim_start().starts_with(|c: char| c.is_ascii_alphabetic()) {
         return None;
     }
     to_base_unit(number, unit.trim_start(), base_unit?)
@@ -62,17 +59,12 @@ fn split_integer(text: &str) -> Option<(i64, &str)> {
     };
     let (radix, digits) = if digits.starts_with("0x") || digits.starts_with("0X") {
         (16, &digits[2..])
-    } else if digits.len() > 1
-        && digits.starts_with('0')
-        && !digits[1..].starts_with(['.', 'e', 'E'])
-    {
+    } else if digits.len() > 1 && digits.starts_with('0') && !digits[1..].starts_with(['.', 'e', 'E']) {
         (8, digits)
     } else {
         (10, digits)
     };
-    let end = digits
-        .find(|c: char| !c.is_digit(radix))
-        .unwrap_or(digits.len());
+    let end = digits.find(|c: char| !c.is_digit(radix)).unwrap_or(digits.len());
     let (digits, rest) = digits.split_at(end);
     let value = i64::from_str_radix(digits, radix).ok()?;
     Some((if negative { -value } else { value }, rest))
@@ -81,12 +73,7 @@ fn split_integer(text: &str) -> Option<(i64, &str)> {
 /// Splits `text` behind a number with fraction or exponent. Digits must follow the point.
 fn split_real(text: &str) -> Option<(f64, &str)> {
     let bytes = text.as_bytes();
-    let digits_from = |start: usize| {
-        bytes[start..]
-            .iter()
-            .take_while(|b| b.is_ascii_digit())
-            .count()
-    };
+    let digits_from = |start: usize| bytes[start..].iter().take_while(|b| b.is_ascii_digit()).count();
     let mut end = usize::from(matches!(bytes.first(), Some(b'-' | b'+')));
     let whole = digits_from(end);
     end += whole;
@@ -210,12 +197,7 @@ pub fn parse_server_version(text: &str) -> Option<u32> {
         .filter(|part| !part.is_empty())
         .map(str::parse::<u32>);
     let major = parts.next()?.ok().filter(|major| *major < 10_000)?;
-    let mut next = || {
-        parts
-            .next()
-            .map_or(Some(0), Result::ok)
-            .filter(|n| *n < 10_000)
-    };
+    let mut next = || parts.next().map_or(Some(0), Result::ok).filter(|n| *n < 10_000);
     if major >= 10 {
         Some(major * 10_000 + next()?)
     } else {

@@ -37,9 +37,6 @@ mod tests {
 
     #[test]
     fn debug_hides_the_text() {
-        assert_eq!(
-            format!("{:?}", Some(Secret::from("s3cret"))),
-            "Some(Secret(***))"
-        );
+        assert_eq!(format!("{:?}", Some(Secret::from("s3cret"))), "Some(Secret(***))");
     }
 }

@@ -8,13 +8,7 @@ use crate::value::{Map, Value};
 pub struct Tags(Map);
 
 /// Built-in tags that are published only when they are true.
-const PUBLISHED_WHEN_TRUE: [&str; 5] = [
-    "clonefrom",
-    "nofailover",
-    "noloadbalance",
-    "nosync",
-    "nostream",
-];
+const PUBLISHED_WHEN_TRUE: [&str; 5] = ["clonefrom", "nofailover", "noloadbalance", "nosync", "nostream"];
 
 impl Tags {
     /// The tags as the file (`tags`) or a member key has them.
@@ -155,10 +149,7 @@ impl Tags {
         if self.flag(flag) == Some(true) {
             return 0;
         }
-        self.0
-            .get(priority)
-            .and_then(|p| p.to_int(None))
-            .unwrap_or(1)
+        self.0.get(priority).and_then(|p| p.to_int(None)).unwrap_or(1)
     }
 }
 
@@ -182,11 +173,7 @@ mod tests {
             (json!({}), false, 1),
             (json!({"nofailover": true}), true, 0),
             (json!({"nofailover": true, "failover_priority": 2}), true, 0),
-            (
-                json!({"nofailover": false, "failover_priority": 0}),
-                false,
-                0,
-            ),
+            (json!({"nofailover": false, "failover_priority": 0}), false, 0),
             (json!({"failover_priority": 0}), true, 0),
             (json!({"failover_priority": -1}), true, -1),
             (json!({"failover_priority": "3"}), false, 3),

@@ -182,10 +182,7 @@ impl Map {
 
 impl PartialEq for Map {
     fn eq(&self, other: &Self) -> bool {
-        self.len() == other.len()
-            && self
-                .iter()
-                .all(|(key, value)| other.get(key) == Some(value))
+        self.len() == other.len() && self.iter().all(|(key, value)| other.get(key) == Some(value))
     }
 }
 
@@ -351,19 +348,12 @@ pub(crate) fn python_float(x: f64) -> String {
         return format!("{digits}e{sign}{:02}", exponent.unsigned_abs());
     }
     let fixed = x.to_string();
-    if fixed.contains('.') {
-        fixed
-    } else {
-        fixed + ".0"
-    }
+    if fixed.contains('.') { fixed } else { fixed + ".0" }
 }
 
 impl From<Kind> for Value {
     fn from(kind: Kind) -> Self {
-        Self {
-            kind,
-            position: None,
-        }
+        Self { kind, position: None }
     }
 }
 
@@ -432,8 +422,9 @@ impl From<&Value> for serde_json::Value {
             Kind::Bool(b) => Self::Bool(*b),
             Kind::Int(n) => Self::from(*n),
             // JSON has no infinities: they are written as their text.
-            Kind::Float(x) => serde_json::Number::from_f64(*x)
-                .map_or_else(|| Self::String(python_float(*x)), Self::Number),
+            Kind::Float(x) => {
+                serde_json::Number::from_f64(*x).map_or_else(|| Self::String(python_float(*x)), Self::Number)
+            }
             Kind::String(s) => Self::String(s.clone()),
             Kind::List(list) => Self::Array(list.iter().map(Self::from).collect()),
             Kind::Map(map) => Self::from(map),

@@ -28,20 +28,14 @@ fn an_empty_document_gives_the_defaults() {
         assert_eq!(config.maximum_lag_on_failover_bytes, 1_048_576);
         assert_eq!(config.maximum_lag_on_syncnode_bytes, None);
         assert_eq!(
-            (
-                seconds(config.primary_start_timeout),
-                config.primary_stop_timeout
-            ),
+            (seconds(config.primary_start_timeout), config.primary_stop_timeout),
             (300, None)
         );
         assert_eq!(config.synchronous_mode(), SynchronousMode::Off);
         assert_eq!(config.synchronous_node_count, 1);
         assert_eq!(seconds(config.member_slots_ttl), 1800);
         assert!(
-            config.use_slots()
-                && !config.pause
-                && !config.failsafe_mode
-                && config.standby_cluster.is_none()
+            config.use_slots() && !config.pause && !config.failsafe_mode && config.standby_cluster.is_none()
         );
     }
 }
@@ -84,18 +78,16 @@ fn the_values_of_a_typical_document() {
 
 #[test]
 fn a_standby_cluster_knows_no_synchronous_mode() {
-    let (config, _) = read(
-        json!({"synchronous_mode": true, "standby_cluster": {"host": ["a", "b"], "port": 5433}}),
-    );
+    let (config, _) =
+        read(json!({"synchronous_mode": true, "standby_cluster": {"host": ["a", "b"], "port": 5433}}));
     assert_eq!(config.synchronous_mode(), SynchronousMode::Off);
     let standby = config.standby_cluster.unwrap();
     assert_eq!(
         (standby.host.as_deref(), standby.port.as_deref()),
         (Some("a,b"), Some("5433"))
     );
-    let (config, _) = read(
-        json!({"synchronous_mode": true, "standby_cluster": {"host": "", "primary_slot_name": "x"}}),
-    );
+    let (config, _) =
+        read(json!({"synchronous_mode": true, "standby_cluster": {"host": "", "primary_slot_name": "x"}}));
     assert_eq!(
         (config.synchronous_mode(), config.standby_cluster),
         (SynchronousMode::On, None)
@@ -168,10 +160,14 @@ fn what_makes_no_sense_falls_back_to_its_default() {
             postgresql: expected a mapping, found a list: ignored
         "#]],
     );
-    warnings(json!(["x"]), Minimums::TAMADA, expect![[r#"
+    warnings(
+        json!(["x"]),
+        Minimums::TAMADA,
+        expect![[r#"
         [30, 10, 10]
         the dynamic configuration must be a mapping, found a list: using the defaults
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
