@@ -96,9 +96,7 @@ impl Cluster {
     /// The system identifier in `initialize`, if it is a valid one.
     #[must_use]
     pub fn system_identifier(&self) -> Option<SystemIdentifier> {
-        self.initialize
-            .as_deref()
-            .and_then(|text| text.parse().ok())
+        self.initialize.as_deref().and_then(|text| text.parse().ok())
     }
 
     /// The cluster's timeline by `/history`: its last line's plus one; 1 for an empty list, `None` when unknown.

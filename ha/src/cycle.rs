@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crate::cluster::{Cluster, MemberData};
 use crate::facts::{
-    Answer, DataDirectory, DcsFailure, Divergence, Given, LockAnswer, Moment, Node, Peer,
-    PeerAnswer, RecoveryDrift, Server, Source,
+    Answer, DataDirectory, DcsFailure, Divergence, Given, LockAnswer, Moment, Node, Peer, PeerAnswer,
+    RecoveryDrift, Server, Source,
 };
 use crate::memory::{Lock, Memory};
 use crate::pg::{MemberName, Role};

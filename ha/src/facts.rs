@@ -9,9 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, PendingRestartReason, Tags, Version};
-use crate::pg::{
-    ControlData, HistoryEntry, Lsn, MemberName, ReplicationState, Role, SlotName, Timeline,
-};
+use crate::pg::{ControlData, HistoryEntry, Lsn, MemberName, ReplicationState, Role, SlotName, Timeline};
 use crate::step::{RequestId, Task, TaskOutcome};
 
 /// A reading of the machine's boot-time clock, which goes on while the machine is suspended (`CLOCK_BOOTTIME`).
@@ -362,9 +360,7 @@ impl PeerStatus {
         Some(Self {
             in_recovery,
             position: location.or_else(|| lsn("received_location").max(lsn("replayed_location"))),
-            timeline: timeline
-                .and_then(|number| number.try_into().ok())
-                .map(Timeline),
+            timeline: timeline.and_then(|number| number.try_into().ok()).map(Timeline),
             tags: Tags(
                 body.get("tags")
                     .and_then(serde_json::Value::as_object)
@@ -458,12 +454,8 @@ mod tests {
             "xlog": {"received_location": 7, "replayed_location": 9}, "tags": {"nofailover": true}});
         let peer = PeerStatus::from_json(&body).expect("has a position");
         assert!(peer.in_recovery && peer.tags.nofailover());
-        assert_eq!(
-            (peer.position, peer.timeline),
-            (Some(Lsn(9)), Some(Timeline(2)))
-        );
-        let primary =
-            PeerStatus::from_json(&serde_json::json!({"role": "master", "xlog": {"location": 5}}));
+        assert_eq!((peer.position, peer.timeline), (Some(Lsn(9)), Some(Timeline(2))));
+        let primary = PeerStatus::from_json(&serde_json::json!({"role": "master", "xlog": {"location": 5}}));
         assert_eq!(
             primary.map(|peer| (peer.in_recovery, peer.position)),
             Some((false, Some(Lsn(5))))

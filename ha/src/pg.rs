@@ -25,9 +25,7 @@ fn parse_error(what: &'static str, text: &str) -> ParseError {
 /// A position in the write-ahead log, in bytes (PostgreSQL manual, section "pg_lsn Type").
 ///
 /// Patroni stores it as a decimal number in the DCS; people read it as `X/Y` in hexadecimal.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Lsn(pub u64);
 
@@ -53,8 +51,7 @@ impl FromStr for Lsn {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let half = |part: &str| {
-            let plain =
-                (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
+            let plain = (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
             if plain {
                 u64::from_str_radix(part, 16).ok()
             } else {
@@ -440,17 +437,7 @@ mod tests {
             assert_eq!(text.parse(), Ok(Lsn(bytes)));
             assert_eq!(Lsn(bytes).to_string(), text);
         }
-        for bad in [
-            "",
-            "/",
-            "0",
-            "0/",
-            "/0",
-            "0/G",
-            "0/123456789",
-            "+1/0",
-            "0/0/0",
-        ] {
+        for bad in ["", "/", "0", "0/", "/0", "0/G", "0/123456789", "+1/0", "0/0/0"] {
             assert!(bad.parse::<Lsn>().is_err(), "{bad}");
         }
     }
@@ -471,8 +458,7 @@ mod tests {
 
     #[test]
     fn a_history_file_is_read_line_by_line() {
-        let text =
-            "1\t0/3000158\tno recovery target specified\n\n# note\n2\t0/4000000\tbefore 2026\n";
+        let text = "1\t0/3000158\tno recovery target specified\n\n# note\n2\t0/4000000\tbefore 2026\n";
         let read = parse_history_file(text);
         assert_eq!(read.len(), 2);
         assert_eq!(read[1].timeline, Timeline(2));

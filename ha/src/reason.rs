@@ -252,36 +252,20 @@ impl fmt::Display for Reason {
             Self::WaitingToBecomePrimary => "waiting to become primary after promote...",
             Self::LostRace => "following new leader after trying and failing to obtain lock",
             Self::DemotedAfterLostRace => "demoted self after trying and failing to obtain lock",
-            Self::NotHealthiest => {
-                "following a different leader because i am not the healthiest node"
-            }
+            Self::NotHealthiest => "following a different leader because i am not the healthiest node",
             Self::DemotingNotHealthiest => "demoting self because i am not the healthiest node",
-            Self::NotAllowedToPromote => {
-                "following a different leader because I am not allowed to promote"
-            }
+            Self::NotAllowedToPromote => "following a different leader because I am not allowed to promote",
             Self::DemotingNotAllowed => "demoting self because I am not allowed to become primary",
-            Self::PromotionCancelledByScript => {
-                "Promotion cancelled because the pre-promote script failed"
-            }
-            Self::NotPromotingLockLost => {
-                "not promoting because failed to update leader lock in DCS"
-            }
+            Self::PromotionCancelledByScript => "Promotion cancelled because the pre-promote script failed",
+            Self::NotPromotingLockLost => "not promoting because failed to update leader lock in DCS",
             Self::DemotedLockLost => "demoted self because failed to update leader lock in DCS",
-            Self::DemotingWithoutLock => {
-                "demoting self because I do not have the lock and I was a leader"
-            }
-            Self::DemotedDcsOutage => {
-                "demoted self because DCS is not accessible and I was a leader"
-            }
+            Self::DemotingWithoutLock => "demoting self because I do not have the lock and I was a leader",
+            Self::DemotedDcsOutage => "demoted self because DCS is not accessible and I was a leader",
             Self::DcsNotAccessible => "DCS is not accessible",
             Self::LostLockBeforePromote => "lost leader before promote",
-            Self::ReleasedNotPrimary => {
-                "removed leader lock because postgres is not running as primary"
-            }
+            Self::ReleasedNotPrimary => "removed leader lock because postgres is not running as primary",
             Self::ReleasedNotRunning => "removed leader lock because postgres is not running",
-            Self::ReleasedStartFailed => {
-                "removed leader key after trying and failing to start postgres"
-            }
+            Self::ReleasedStartFailed => "removed leader key after trying and failing to start postgres",
             Self::ReleasedForeignSystemIdentifier => {
                 "released leader key voluntarily due to the system ID mismatch"
             }
@@ -294,9 +278,7 @@ impl fmt::Display for Reason {
             }
             Self::StoppedAfterStartTimeout => "stopped PostgreSQL because of startup timeout",
             Self::StoppedToFailOver => "stopped PostgreSQL to fail over after a crash",
-            Self::StoppedWhileStarting => {
-                "stopped PostgreSQL while starting up because leader key was lost"
-            }
+            Self::StoppedWhileStarting => "stopped PostgreSQL while starting up because leader key was lost",
             Self::CrashRecovery => "doing crash recovery in a single user mode",
             Self::ReinitializingDiverged => "reinitializing due to diverged timelines",
             Self::InvalidSystemIdentifier => {
@@ -309,9 +291,7 @@ impl fmt::Display for Reason {
             Self::WaitingForEndOfRecovery => "waiting for end of recovery after bootstrap",
             Self::RunningPostBootstrap => "running post_bootstrap",
             Self::Initialized => "initialized a new cluster",
-            Self::BootstrapFailed => {
-                "removing initialize key after failed attempt to bootstrap the cluster"
-            }
+            Self::BootstrapFailed => "removing initialize key after failed attempt to bootstrap the cluster",
             Self::PauseContinueWithoutLock => "continue to run as primary without lock",
             Self::PauseContinueUpdateFailed => {
                 "continue to run as primary after failing to update leader lock in DCS"
@@ -326,9 +306,7 @@ impl fmt::Display for Reason {
             }
             Self::ShuttingDown => "stopping PostgreSQL because the agent was told to end",
             Self::ShutDown => "PostgreSQL is stopped; the agent ends",
-            Self::LeavingPaused => {
-                "Leader key is not deleted and Postgresql is not stopped due paused state"
-            }
+            Self::LeavingPaused => "Leader key is not deleted and Postgresql is not stopped due paused state",
         };
         f.write_str(text)
     }
@@ -338,10 +316,7 @@ impl Reason {
     /// Nothing had to be done: the line may be left out of a log that leaves out repeats.
     #[must_use]
     pub fn is_steady(&self) -> bool {
-        matches!(
-            self,
-            Self::Leader(_) | Self::Following { .. } | Self::NoAction(_)
-        )
+        matches!(self, Self::Leader(_) | Self::Following { .. } | Self::NoAction(_))
     }
 }
 
@@ -367,9 +342,7 @@ pub(crate) mod notes {
     }
 
     pub(crate) fn peer_is_ahead(name: &MemberName) -> Note {
-        Note::info(format!(
-            "Wal position of {name} is ahead of my wal position"
-        ))
+        Note::info(format!("Wal position of {name} is ahead of my wal position"))
     }
 
     pub(crate) fn peer_has_priority(name: &MemberName, theirs: i64, mine: i64) -> Note {
@@ -429,16 +402,10 @@ pub(crate) mod notes {
 
     pub(crate) fn already_leader(kind: FailoverKind) -> Note {
         let action = kind.as_str();
-        Note::warning(format!(
-            "{action}: I am already the leader, no need to {action}"
-        ))
+        Note::warning(format!("{action}: I am already the leader, no need to {action}"))
     }
 
-    pub(crate) fn leader_name_differs(
-        kind: FailoverKind,
-        named: &MemberName,
-        me: &MemberName,
-    ) -> Note {
+    pub(crate) fn leader_name_differs(kind: FailoverKind, named: &MemberName, me: &MemberName) -> Note {
         Note::warning(format!(
             "{}: leader name does not match: {named} != {me}",
             kind.as_str()
@@ -460,9 +427,7 @@ pub(crate) mod notes {
     }
 
     pub(crate) fn invalid_schedule() -> Note {
-        Note::warning(
-            "scheduled_at of the failover key can not be read as a time with a zone; it is dropped",
-        )
+        Note::warning("scheduled_at of the failover key can not be read as a time with a zone; it is dropped")
     }
 
     pub(crate) fn clearing_failover() -> Note {

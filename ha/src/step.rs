@@ -333,8 +333,7 @@ impl Task {
                 is_requested: true, ..
             } => "restart".to_owned(),
             Self::Restart {
-                is_requested: false,
-                ..
+                is_requested: false, ..
             } => "changing primary_conninfo and restarting".to_owned(),
             Self::Promote { .. } => "promote".to_owned(),
             Self::CrashRecovery => "doing crash recovery in a single user mode".to_owned(),

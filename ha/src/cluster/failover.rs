@@ -63,8 +63,7 @@ impl Failover {
             Ok(_) => return None,
             Err(_) => {
                 let (leader, candidate) = text.split_once(':').unwrap_or((text, ""));
-                let some =
-                    |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+                let some = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
                 (some(leader), some(candidate), None)
             }
         };
@@ -83,11 +82,7 @@ impl Failover {
 
     /// The key's value for a new request; a time is written in ISO 8601 as given.
     #[must_use]
-    pub fn to_json(
-        leader: Option<&str>,
-        candidate: Option<&str>,
-        scheduled_at: Option<&str>,
-    ) -> String {
+    pub fn to_json(leader: Option<&str>, candidate: Option<&str>, scheduled_at: Option<&str>) -> String {
         let mut object = Map::new();
         for (key, value) in [
             ("leader", leader),

@@ -53,11 +53,7 @@ impl History {
     #[must_use]
     pub fn to_json(&self) -> String {
         let line = |line: &HistoryLine| {
-            let mut fields = vec![
-                json!(line.timeline),
-                json!(line.switch_lsn),
-                json!(line.reason),
-            ];
+            let mut fields = vec![json!(line.timeline), json!(line.switch_lsn), json!(line.reason)];
             if let Some(timestamp) = &line.timestamp {
                 fields.push(json!(timestamp));
                 fields.extend(line.new_leader.as_ref().map(|name| json!(name)));
@@ -70,9 +66,9 @@ impl History {
     /// The timeline after the last one that ended; 1 when none has.
     #[must_use]
     pub fn next_timeline(&self) -> Timeline {
-        self.lines.last().map_or(Timeline(1), |line| {
-            Timeline(line.timeline.0.saturating_add(1))
-        })
+        self.lines
+            .last()
+            .map_or(Timeline(1), |line| Timeline(line.timeline.0.saturating_add(1)))
     }
 }
 
@@ -82,7 +78,8 @@ mod tests {
 
     #[test]
     fn history_reads_what_it_prints() {
-        let text = r#"[[1,83886528,"no recovery target specified"],[2,100,"x","2026-01-02T03:04:05+00:00","b"]]"#;
+        let text =
+            r#"[[1,83886528,"no recovery target specified"],[2,100,"x","2026-01-02T03:04:05+00:00","b"]]"#;
         let history = History::parse(text);
         assert_eq!(history.to_json(), text);
         assert_eq!(history.next_timeline(), Timeline(3));

@@ -103,8 +103,7 @@ impl MemberData {
             xlog_location: lsn("xlog_location"),
             replay_lsn: lsn("replay_lsn"),
             receive_lsn: lsn("receive_lsn"),
-            replication_state: text("replication_state")
-                .and_then(|words| ReplicationState::parse(&words)),
+            replication_state: text("replication_state").and_then(|words| ReplicationState::parse(&words)),
             timeline: object
                 .get("timeline")
                 .and_then(Value::as_u64)
@@ -167,9 +166,7 @@ impl MemberData {
         put("timeline", self.timeline.map(|timeline| json!(timeline)));
         put(
             "scheduled_restart",
-            self.scheduled_restart
-                .as_ref()
-                .map(|restart| json!(restart)),
+            self.scheduled_restart.as_ref().map(|restart| json!(restart)),
         );
         put("pause", self.pause.then_some(Value::Bool(true)));
         Value::Object(object).to_string()
@@ -180,9 +177,7 @@ impl MemberData {
     pub fn host_and_port(&self) -> Option<(String, u16)> {
         let url = self.conn_url.as_deref()?;
         let address = url.split_once("://")?.1.split(['/', '?']).next()?;
-        let address = address
-            .rsplit_once('@')
-            .map_or(address, |(_, address)| address);
+        let address = address.rsplit_once('@').map_or(address, |(_, address)| address);
         let (host, port) = match address.rsplit_once(':') {
             Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
             _ => (address, 5432),
@@ -216,9 +211,7 @@ mod tests {
             (odd.state, odd.role, odd.timeline),
             (None, Some(Role::Primary), None)
         );
-        let old = MemberData::parse(
-            "postgres://u@h:5433/postgres?application_name=http://h:8008/patroni",
-        );
+        let old = MemberData::parse("postgres://u@h:5433/postgres?application_name=http://h:8008/patroni");
         assert_eq!(old.api_url.as_deref(), Some("http://h:8008/patroni"));
         assert_eq!(old.host_and_port(), Some(("h".to_owned(), 5433)));
     }

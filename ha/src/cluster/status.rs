@@ -72,10 +72,7 @@ impl Status {
 }
 
 fn number(value: &Value) -> Option<Lsn> {
-    value
-        .as_u64()
-        .or_else(|| value.as_str()?.parse().ok())
-        .map(Lsn)
+    value.as_u64().or_else(|| value.as_str()?.parse().ok()).map(Lsn)
 }
 
 #[cfg(test)]
@@ -92,8 +89,7 @@ mod tests {
 
     #[test]
     fn string_encoded_parts_are_read() {
-        let status =
-            Status::parse(r#"{"optime":"5","slots":"{\"a\":7}","retain_slots":"[\"a\"]"}"#);
+        let status = Status::parse(r#"{"optime":"5","slots":"{\"a\":7}","retain_slots":"[\"a\"]"}"#);
         assert_eq!(status.optime, Some(Lsn(5)));
         assert_eq!(
             status

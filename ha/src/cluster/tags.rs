@@ -84,9 +84,7 @@ impl Tags {
 
     fn priority(&self, key: &str) -> Option<i64> {
         let value = self.0.get(key)?;
-        value
-            .as_i64()
-            .or_else(|| value.as_str()?.trim().parse().ok())
+        value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
     }
 }
 

@@ -1,0 +1,5 @@
+//! The daemon: observes with `dcs`, `postgres` and `net`, asks `ha` what to do, and does it.
+
+pub mod clock;
+pub mod inbox;
+pub mod view;
