@@ -1,1 +1,16 @@
-//! Where the cluster's state is kept: the trait, etcd v3, and a store in memory.
+//! Where the cluster's state is kept: the [`Dcs`] trait, etcd v3, and a store in memory with etcd's semantics.
+
+mod error;
+mod layout;
+mod snapshot;
+mod store;
+mod txn;
+mod verbs;
+
+pub mod memory;
+
+pub use error::{Error, Failure};
+pub use layout::Layout;
+pub use snapshot::{Record, Snapshot};
+pub use store::{Changes, Dcs, Expect, Identity, Key, Timing};
+pub use txn::{Compare, Op, OpResult, Txn, TxnResult};

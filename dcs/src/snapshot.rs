@@ -1,0 +1,127 @@
+//! All keys below one prefix at one revision, and what they say about the cluster.
+
+use std::collections::BTreeMap;
+
+use ha::cluster::{
+    Cluster, ConfigKey, Failover, History, Leader, Member, MemberData, Status, SyncState, Version,
+};
+use ha::pg::MemberName;
+use serde_json::Value;
+
+use crate::{Changes, Layout};
+
+/// One key's value, when it was last written, and its lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The value.
+    pub value: String,
+    /// The revision at which it was last written.
+    pub mod_revision: i64,
+    /// The lease it is bound to; 0 for none.
+    pub lease: i64,
+}
+
+/// All keys below one prefix, by their full path, at one revision.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// The store's revision.
+    pub revision: i64,
+    /// The keys.
+    pub records: BTreeMap<String, Record>,
+}
+
+impl Snapshot {
+    /// What the keys say about the cluster at `layout`.
+    #[must_use]
+    pub fn cluster(&self, layout: &Layout) -> Cluster {
+        let get = |name: &str| self.records.get(&format!("{}{name}", layout.prefix()));
+        Cluster {
+            initialize: get("initialize").map(|record| record.value.clone()),
+            config: get("config").and_then(config),
+            leader: get("leader").filter(|record| !record.value.is_empty()).map(|record| Leader {
+                version: Version(record.mod_revision),
+                name: record.value.as_str().into(),
+                session: record.lease.to_string(),
+            }),
+            // Before 2.1 Patroni kept the leader's position alone, in a key of its own.
+            status: get("status")
+                .or_else(|| get("optime/leader"))
+                .map(|record| Status::parse(&record.value))
+                .unwrap_or_default(),
+            members: self.members(layout),
+            failover: get("failover")
+                .and_then(|record| Failover::parse(Version(record.mod_revision), &record.value)),
+            sync: get("sync")
+                .map(|record| SyncState::parse(Version(record.mod_revision), &record.value))
+                .unwrap_or_default(),
+            history: get("history").map(|record| History::parse(&record.value)),
+            failsafe: get("failsafe").and_then(failsafe),
+        }
+    }
+
+    fn members(&self, layout: &Layout) -> Vec<Member> {
+        let prefix = layout.member(&"".into());
+        let below = self.records.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+        below
+            .map(|(key, record)| (&key[prefix.len()..], record))
+            .filter(|(name, _)| !name.is_empty() && !name.contains('/'))
+            .map(|(name, record)| Member {
+                version: Version(record.mod_revision),
+                name: name.into(),
+                session: record.lease.to_string(),
+                data: MemberData::parse(&record.value),
+            })
+            .collect()
+    }
+}
+
+impl Changes {
+    /// Counts the change of one key from `old` to `new`.
+    pub(crate) fn note(&mut self, layout: &Layout, key: &str, old: Option<&Record>, new: Option<&Record>) {
+        let value = |record: Option<&Record>| record.map(|record| record.value.clone());
+        if value(old) == value(new) {
+            return;
+        }
+        let Some(name) = key.strip_prefix(layout.prefix()) else { return };
+        let counter = match name {
+            "leader" => &mut self.leader,
+            "config" => &mut self.config,
+            "failover" => &mut self.failover,
+            "sync" => &mut self.sync,
+            "status" | "optime/leader" => &mut self.status,
+            "initialize" => &mut self.initialize,
+            "history" => &mut self.history,
+            "failsafe" => &mut self.failsafe,
+            name if name.starts_with("members/") => &mut self.members,
+            _ => return,
+        };
+        *counter = counter.wrapping_add(1);
+    }
+
+    /// Counts everything that differs between two snapshots.
+    pub(crate) fn note_all(&mut self, layout: &Layout, old: &Snapshot, new: &Snapshot) {
+        let keys: std::collections::BTreeSet<_> = old.records.keys().chain(new.records.keys()).collect();
+        for key in keys {
+            self.note(layout, key, old.records.get(key), new.records.get(key));
+        }
+    }
+}
+
+fn config(record: &Record) -> Option<ConfigKey> {
+    match serde_json::from_str(&record.value) {
+        Ok(Value::Object(value)) if !value.is_empty() => {
+            Some(ConfigKey { version: Version(record.mod_revision), value })
+        }
+        _ => None,
+    }
+}
+
+fn failsafe(record: &Record) -> Option<BTreeMap<MemberName, String>> {
+    let Ok(Value::Object(object)) = serde_json::from_str(&record.value) else { return None };
+    Some(
+        object
+            .into_iter()
+            .filter_map(|(name, url)| Some((MemberName(name), url.as_str()?.to_owned())))
+            .collect(),
+    )
+}

@@ -1,0 +1,167 @@
+//! The trait that every store of the cluster's state implements, and the types of its verbs.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ha::cluster::{Cluster, Leader, Version};
+use ha::pg::MemberName;
+use tokio::sync::watch;
+
+use crate::Error;
+
+/// A key of the cluster that is written by its name. The leader key and the member keys have verbs of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// `initialize`: empty while a member bootstraps, then the system identifier.
+    Initialize,
+    /// `config`: the dynamic configuration.
+    Config,
+    /// `failover`: a switchover or failover that was asked for.
+    Failover,
+    /// `sync`: the synchronous standbys.
+    Sync,
+    /// `history`: the timelines that ended.
+    History,
+    /// `status`: the leader's position and slots.
+    Status,
+    /// `failsafe`: the members that must agree before a leader goes on without the DCS.
+    Failsafe,
+}
+
+/// What must hold for a write or a deletion to take place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing.
+    Anything,
+    /// The key is not there.
+    Absent,
+    /// The key has not changed since this version of it was read.
+    Version(Version),
+}
+
+/// The durations that the verbs work with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// How long leader and member keys live without renewal. Stores that count in seconds round it up.
+    pub ttl: Duration,
+    /// The length of a cycle: how often at least the lease is refreshed.
+    pub loop_wait: Duration,
+    /// How long one verb may take, all retries included.
+    pub retry_timeout: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(30),
+            loop_wait: Duration::from_secs(10),
+            retry_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Who writes leader and member keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The member's name.
+    pub name: MemberName,
+    /// The lease of an earlier life, as [`Dcs::lease`] gave it: it is taken up again if it still lives.
+    pub lease: Option<String>,
+}
+
+/// Counters that go up when something changes in the store, one for each kind of key. A change that this very member
+/// has made may count too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// The leader key appeared, went away, or has another holder.
+    pub leader: u64,
+    /// A member key appeared, went away, or has another value.
+    pub members: u64,
+    /// `config`.
+    pub config: u64,
+    /// `failover`.
+    pub failover: u64,
+    /// `sync`.
+    pub sync: u64,
+    /// `status`.
+    pub status: u64,
+    /// `initialize`.
+    pub initialize: u64,
+    /// `history`.
+    pub history: u64,
+    /// `failsafe`.
+    pub failsafe: u64,
+}
+
+/// A store of the cluster's state.
+///
+/// Every verb takes at most `retry_timeout`. A verb that returns success has had a request succeed that was sent
+/// after the call began: a lease is good for `ttl` from the moment before the call.
+#[async_trait]
+pub trait Dcs: Send + Sync {
+    /// All of the cluster's keys at one moment. Served from the watched copy while that is healthy.
+    ///
+    /// # Errors
+    /// The store cannot be read within `retry_timeout`.
+    async fn load(&self) -> Result<Cluster, Error>;
+
+    /// Writes this member's key, bound to its lease, and keeps the lease alive. An unchanged key that is bound to the
+    /// lease already is not written again. `false`: the lease was lost meanwhile, the next call will succeed.
+    ///
+    /// # Errors
+    /// The store did not answer or refused.
+    async fn touch_member(&self, data: &str) -> Result<bool, Error>;
+
+    /// Creates the leader key, bound to a fresh lease. `false`: somebody holds it.
+    ///
+    /// # Errors
+    /// The store did not answer or refused: whether the key is ours is unknown.
+    async fn acquire_leader(&self) -> Result<bool, Error>;
+
+    /// Prolongs the hold on the leader key; re-creates the key if it is gone and binds it to the present lease if it
+    /// is bound to another. `seen` is the key as the caller last saw it. `false`: it is certainly lost.
+    ///
+    /// # Errors
+    /// The store did not answer or refused: whether the key is still ours is unknown.
+    async fn renew_leader(&self, seen: Option<&Leader>) -> Result<bool, Error>;
+
+    /// Makes this member the leader whatever the key says, as after a bootstrap.
+    ///
+    /// # Errors
+    /// The store did not answer or refused.
+    async fn take_leader(&self) -> Result<bool, Error>;
+
+    /// Writes `status` if given, then deletes the leader key, both only if the key is ours. `false`: it is not.
+    ///
+    /// # Errors
+    /// The store did not answer or refused: the key may be gone.
+    async fn release_leader(&self, status: Option<&str>) -> Result<bool, Error>;
+
+    /// Writes a key. The new version; `None` if what was expected does not hold.
+    ///
+    /// # Errors
+    /// The store did not answer (the write may have been applied) or refused.
+    async fn write(&self, key: Key, value: &str, expect: Expect) -> Result<Option<Version>, Error>;
+
+    /// Deletes a key. `false` if what was expected does not hold.
+    ///
+    /// # Errors
+    /// The store did not answer (the key may be gone) or refused.
+    async fn delete(&self, key: Key, expect: Expect) -> Result<bool, Error>;
+
+    /// Deletes everything the store knows about the cluster.
+    ///
+    /// # Errors
+    /// The store did not answer or refused.
+    async fn delete_cluster(&self) -> Result<(), Error>;
+
+    /// Tells of changes. A reader without a watch never hears of any.
+    fn changes(&self) -> watch::Receiver<Changes>;
+
+    /// Applies new durations at once. Another `ttl` means another lease, to which the keys move with the next
+    /// [`Dcs::touch_member`] and [`Dcs::renew_leader`].
+    fn set_timing(&self, timing: Timing);
+
+    /// The present lease in the store's own form, to be kept for [`Identity::lease`].
+    fn lease(&self) -> Option<String>;
+}
