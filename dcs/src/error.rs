@@ -60,20 +60,29 @@ impl std::error::Error for Failure {
 }
 
 fn unavailable(failure: &Failure, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let Failure { operation, endpoint, .. } = failure;
+    let Failure {
+        operation, endpoint, ..
+    } = failure;
     write!(f, "could not {operation}: no answer from the DCS at {endpoint}")?;
     chain(failure, f)
 }
 
 fn rejected(failure: &Failure, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let Failure { operation, endpoint, .. } = failure;
+    let Failure {
+        operation, endpoint, ..
+    } = failure;
     write!(f, "could not {operation}: refused by the DCS at {endpoint}")?;
     chain(failure, f)
 }
 
 fn fatal(failure: &Failure, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let Failure { operation, endpoint, .. } = failure;
-    write!(f, "could not {operation}: the configuration of the DCS at {endpoint} cannot work")?;
+    let Failure {
+        operation, endpoint, ..
+    } = failure;
+    write!(
+        f,
+        "could not {operation}: the configuration of the DCS at {endpoint} cannot work"
+    )?;
     chain(failure, f)
 }
 
@@ -97,7 +106,11 @@ mod tests {
     fn the_alternate_form_shows_the_chain() {
         let source = Box::new(std::io::Error::other("connection refused"));
         let endpoint = "http://10.0.0.1:2379".to_owned();
-        let error = Error::Unavailable(Failure { operation: "read the cluster", endpoint, source });
+        let error = Error::Unavailable(Failure {
+            operation: "read the cluster",
+            endpoint,
+            source,
+        });
         let short = "could not read the cluster: no answer from the DCS at http://10.0.0.1:2379";
         assert_eq!(error.to_string(), short);
         assert_eq!(format!("{error:#}"), format!("{short}: connection refused"));

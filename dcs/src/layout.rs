@@ -14,7 +14,10 @@ impl Layout {
     /// The layout of cluster `scope` in `namespace`; repeated slashes count as one.
     #[must_use]
     pub fn new(namespace: &str, scope: &str, citus_group: Option<u32>) -> Self {
-        let parts = namespace.split('/').chain(scope.split('/')).filter(|part| !part.is_empty());
+        let parts = namespace
+            .split('/')
+            .chain(scope.split('/'))
+            .filter(|part| !part.is_empty());
         let mut prefix = String::from("/");
         for part in parts {
             prefix.push_str(part);

@@ -38,11 +38,13 @@ impl Snapshot {
         Cluster {
             initialize: get("initialize").map(|record| record.value.clone()),
             config: get("config").and_then(config),
-            leader: get("leader").filter(|record| !record.value.is_empty()).map(|record| Leader {
-                version: Version(record.mod_revision),
-                name: record.value.as_str().into(),
-                session: record.lease.to_string(),
-            }),
+            leader: get("leader")
+                .filter(|record| !record.value.is_empty())
+                .map(|record| Leader {
+                    version: Version(record.mod_revision),
+                    name: record.value.as_str().into(),
+                    session: record.lease.to_string(),
+                }),
             // Before 2.1 Patroni kept the leader's position alone, in a key of its own.
             status: get("status")
                 .or_else(|| get("optime/leader"))
@@ -61,7 +63,10 @@ impl Snapshot {
 
     fn members(&self, layout: &Layout) -> Vec<Member> {
         let prefix = layout.member(&"".into());
-        let below = self.records.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+        let below = self
+            .records
+            .range(prefix.clone()..)
+            .take_while(|(key, _)| key.starts_with(&prefix));
         below
             .map(|(key, record)| (&key[prefix.len()..], record))
             .filter(|(name, _)| !name.is_empty() && !name.contains('/'))
@@ -82,7 +87,9 @@ impl Changes {
         if value(old) == value(new) {
             return;
         }
-        let Some(name) = key.strip_prefix(layout.prefix()) else { return };
+        let Some(name) = key.strip_prefix(layout.prefix()) else {
+            return;
+        };
         let counter = match name {
             "leader" => &mut self.leader,
             "config" => &mut self.config,
@@ -109,15 +116,18 @@ impl Changes {
 
 fn config(record: &Record) -> Option<ConfigKey> {
     match serde_json::from_str(&record.value) {
-        Ok(Value::Object(value)) if !value.is_empty() => {
-            Some(ConfigKey { version: Version(record.mod_revision), value })
-        }
+        Ok(Value::Object(value)) if !value.is_empty() => Some(ConfigKey {
+            version: Version(record.mod_revision),
+            value,
+        }),
         _ => None,
     }
 }
 
 fn failsafe(record: &Record) -> Option<BTreeMap<MemberName, String>> {
-    let Ok(Value::Object(object)) = serde_json::from_str(&record.value) else { return None };
+    let Ok(Value::Object(object)) = serde_json::from_str(&record.value) else {
+        return None;
+    };
     Some(
         object
             .into_iter()

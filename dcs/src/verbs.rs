@@ -51,13 +51,19 @@ pub(crate) fn is_rebound(result: &TxnResult) -> bool {
 }
 
 pub(crate) fn take_leader(layout: &Layout, name: &MemberName, lease: i64) -> Txn {
-    Txn { then: vec![put_leader(layout, name, lease)], ..Txn::default() }
+    Txn {
+        then: vec![put_leader(layout, name, lease)],
+        ..Txn::default()
+    }
 }
 
 /// Status and deletion in one transaction: whoever sees the key gone finds the last position.
 pub(crate) fn release_leader(layout: &Layout, name: &MemberName, status: Option<&str>) -> Txn {
-    let status =
-        status.map(|value| Op::Put { key: layout.key(Key::Status), value: value.to_owned(), lease: 0 });
+    let status = status.map(|value| Op::Put {
+        key: layout.key(Key::Status),
+        value: value.to_owned(),
+        lease: 0,
+    });
     Txn {
         compare: vec![Compare::Value(layout.leader(), name.0.clone())],
         then: status.into_iter().chain([Op::Delete(layout.leader())]).collect(),
@@ -77,7 +83,11 @@ pub(crate) fn write(layout: &Layout, key: Key, value: &str, expect: Expect) -> T
     let key = layout.key(key);
     Txn {
         compare: compare(&key, expect),
-        then: vec![Op::Put { key: key.clone(), value: value.to_owned(), lease: 0 }],
+        then: vec![Op::Put {
+            key: key.clone(),
+            value: value.to_owned(),
+            lease: 0,
+        }],
         otherwise: vec![Op::Get(key)],
     }
 }
@@ -113,7 +123,11 @@ pub(crate) fn is_deleted(result: &TxnResult, is_repeat: bool) -> bool {
 }
 
 fn put_leader(layout: &Layout, name: &MemberName, lease: i64) -> Op {
-    Op::Put { key: layout.leader(), value: name.0.clone(), lease }
+    Op::Put {
+        key: layout.leader(),
+        value: name.0.clone(),
+        lease,
+    }
 }
 
 fn compare(key: &str, expect: Expect) -> Vec<Compare> {

@@ -49,7 +49,11 @@ impl SharedStore {
     #[must_use]
     pub fn with_clock(clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         let (state, clock) = (Mutex::default(), Box::new(clock));
-        Self(Arc::new(Shared { state, clock, rescheduled: Notify::new() }))
+        Self(Arc::new(Shared {
+            state,
+            clock,
+            rescheduled: Notify::new(),
+        }))
     }
 
     /// Lets leases run out whose time has come, and tells those who watch.
@@ -87,7 +91,8 @@ impl Shared {
 impl State {
     fn tell(&mut self) {
         let store = &self.store;
-        self.watchers.retain(|watcher| watcher.changes.receiver_count() > 0);
+        self.watchers
+            .retain(|watcher| watcher.changes.receiver_count() > 0);
         for watcher in &mut self.watchers {
             if watcher.seen.revision == store.revision() || !watcher.is_reachable.load(Ordering::Relaxed) {
                 continue;
@@ -111,7 +116,9 @@ async fn expire(shared: Weak<Shared>) {
         let pause = next.map(|at| at.saturating_sub((shared.clock)()));
         let woken = shared.rescheduled.notified();
         // The store may be dropped while this waits: look again at least every second.
-        let pause = pause.unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(1));
+        let pause = pause
+            .unwrap_or(Duration::from_secs(1))
+            .min(Duration::from_secs(1));
         let _ = tokio::time::timeout(pause, woken).await;
     }
 }
@@ -149,7 +156,12 @@ impl MemoryDcs {
         state.watchers.push(watcher);
         drop(state);
         let session = Mutex::new(Session::new(layout.clone(), identity, timing.ttl));
-        Self { shared: shared.clone(), session, is_reachable, changes }
+        Self {
+            shared: shared.clone(),
+            session,
+            is_reachable,
+            changes,
+        }
     }
 
     /// Makes the store unreachable for this member, or reachable again.
@@ -169,7 +181,11 @@ impl MemoryDcs {
     ) -> Result<T, Error> {
         if !self.is_reachable.load(Ordering::Relaxed) {
             let source = "made unreachable".into();
-            return Err(Error::Unavailable(Failure { operation, endpoint: "memory".to_owned(), source }));
+            return Err(Error::Unavailable(Failure {
+                operation,
+                endpoint: "memory".to_owned(),
+                source,
+            }));
         }
         let mut session = self.session();
         Ok(self.shared.with(|store| work(&mut session, store)))
@@ -183,15 +199,21 @@ impl Dcs for MemoryDcs {
     }
 
     async fn touch_member(&self, data: &str) -> Result<bool, Error> {
-        self.run("write the member key", |session, store| session.touch_member(store, data))
+        self.run("write the member key", |session, store| {
+            session.touch_member(store, data)
+        })
     }
 
     async fn acquire_leader(&self) -> Result<bool, Error> {
-        self.run("acquire the leader key", |session, store| session.acquire_leader(store))
+        self.run("acquire the leader key", |session, store| {
+            session.acquire_leader(store)
+        })
     }
 
     async fn renew_leader(&self, _seen: Option<&Leader>) -> Result<bool, Error> {
-        self.run("renew the leader key", |session, store| session.renew_leader(store))
+        self.run("renew the leader key", |session, store| {
+            session.renew_leader(store)
+        })
     }
 
     async fn take_leader(&self) -> Result<bool, Error> {
@@ -199,19 +221,27 @@ impl Dcs for MemoryDcs {
     }
 
     async fn release_leader(&self, status: Option<&str>) -> Result<bool, Error> {
-        self.run("release the leader key", |session, store| session.release_leader(store, status))
+        self.run("release the leader key", |session, store| {
+            session.release_leader(store, status)
+        })
     }
 
     async fn write(&self, key: Key, value: &str, expect: Expect) -> Result<Option<Version>, Error> {
-        self.run("write a key", |session, store| session.write(store, key, value, expect))
+        self.run("write a key", |session, store| {
+            session.write(store, key, value, expect)
+        })
     }
 
     async fn delete(&self, key: Key, expect: Expect) -> Result<bool, Error> {
-        self.run("delete a key", |session, store| session.delete(store, key, expect))
+        self.run("delete a key", |session, store| {
+            session.delete(store, key, expect)
+        })
     }
 
     async fn delete_cluster(&self) -> Result<(), Error> {
-        self.run("delete the cluster", |session, store| session.delete_cluster(store))
+        self.run("delete the cluster", |session, store| {
+            session.delete_cluster(store)
+        })
     }
 
     fn changes(&self) -> watch::Receiver<Changes> {

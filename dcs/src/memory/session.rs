@@ -23,7 +23,12 @@ impl Session {
     #[must_use]
     pub fn new(layout: Layout, identity: &Identity, ttl: Duration) -> Self {
         let lease = identity.lease.as_deref().and_then(|text| text.parse().ok());
-        Self { layout, name: identity.name.clone(), lease, ttl }
+        Self {
+            layout,
+            name: identity.name.clone(),
+            lease,
+            ttl,
+        }
     }
 
     /// The present lease.
@@ -50,11 +55,23 @@ impl Session {
     pub fn touch_member(&mut self, store: &mut Store, data: &str) -> bool {
         let lease = self.refresh(store);
         let key = self.layout.member(&self.name);
-        if store.get(&key).is_some_and(|record| record.value == data && record.lease == lease) {
+        if store
+            .get(&key)
+            .is_some_and(|record| record.value == data && record.lease == lease)
+        {
             return true;
         }
-        let put = crate::Op::Put { key, value: data.to_owned(), lease };
-        store.txn(&Txn { then: vec![put], ..Txn::default() }).is_some()
+        let put = crate::Op::Put {
+            key,
+            value: data.to_owned(),
+            lease,
+        };
+        store
+            .txn(&Txn {
+                then: vec![put],
+                ..Txn::default()
+            })
+            .is_some()
     }
 
     /// See [`crate::Dcs::acquire_leader`].
@@ -84,7 +101,8 @@ impl Session {
 
     /// See [`crate::Dcs::release_leader`].
     pub fn release_leader(&self, store: &mut Store, status: Option<&str>) -> bool {
-        self.unbound(store, &verbs::release_leader(&self.layout, &self.name, status)).succeeded
+        self.unbound(store, &verbs::release_leader(&self.layout, &self.name, status))
+            .succeeded
     }
 
     /// See [`crate::Dcs::write`].
@@ -98,7 +116,8 @@ impl Session {
 
     /// See [`crate::Dcs::delete`].
     pub fn delete(&self, store: &mut Store, key: Key, expect: Expect) -> bool {
-        self.unbound(store, &verbs::delete(&self.layout, key, expect)).succeeded
+        self.unbound(store, &verbs::delete(&self.layout, key, expect))
+            .succeeded
     }
 
     /// See [`crate::Dcs::delete_cluster`].
@@ -121,6 +140,10 @@ impl Session {
     /// Carries out a transaction that binds nothing to a lease, so that the store never refuses it.
     #[expect(clippy::unused_self, reason = "a verb of the session like the others")]
     fn unbound(&self, store: &mut Store, txn: &Txn) -> TxnResult {
-        store.txn(txn).unwrap_or(TxnResult { succeeded: false, revision: 0, results: Vec::new() })
+        store.txn(txn).unwrap_or(TxnResult {
+            succeeded: false,
+            revision: 0,
+            results: Vec::new(),
+        })
     }
 }

@@ -60,8 +60,12 @@ impl Store {
     pub fn advance(&mut self, now: Duration) {
         self.now = self.now.max(now);
         let due = |lease: &Lease| lease.expires <= self.now;
-        let dead: Vec<i64> =
-            self.leases.iter().filter(|(_, lease)| due(lease)).map(|(id, _)| *id).collect();
+        let dead: Vec<i64> = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| due(lease))
+            .map(|(id, _)| *id)
+            .collect();
         for id in dead {
             self.revoke(id);
         }
@@ -76,7 +80,13 @@ impl Store {
     /// A new lease.
     pub fn grant(&mut self, ttl: Duration) -> i64 {
         self.last_lease += 1;
-        self.leases.insert(self.last_lease, Lease { ttl, expires: self.now + ttl });
+        self.leases.insert(
+            self.last_lease,
+            Lease {
+                ttl,
+                expires: self.now + ttl,
+            },
+        );
         self.last_lease
     }
 
@@ -122,7 +132,9 @@ impl Store {
         let records = records.take_while(|(key, _)| key.starts_with(prefix));
         Snapshot {
             revision: self.revision,
-            records: records.map(|(key, record)| (key.clone(), record.clone())).collect(),
+            records: records
+                .map(|(key, record)| (key.clone(), record.clone()))
+                .collect(),
         }
     }
 
@@ -143,7 +155,8 @@ impl Store {
     pub fn txn(&mut self, txn: &Txn) -> Option<TxnResult> {
         let mut chosen = Vec::new();
         self.choose(txn, &mut chosen);
-        let is_bound = |op: &&Op| matches!(op, Op::Put { lease, .. } if *lease != 0 && !self.has_lease(*lease));
+        let is_bound =
+            |op: &&Op| matches!(op, Op::Put { lease, .. } if *lease != 0 && !self.has_lease(*lease));
         if chosen.iter().any(is_bound) {
             return None;
         }
@@ -165,7 +178,11 @@ impl Store {
             return None;
         }
         let new = self.events.iter().filter(|event| event.revision > revision);
-        Some(new.filter(|event| event.key.starts_with(prefix)).cloned().collect())
+        Some(
+            new.filter(|event| event.key.starts_with(prefix))
+                .cloned()
+                .collect(),
+        )
     }
 
     /// The operations that will be done, inner transactions included: etcd evaluates all guards before any write.
@@ -179,7 +196,11 @@ impl Store {
     }
 
     fn side<'a>(&self, txn: &'a Txn) -> &'a [Op] {
-        if txn.compare.iter().all(|compare| self.holds(compare)) { &txn.then } else { &txn.otherwise }
+        if txn.compare.iter().all(|compare| self.holds(compare)) {
+            &txn.then
+        } else {
+            &txn.otherwise
+        }
     }
 
     fn holds(&self, compare: &Compare) -> bool {
@@ -196,13 +217,21 @@ impl Store {
         let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
         let ops = if succeeded { &txn.then } else { &txn.otherwise };
         let results = ops.iter().map(|op| self.apply_op(op)).collect();
-        TxnResult { succeeded, revision: self.revision, results }
+        TxnResult {
+            succeeded,
+            revision: self.revision,
+            results,
+        }
     }
 
     fn apply_op(&mut self, op: &Op) -> OpResult {
         match op {
             Op::Put { key, value, lease } => {
-                let record = Record { value: value.clone(), mod_revision: self.revision, lease: *lease };
+                let record = Record {
+                    value: value.clone(),
+                    mod_revision: self.revision,
+                    lease: *lease,
+                };
                 self.records.insert(key.clone(), record.clone());
                 self.log(key.clone(), Some(record));
                 OpResult::Put
@@ -225,7 +254,11 @@ impl Store {
         if self.events.len() == HISTORY {
             self.events.pop_front();
         }
-        self.events.push_back(Event { revision: self.revision, key, record });
+        self.events.push_back(Event {
+            revision: self.revision,
+            key,
+            record,
+        });
     }
 }
 
@@ -234,7 +267,14 @@ mod tests {
     use super::*;
 
     fn put(key: &str, value: &str, lease: i64) -> Txn {
-        Txn { then: vec![Op::Put { key: key.into(), value: value.into(), lease }], ..Txn::default() }
+        Txn {
+            then: vec![Op::Put {
+                key: key.into(),
+                value: value.into(),
+                lease,
+            }],
+            ..Txn::default()
+        }
     }
 
     #[test]
@@ -248,19 +288,35 @@ mod tests {
         assert!(store.get("/a/leader").is_some());
         store.advance(Duration::from_secs(5));
         assert!(store.get("/a/leader").is_none() && !store.keep_alive(lease));
-        assert!(store.txn(&put("/a/leader", "x", lease)).is_none(), "bound to a dead lease");
+        assert!(
+            store.txn(&put("/a/leader", "x", lease)).is_none(),
+            "bound to a dead lease"
+        );
         let events = store.events_after("/a/", 1).unwrap();
-        assert_eq!(events, [Event { revision: 2, key: "/a/leader".into(), record: None }]);
+        assert_eq!(
+            events,
+            [Event {
+                revision: 2,
+                key: "/a/leader".into(),
+                record: None
+            }]
+        );
     }
 
     #[test]
     fn a_guard_is_judged_before_any_write() {
         let mut store = Store::new();
-        let create = Txn { compare: vec![Compare::Absent("k".into())], ..put("k", "1", 0) };
+        let create = Txn {
+            compare: vec![Compare::Absent("k".into())],
+            ..put("k", "1", 0)
+        };
         assert!(store.txn(&create).unwrap().succeeded);
         let again = store.txn(&create).unwrap();
         assert!(!again.succeeded && again.revision == 1);
-        let change = Txn { compare: vec![Compare::ModRevision("k".into(), 1)], ..put("k", "2", 0) };
+        let change = Txn {
+            compare: vec![Compare::ModRevision("k".into(), 1)],
+            ..put("k", "2", 0)
+        };
         assert!(store.txn(&change).unwrap().succeeded);
         assert!(!store.txn(&change).unwrap().succeeded);
         assert_eq!(store.get("k").unwrap().value, "2");
