@@ -2,4 +2,5 @@
 
 pub mod clock;
 pub mod inbox;
+pub mod log;
 pub mod view;
