@@ -1,0 +1,12 @@
+//! The postmaster as a process: recognising it, launching it, waiting for what happens to it.
+
+pub mod launch;
+pub mod pidfile;
+pub mod postmaster;
+pub mod readiness;
+pub(crate) mod watch;
+
+pub use launch::{DetachedLauncher, Launched, Launcher, PostmasterCommand, StartupLog, detach_main};
+pub use pidfile::{PidFile, PostmasterStatus};
+pub use postmaster::Postmaster;
+pub use readiness::Readiness;
