@@ -2,25 +2,11 @@
 
 use crate::{Instant, Result, Server};
 use ha::pg::Role;
-
-/// What a callback tells of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallbackAction {
-    /// The server was reloaded.
-    OnReload,
-    /// The server was restarted.
-    OnRestart,
-    /// The role changed.
-    OnRoleChange,
-    /// The server was started.
-    OnStart,
-    /// The server was stopped.
-    OnStop,
-}
+use ha::step::Callback;
 
 impl Server {
     /// Starts a callback. One that still runs is killed with its children; `on_reload` has a place of its own.
-    pub fn run_callback(&self, action: CallbackAction, role: Role) {
+    pub fn run_callback(&self, callback: Callback, role: Role) {
         todo!()
     }
 

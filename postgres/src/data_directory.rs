@@ -54,7 +54,10 @@ impl Server {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn history_file(&self, timeline: Timeline) -> Result<Option<(Vec<HistoryEntry>, std::time::SystemTime)>> {
+    pub fn history_file(
+        &self,
+        timeline: Timeline,
+    ) -> Result<Option<(Vec<HistoryEntry>, std::time::SystemTime)>> {
         todo!()
     }
 

@@ -99,7 +99,10 @@ impl Error {
     }
 
     pub(crate) fn parse(what: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Parse { what: what.into(), reason: reason.into() }
+        Self::Parse {
+            what: what.into(),
+            reason: reason.into(),
+        }
     }
 
     /// For `map_err` on file operations.
@@ -125,5 +128,9 @@ impl Error {
 }
 
 fn quoted(output: &str) -> String {
-    if output.is_empty() { String::new() } else { format!(": {}", output.trim_end().replace('\n', " | ")) }
+    if output.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", output.trim_end().replace('\n', " | "))
+    }
 }

@@ -1,7 +1,7 @@
 //! Where the server gets its WAL from: the recovery settings, and whether the running ones are those wanted.
 
 use crate::{Conninfo, Instant, Result, Server};
-use ha::pg::{MemberName, SlotName};
+use ha::pg::SlotName;
 use std::collections::BTreeMap;
 
 /// A server to replicate from or to copy.
@@ -82,6 +82,14 @@ impl Server {
     /// # Errors
     /// When a file cannot be written or the server is not running.
     pub async fn follow(&self, follow: &Follow, deadline: Instant) -> Result<()> {
+        todo!()
+    }
+
+    /// Resumes WAL replay that was paused.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn resume_replay(&self, deadline: Instant) -> Result<()> {
         todo!()
     }
 

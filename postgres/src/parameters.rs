@@ -53,7 +53,11 @@ impl Server {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub async fn set_synchronous_standby_names(&self, names: Option<String>, deadline: Instant) -> Result<bool> {
+    pub async fn set_synchronous_standby_names(
+        &self,
+        names: Option<String>,
+        deadline: Instant,
+    ) -> Result<bool> {
         todo!()
     }
 

@@ -54,7 +54,13 @@ impl Server {
     /// A handle on the server with these settings. Nothing is touched yet.
     #[must_use]
     pub fn new(options: ServerOptions) -> Self {
-        let ServerOptions { scope, name, settings, retry_timeout, launcher } = options;
+        let ServerOptions {
+            scope,
+            name,
+            settings,
+            retry_timeout,
+            launcher,
+        } = options;
         Self {
             shared: Arc::new(Shared {
                 scope,
@@ -108,7 +114,10 @@ impl Server {
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
         let settings = self.settings();
-        settings.local.bin_dir.join(settings.local.bin_name.file_name(name))
+        settings
+            .local
+            .bin_dir
+            .join(settings.local.bin_name.file_name(name))
     }
 
     /// The file that the program writes for libpq's passwords: `pgpass`, by default `$HOME/pgpass`.
@@ -125,7 +134,10 @@ impl Server {
         if let Some(version) = *locked(&self.shared.version) {
             return Ok(version);
         }
-        let output = self.run("postgres", ["--version"], &BTreeMap::new(), deadline).await?.into_success()?;
+        let output = self
+            .run("postgres", ["--version"], &BTreeMap::new(), deadline)
+            .await?
+            .into_success()?;
         let version = ServerVersion::parse(&output)
             .ok_or_else(|| Error::parse("the output of postgres --version", output.trim().to_owned()))?;
         *locked(&self.shared.version) = Some(version);
@@ -141,6 +153,8 @@ impl Server {
 pub(crate) fn passfile_path(local: &LocalPostgresql) -> PathBuf {
     match &local.pgpass {
         Some(path) => path.clone(),
-        None => std::env::home_dir().unwrap_or_else(std::env::temp_dir).join("pgpass"),
+        None => std::env::home_dir()
+            .unwrap_or_else(std::env::temp_dir)
+            .join("pgpass"),
     }
 }

@@ -13,7 +13,7 @@ pub struct StatusWants {
     pub wal_senders: bool,
 }
 
-/// What one query says of the server (`ha.md` of Patroni's facts: everything from a single snapshot of functions).
+/// What one query says of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqlStatus {
     /// `pg_is_in_recovery()`.

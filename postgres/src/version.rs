@@ -28,15 +28,23 @@ impl ServerVersion {
     /// Reads what `postgres --version` and PG_VERSION say: `postgres (PostgreSQL) 16.4 (Debian 16.4-1)`, `18beta1`, `15`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let word = text.split_once("(PostgreSQL)").map_or(text, |(_, rest)| rest).split_whitespace().next()?;
-        let end = word.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(word.len());
+        let word = text
+            .split_once("(PostgreSQL)")
+            .map_or(text, |(_, rest)| rest)
+            .split_whitespace()
+            .next()?;
+        let end = word
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(word.len());
         let mut parts = word[..end].split('.').map(|part| part.parse::<u32>().ok());
         let first = parts.next()??;
         let second = parts.next().flatten().unwrap_or(0);
         if first >= 10 {
             return Some(Self(first * 10_000 + second));
         }
-        Some(Self(first * 10_000 + second * 100 + parts.next().flatten().unwrap_or(0)))
+        Some(Self(
+            first * 10_000 + second * 100 + parts.next().flatten().unwrap_or(0),
+        ))
     }
 }
 
