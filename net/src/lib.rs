@@ -1,1 +1,4 @@
-//! What the DCS clients, the daemon and ctl share on the network: TLS and the HTTP client.
+//! What the DCS clients, the daemon and ctl share on the network: TLS set-up and the HTTP client.
+
+pub mod http;
+pub mod tls;
