@@ -14,7 +14,7 @@ use crate::facts::{
 };
 use crate::memory::{Lock, Memory};
 use crate::pg::{MemberName, Role};
-use crate::reason::{Note, Reason};
+use crate::reason::{Note, Reason, notes};
 use crate::step::{Action, Callback, Exit, Expect, Key, Outcome, Question, Reply, Step, Task};
 
 /// One step that was taken, and what came of it.
@@ -72,6 +72,8 @@ pub(crate) struct Cycle<'a> {
     replies: Vec<Reply>,
     again_at: Option<Moment>,
     exit: Option<Exit>,
+    pub(crate) lock_answer: Option<LockAnswer>,
+    pub(crate) began_task: bool,
 }
 
 impl<'a> Cycle<'a> {
@@ -87,6 +89,8 @@ impl<'a> Cycle<'a> {
             replies: Vec::new(),
             again_at: None,
             exit: None,
+            lock_answer: None,
+            began_task: false,
         }
     }
 
@@ -240,6 +244,7 @@ impl<'a> Cycle<'a> {
                     // The lease that we had runs on: it may still be ours until it ends.
                     LockAnswer::Unknown(_) => {}
                 }
+                self.lock_answer = Some(answer.clone());
                 Ok(answer.clone())
             }
             _ => Err(self.defect("wrong answer about the leader key")),
@@ -270,8 +275,13 @@ impl<'a> Cycle<'a> {
     }
 
     /// Starts the long job. Its end wakes the next cycle.
-    pub(crate) fn begin(&mut self, task: Task) -> Flow<Result<(), String>> {
-        self.perform(Action::Begin(task))
+    pub(crate) fn begin(&mut self, task: Task) -> Flow<()> {
+        let label = task.label();
+        self.began_task = true;
+        if let Err(why) = self.perform(Action::Begin(task))? {
+            self.note(notes::task_failed(&label, &why));
+        }
+        Ok(())
     }
 
     pub(crate) fn perform(&mut self, action: Action) -> Flow<Result<(), String>> {

@@ -1,8 +1,32 @@
-//! The cycle from top to bottom.
+//! The cycle from top to bottom (Patroni documentation, "Patroni's HA loop"; the order is that of its `ha` module).
+
+mod bootstrap;
+mod dcs_outage;
+mod follow;
+mod history;
+mod observe;
+mod peers;
+mod primary;
+mod publish;
+mod race;
+mod recover;
+mod requests;
+mod rewind;
+mod shutdown;
+mod slots;
+mod starting;
+mod switchover;
+mod task;
+
+use std::sync::Arc;
+
+use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Facts, Flow};
-use crate::memory::Memory;
-use crate::reason::Reason;
-use crate::step::Step;
+use crate::facts::{DataDirectory, LockAnswer, TaskStatus};
+use crate::memory::{Bootstrap, Memory};
+use crate::pg::{Role, ServerState, SystemIdentifier};
+use crate::reason::{Reason, notes};
+use crate::step::{Action, Callback, Exit, Expect, Key, Step, StopMode, StopPurpose, Task};
 
 /// The next single step of a cycle, given everything known so far. Changes `memory` only with [`Step::Finish`].
 pub fn decide(facts: &Facts, memory: &mut Memory) -> Step {
@@ -17,6 +41,178 @@ pub fn decide(facts: &Facts, memory: &mut Memory) -> Step {
     }
 }
 
-fn run(_cycle: &mut Cycle<'_>) -> Flow<Reason> {
-    Ok(Reason::NotRunning)
+fn run(c: &mut Cycle<'_>) -> Flow<Reason> {
+    task::absorb(c);
+    let cluster = match c.load_cluster()? {
+        Ok(cluster) => cluster,
+        Err(failure) => return dcs_outage::decide(c, &failure),
+    };
+    let reason = with_cluster(c, &cluster)?;
+    if let Some(LockAnswer::Unknown(failure)) = c.lock_answer.take() {
+        return dcs_outage::decide(c, &failure);
+    }
+    publish::member(c)?;
+    Ok(reason)
+}
+
+fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
+    c.note(notes::lock_owner(cluster.leader_name(), c.me()));
+    if cluster.member(c.me()).is_none() {
+        publish::member(c)?;
+    }
+    // The lease comes first: nothing local that is slow may cost it.
+    let held = match renew(c, cluster)? {
+        Some(LockAnswer::Unknown(_)) => return Ok(Reason::DcsNotAccessible),
+        Some(LockAnswer::Held { .. }) => true,
+        Some(LockAnswer::NotHeld) => false,
+        None => false,
+    };
+    if c.given().is_stopping {
+        return shutdown::decide(c, cluster, held);
+    }
+    if let TaskStatus::Running { task, progress, .. } = &c.given().task {
+        return task::running(c, cluster, held, task, *progress);
+    }
+    if c.memory.bootstrap != Bootstrap::No {
+        return bootstrap::hand_over(c);
+    }
+    let server = observe::server(c)?;
+    if observe::is_starting(c, &server) {
+        return starting::decide(c, cluster, held);
+    }
+    if let Some(reason) = recover::judge_start(c, held)? {
+        return Ok(reason);
+    }
+    if let Some(reason) = identity(c, cluster, held)? {
+        return Ok(reason);
+    }
+    if !observe::server(c)?.is_running {
+        return recover::not_running(c, cluster, held);
+    }
+    if let Some(reason) = requests::decide(c, cluster)? {
+        return Ok(reason);
+    }
+    let reason = if cluster.is_unlocked() {
+        race::decide(c, cluster)?
+    } else if held {
+        primary::hold(c, cluster)?
+    } else if cluster.is_leader(c.me()) {
+        primary::lost(c)?
+    } else {
+        follow::leader(c, cluster)?
+    };
+    if !c.began_task {
+        slots::keep(c, cluster)?;
+        announce_start(c);
+    }
+    Ok(reason)
+}
+
+/// Prolongs our lease when the leader key is ours. `None` when it is not.
+fn renew(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Option<LockAnswer>> {
+    let Some(leader) = cluster.leader.as_ref().filter(|leader| &leader.name == c.me()) else {
+        return Ok(None);
+    };
+    c.lock(Action::RenewLeader { seen: leader.clone() }).map(Some)
+}
+
+/// Whose data this is. `Some` when there is none, or not this cluster's.
+fn identity(c: &mut Cycle<'_>, cluster: &Cluster, held: bool) -> Flow<Option<Reason>> {
+    if c.memory.system_identifier.is_none() || !observe::server(c)?.is_running {
+        match c.data_directory()? {
+            DataDirectory::Empty => return no_data(c, cluster, held, None).map(Some),
+            DataDirectory::Inaccessible(why) => return no_data(c, cluster, held, Some(why)).map(Some),
+            DataDirectory::Present { control, .. } => {
+                c.memory.system_identifier = control.ok().and_then(|control| control.system_identifier);
+            }
+        }
+    }
+    let Some(ours) = c.memory.system_identifier.clone() else {
+        return Ok(Some(Reason::InvalidSystemIdentifier));
+    };
+    match cluster.system_identifier() {
+        Some(theirs) if theirs != ours => foreign(c, &ours, &theirs, held),
+        Some(_) => Ok(None),
+        None => adopt(c, cluster, &ours, held),
+    }
+}
+
+fn no_data(c: &mut Cycle<'_>, cluster: &Cluster, held: bool, inaccessible: Option<String>) -> Flow<Reason> {
+    c.memory.role = Role::Uninitialized;
+    c.memory.system_identifier = None;
+    if observe::server(c)?.is_running {
+        c.begin(Task::Stop { mode: StopMode::Immediate, checkpoint: false, purpose: StopPurpose::NoData })?;
+    }
+    if held {
+        release(c, None)?;
+        let what = if inaccessible.is_some() { "not accessible" } else { "empty" };
+        return Ok(Reason::ReleasedNoData(what.to_owned()));
+    }
+    if let Some(why) = inaccessible {
+        return Ok(Reason::DataNotAccessible(why));
+    }
+    if c.config().pause {
+        return Ok(Reason::EmptyInPause);
+    }
+    if c.began_task {
+        return Ok(Reason::NotRunning);
+    }
+    bootstrap::begin(c, cluster)
+}
+
+/// The data directory belongs to another cluster than the one in the DCS.
+fn foreign(
+    c: &mut Cycle<'_>,
+    ours: &SystemIdentifier,
+    theirs: &SystemIdentifier,
+    held: bool,
+) -> Flow<Option<Reason>> {
+    if c.config().pause {
+        c.note(notes::foreign_in_pause(ours, theirs));
+        if held {
+            release(c, None)?;
+            return Ok(Some(Reason::ReleasedForeignSystemIdentifier));
+        }
+        return Ok(None);
+    }
+    c.note(notes::foreign_system_identifier(c.me(), ours, theirs));
+    c.exit(Exit::Failure);
+    Ok(Some(Reason::ForeignSystemIdentifier))
+}
+
+/// The DCS knows no identifier: the holder of the lock, or the first primary to come, writes its own.
+fn adopt(c: &mut Cycle<'_>, cluster: &Cluster, ours: &SystemIdentifier, held: bool) -> Flow<Option<Reason>> {
+    if held {
+        drop(c.write(Key::Initialize, ours.to_string(), Expect::Anything)?);
+    } else if cluster.is_unlocked() && !c.config().pause && !c.memory.start_was_announced {
+        let server = observe::server(c)?;
+        if server.is_running && !observe::is_primary(c)? {
+            c.note(notes::start_the_primary_first());
+            c.exit(Exit::Failure);
+            return Ok(Some(Reason::ReplicaOfUninitializedCluster));
+        }
+        drop(c.write(Key::Initialize, ours.to_string(), Expect::Absent)?);
+    }
+    Ok(None)
+}
+
+/// Gives the leader key up, with our last position for the others to compare with.
+fn release(c: &mut Cycle<'_>, status: Option<crate::cluster::Status>) -> Flow<()> {
+    let answer = c.lock(Action::ReleaseLeader { status })?;
+    // Whether or not the DCS could be told, this node does not believe in its lock any more.
+    c.memory.lock = None;
+    c.lock_answer = None;
+    if answer == LockAnswer::NotHeld {
+        c.note(notes::leader_key_released());
+    }
+    Ok(())
+}
+
+/// The first time that the server is seen to run in this life of the agent, `on_start` is called.
+fn announce_start(c: &mut Cycle<'_>) {
+    if c.memory.state == ServerState::Running && !c.memory.start_was_announced {
+        c.memory.start_was_announced = true;
+        let role = c.memory.role;
+        c.callback(Callback::OnStart, role);
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::cluster::Cluster;
 use crate::facts::Moment;
-use crate::pg::{Lsn, Role, ServerState, SlotName, Timeline};
+use crate::pg::{Lsn, Role, ServerState, SlotName, SystemIdentifier, Timeline};
 use crate::step::RequestId;
 
 /// What is known of whether our WAL parted from the leader's.
@@ -22,6 +22,32 @@ pub enum RewindState {
     Done,
     /// pg_rewind failed, and trying again would not help.
     Failed,
+}
+
+/// How far the creation of a cluster is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Bootstrap {
+    /// None is made here.
+    #[default]
+    No,
+    /// The data is there and the server was started.
+    Started,
+    /// Users are there and the operator's script has run.
+    Populated,
+    /// It failed; why.
+    Failed(String),
+}
+
+/// The checkpoint after a promotion: until it is done others cannot rewind themselves against this server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Checkpoint {
+    /// None is needed.
+    #[default]
+    None,
+    /// It has to be begun.
+    Due,
+    /// It was begun.
+    Begun,
 }
 
 /// The lock as this node believes it to be.
@@ -45,29 +71,31 @@ pub struct Memory {
     pub cluster: Option<(Arc<Cluster>, Moment)>,
     /// The last reading that had a leader: its members are asked in a race even when their keys have expired.
     pub led_cluster: Option<Arc<Cluster>>,
-    /// A cluster was made here and is not handed over to the DCS yet.
-    pub is_bootstrapping: bool,
+    /// How far the creation of the cluster is, if it is made here.
+    pub bootstrap: Bootstrap,
     /// A start was begun by recovery and its end has not been judged.
     pub is_recovering: bool,
     /// Rewind.
     pub rewind: RewindState,
     /// Crash recovery in single-user mode was tried since the last good start.
     pub crash_recovery_tried: bool,
-    /// The primary was stopped to become a standby, and has not been started since.
-    pub is_demoted: bool,
+    /// When the primary was stopped to become a standby; it has not been started since.
+    pub demoted_at: Option<Moment>,
     /// The server was seen to run in this life of the agent; `on_start` has been called.
     pub start_was_announced: bool,
     /// Since when the server has been starting.
     pub starting_since: Option<Moment>,
     /// How long the start that is going on may take, in a request's own words.
     pub start_timeout: Option<std::time::Duration>,
-    /// When the key was given up because `pre_promote` failed: no race for `ttl` after it.
+    /// When the operator's `pre_promote` refused: the key is given up, and no race for `ttl` after it.
     pub pre_promote_failed_at: Option<Moment>,
     /// Who waits for the end of a restart.
     pub restart_request: Option<RequestId>,
-    /// A checkpoint is due since we were promoted.
-    pub checkpoint_is_due: bool,
-    /// The system identifier of the data directory; it cannot change while it stays.
+    /// The checkpoint after our promotion.
+    pub checkpoint: Checkpoint,
+    /// The system identifier of the data directory, while the same postmaster runs on it.
+    pub system_identifier: Option<SystemIdentifier>,
+    /// Which postmaster was last seen, by its start.
     pub postmaster_started: Option<i64>,
     /// When each slot of a member was last seen used.
     pub slots_last_seen: BTreeMap<SlotName, Moment>,
@@ -77,10 +105,8 @@ pub struct Memory {
     pub last_position: Option<Lsn>,
     /// Our last known timeline as a standby.
     pub last_timeline: Option<Timeline>,
-    /// The clean stop's position to publish when the key is released.
-    pub shutdown_position: Option<Lsn>,
-    /// The agent's shutdown has stopped the server.
-    pub is_stopped: bool,
+    /// The last start or stop of the server, if it failed, and how often in a row.
+    pub failed_starts: u32,
 }
 
 impl Memory {
@@ -93,24 +119,24 @@ impl Memory {
             lock: None,
             cluster: None,
             led_cluster: None,
-            is_bootstrapping: false,
+            bootstrap: Bootstrap::No,
             is_recovering: false,
             rewind: RewindState::Unneeded,
             crash_recovery_tried: false,
-            is_demoted: false,
+            demoted_at: None,
             start_was_announced: false,
             starting_since: None,
             start_timeout: None,
             pre_promote_failed_at: None,
             restart_request: None,
-            checkpoint_is_due: false,
+            checkpoint: Checkpoint::None,
+            system_identifier: None,
             postmaster_started: None,
             slots_last_seen: BTreeMap::new(),
             published_status: None,
             last_position: None,
             last_timeline: None,
-            shutdown_position: None,
-            is_stopped: false,
+            failed_starts: 0,
         }
     }
 

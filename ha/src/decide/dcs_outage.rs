@@ -1,0 +1,61 @@
+//! The DCS does not answer: whether the lock can be kept is not known (Patroni documentation, "DCS Failsafe Mode", for
+//! why a primary may not simply go on).
+
+use std::time::Duration;
+
+use super::{observe, primary, shutdown, task};
+use crate::cycle::{Cycle, Flow};
+use crate::facts::{DcsFailure, TaskStatus};
+use crate::memory::Bootstrap;
+use crate::reason::{Reason, notes};
+use crate::step::{StartAs, StartReason, StopMode, StopPurpose, Task};
+
+pub(super) fn decide(c: &mut Cycle<'_>, failure: &DcsFailure) -> Flow<Reason> {
+    c.lock_answer = None;
+    if c.given().is_stopping {
+        c.note(notes::dcs_error(&failure.0));
+        return shutdown::without_dcs(c);
+    }
+    if let TaskStatus::Running { task, .. } = &c.given().task {
+        return task::running_in_outage(c, task, failure);
+    }
+    c.note(notes::dcs_error(&failure.0));
+    if c.began_task || c.memory.bootstrap != Bootstrap::No {
+        return Ok(Reason::DcsNotAccessible);
+    }
+    let server = observe::server(c)?;
+    if c.config().pause {
+        return Ok(Reason::DcsNotAccessible);
+    }
+    if !server.is_running {
+        return start_read_only(c);
+    }
+    if !observe::is_primary(c)? {
+        return Ok(Reason::DcsNotAccessible);
+    }
+    if may_try_again(c) {
+        let soon = c.now().after(Duration::from_secs(1).min(c.config().loop_wait));
+        c.again_at(soon);
+        return Ok(Reason::DcsNotAccessible);
+    }
+    primary::demote(c, StopMode::Fast, StopPurpose::DcsOutage)?;
+    Ok(Reason::DemotedDcsOutage)
+}
+
+/// Another whole attempt fits before the lease ends, with time left to stop the server.
+fn may_try_again(c: &Cycle<'_>) -> bool {
+    let config = c.config();
+    let stop = (config.ttl / 10).max(Duration::from_millis(500));
+    let attempt = config.retry_timeout.saturating_mul(2).saturating_add(stop);
+    c.memory.holds_lock(c.now().after(attempt))
+}
+
+/// A primary that had to stop serves reads until the DCS is back.
+fn start_read_only(c: &mut Cycle<'_>) -> Flow<Reason> {
+    if c.memory.demoted_at.is_some() {
+        c.memory.is_recovering = true;
+        let start = Task::Start { start_as: StartAs::Standby(None), timeout: None, why: StartReason::AfterDemotion };
+        c.begin(start)?;
+    }
+    Ok(Reason::DcsNotAccessible)
+}

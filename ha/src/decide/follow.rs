@@ -1,0 +1,105 @@
+//! Somebody else leads, or nobody does and it shall not be us: follow.
+
+use std::sync::Arc;
+
+use super::{observe, primary, rewind};
+use crate::cluster::{Cluster, Member};
+use crate::cycle::{Cycle, Flow};
+use crate::facts::{RecoveryDrift, Source};
+use crate::memory::RewindState;
+use crate::pg::ReplicationState;
+use crate::reason::Reason;
+use crate::step::{Action, StartAs, StopMode, StopPurpose, Task};
+
+pub(super) fn leader(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
+    let Some(leader) = cluster.leader_name().cloned() else {
+        return Ok(Reason::NoAction(c.me().clone()));
+    };
+    let steady = Reason::Following { me: c.me().clone(), leader };
+    follow(c, cluster, Reason::DemotingWithoutLock, steady)
+}
+
+/// Brings this member to follow whom it should; a primary is stopped first.
+pub(super) fn follow(
+    c: &mut Cycle<'_>,
+    cluster: &Arc<Cluster>,
+    demoting: Reason,
+    following: Reason,
+) -> Flow<Reason> {
+    let paused = c.config().pause;
+    if observe::is_primary(c)? {
+        if paused {
+            return Ok(Reason::PauseContinueWithoutLock);
+        }
+        primary::demote(c, StopMode::Immediate, StopPurpose::LostLock)?;
+        return Ok(demoting);
+    }
+    let target = target(c, cluster);
+    if paused && target.is_none() {
+        return Ok(Reason::NoAction(c.me().clone()));
+    }
+    if let Some(reason) = rewind::decide(c, cluster, target.as_ref())? {
+        return Ok(reason);
+    }
+    let server = observe::server(c)?;
+    if !paused && server.sql.as_ref().is_some_and(|sql| sql.replay_paused) {
+        drop(c.perform(Action::ResumeReplay)?);
+    }
+    match c.recovery_drift(target.clone())? {
+        RecoveryDrift::None => notice_new_timeline(c, cluster),
+        RecoveryDrift::Reload => {
+            arm_rewind_check(c);
+            drop(c.perform(Action::Follow(target))?);
+        }
+        RecoveryDrift::Restart => {
+            arm_rewind_check(c);
+            let start_as = StartAs::Standby(target);
+            c.begin(Task::Restart { start_as, timeout: None, is_requested: false })?;
+        }
+    }
+    Ok(following)
+}
+
+/// Whom this member streams from: the member it is told to (`replicatefrom`), else the leader; never itself.
+pub(super) fn target(c: &Cycle<'_>, cluster: &Cluster) -> Option<Source> {
+    let node = c.node();
+    if node.tags.nostream() {
+        return None;
+    }
+    let chosen = node.tags.replicatefrom().filter(|name| name != c.me()).and_then(|name| cluster.member(&name));
+    let chosen = chosen.filter(|member| member.data.conn_url.is_some());
+    chosen.or_else(|| cluster.leader_member().filter(|leader| &leader.name != c.me())).and_then(|m| source(c, m))
+}
+
+/// A member as something to replicate from.
+pub(super) fn source(c: &Cycle<'_>, member: &Member) -> Option<Source> {
+    Some(Source {
+        member: Some(member.name.clone()),
+        conn_url: member.data.conn_url.clone()?,
+        slot: c.node().use_slots.then(|| c.me().slot_name()),
+    })
+}
+
+/// Has the next look at the leader tell whether our WAL parted from its.
+pub(super) fn arm_rewind_check(c: &mut Cycle<'_>) {
+    if !matches!(c.memory.rewind, RewindState::Needed) {
+        c.memory.rewind = RewindState::Check;
+    }
+}
+
+/// The leader went on to a newer timeline and we have not: either we will any moment, or we cannot.
+fn notice_new_timeline(c: &mut Cycle<'_>, cluster: &Cluster) {
+    let Some(leader) = cluster.leader_member().and_then(|leader| leader.data.timeline) else { return };
+    let streams = c.memory.last_timeline == Some(leader);
+    if !streams && c.memory.last_timeline < Some(leader) {
+        arm_rewind_check(c);
+    }
+}
+
+/// Streaming on the leader's timeline: our WAL cannot have parted from its.
+pub(super) fn streams_from_leader(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<bool> {
+    let leader = cluster.leader_member().and_then(|leader| leader.data.timeline);
+    let server = observe::server(c)?;
+    let Some(sql) = server.sql.filter(|sql| sql.in_recovery) else { return Ok(false) };
+    Ok(sql.replication_state == Some(ReplicationState::Streaming) && leader.is_some() && sql.timeline == leader)
+}

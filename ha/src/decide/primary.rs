@@ -1,0 +1,105 @@
+//! The leader key is ours.
+
+use std::sync::Arc;
+
+use super::{follow, history, observe, publish, release, slots, switchover};
+use crate::cluster::{Cluster, Status};
+use crate::cycle::{Cycle, Flow};
+use crate::facts::CheckpointStatus;
+use crate::memory::Checkpoint;
+use crate::pg::Role;
+use crate::reason::{Reason, notes};
+use crate::step::{Action, Expect, Key, StopMode, StopPurpose, Task};
+
+/// The lease was just prolonged.
+pub(super) fn hold(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
+    let is_primary = observe::is_primary(c)?;
+    if c.config().pause && !is_primary {
+        let waits = cluster.failover.as_ref().is_some_and(|failover| failover.candidate.as_ref() == Some(c.me()));
+        if waits {
+            return Ok(Reason::WaitingToBecomePrimary);
+        }
+        release(c, None)?;
+        return Ok(Reason::ReleasedNotPrimary);
+    }
+    let server = observe::server(c)?;
+    if let Some(sql) = server.sql.as_ref().filter(|_| is_primary) {
+        let (slots, retain_slots) = slots::to_publish(c, cluster, sql);
+        publish::status(c, &Status { optime: sql.position(), slots, retain_slots })?;
+    }
+    if is_primary {
+        if let Some(reason) = switchover::decide(c, cluster)? {
+            return Ok(reason);
+        }
+    }
+    enforce(c, cluster, Reason::Leader(c.me().clone()), Reason::PromotedHavingLock)
+}
+
+/// Makes the holder of the lock the primary, or keeps it so.
+pub(super) fn enforce(
+    c: &mut Cycle<'_>,
+    cluster: &Arc<Cluster>,
+    is_one: Reason,
+    becomes_one: Reason,
+) -> Flow<Reason> {
+    if c.memory.pre_promote_failed_at.is_some_and(|at| c.now() < at.after(c.config().ttl)) {
+        release(c, None)?;
+        return Ok(Reason::PromotionCancelledByScript);
+    }
+    if observe::is_primary(c)? {
+        if cluster.config.is_none() {
+            let json = c.node().config_json.clone();
+            drop(c.write(Key::Config, json, Expect::Anything)?);
+        }
+        checkpoint_after_promotion(c)?;
+        history::keep(c, cluster)?;
+        return Ok(is_one);
+    }
+    if c.config().pause {
+        return Ok(is_one);
+    }
+    let Some(lock) = c.memory.lock.filter(|_| c.memory.holds_lock(c.now())) else {
+        // The answer came after the lease was over: what it said is worth nothing now.
+        return Ok(Reason::NotPromotingLockLost);
+    };
+    c.begin(Task::Promote { lock_valid_until: lock.valid_until })?;
+    Ok(becomes_one)
+}
+
+fn checkpoint_after_promotion(c: &mut Cycle<'_>) -> Flow<()> {
+    match (c.memory.checkpoint, c.given().checkpoint) {
+        (Checkpoint::Due, CheckpointStatus::Running) | (Checkpoint::None, _) => {}
+        (Checkpoint::Due, _) => {
+            if c.perform(Action::BeginCheckpoint)?.is_ok() {
+                c.memory.checkpoint = Checkpoint::Begun;
+            }
+        }
+        (Checkpoint::Begun, CheckpointStatus::Done) => c.memory.checkpoint = Checkpoint::None,
+        (Checkpoint::Begun, CheckpointStatus::Failed) => c.memory.checkpoint = Checkpoint::Due,
+        (Checkpoint::Begun, CheckpointStatus::Idle | CheckpointStatus::Running) => {}
+    }
+    Ok(())
+}
+
+/// The key named us when it was read, and was certainly not ours when we wanted to prolong it.
+pub(super) fn lost(c: &mut Cycle<'_>) -> Flow<Reason> {
+    c.note(notes::lock_update_failed());
+    if !observe::is_primary(c)? {
+        return Ok(Reason::NotPromotingLockLost);
+    }
+    if c.config().pause {
+        return Ok(Reason::PauseContinueUpdateFailed);
+    }
+    demote(c, StopMode::Immediate, StopPurpose::LostLock)?;
+    Ok(Reason::DemotedLockLost)
+}
+
+/// Stops a primary so that it may come back as a standby.
+pub(super) fn demote(c: &mut Cycle<'_>, mode: StopMode, purpose: StopPurpose) -> Flow<()> {
+    if let Some(kind) = purpose.demotion() {
+        c.note(notes::demoting(kind));
+    }
+    c.memory.role = Role::Demoted;
+    follow::arm_rewind_check(c);
+    c.begin(Task::Stop { mode, checkpoint: purpose == StopPurpose::Switchover, purpose })
+}

@@ -1,0 +1,78 @@
+//! What this member says of itself in the DCS: its member key, and as the leader the status.
+
+use crate::cluster::{MemberData, Status};
+use crate::cycle::{Cycle, Flow};
+use crate::facts::{Progress, TaskStatus};
+use crate::memory::Checkpoint;
+use crate::pg::{Role, ServerState};
+use crate::step::{Expect, Key, Task};
+
+/// Publishes the member key. Not in the way of anything: a failure is made good by the next cycle.
+pub(super) fn member(c: &mut Cycle<'_>) -> Flow<()> {
+    let data = member_data(c)?;
+    c.touch_member(data)
+}
+
+fn member_data(c: &mut Cycle<'_>) -> Flow<MemberData> {
+    let node = c.node();
+    let mut data = MemberData {
+        conn_url: Some(node.conn_url.clone()),
+        api_url: Some(node.api_url.clone()),
+        proxy_url: node.proxy_url.clone(),
+        tags: node.tags.clone(),
+        version: Some(node.version.clone()),
+        pause: c.config().pause,
+        ..MemberData::default()
+    };
+    let busy = matches!(&c.given().task, TaskStatus::Running { task, .. } if !matches!(task, Task::Promote { .. }));
+    let server = if busy || c.began_task || !is_up(c.memory.state) { None } else { Some(super::observe::server(c)?) };
+    data.state = Some(published_state(c));
+    data.role = Some(c.memory.role);
+    if c.memory.role == Role::Primary && c.memory.checkpoint != Checkpoint::None {
+        data.checkpoint_after_promote = Some(false);
+    }
+    if let Some(sql) = server.and_then(|server| server.sql) {
+        data.xlog_location = sql.position();
+        data.timeline = sql.timeline;
+        data.pending_restart = !sql.pending_restart.is_empty();
+        data.pending_restart_reason = sql.pending_restart;
+        if sql.in_recovery {
+            data.replay_lsn = sql.replayed;
+            data.receive_lsn = sql.received;
+            data.replication_state = sql.replication_state;
+        }
+    }
+    Ok(data)
+}
+
+fn is_up(state: ServerState) -> bool {
+    matches!(state, ServerState::Running | ServerState::Restarting | ServerState::Starting)
+}
+
+/// While a job runs its name tells more than the server does.
+fn published_state(c: &Cycle<'_>) -> ServerState {
+    let TaskStatus::Running { task, progress, .. } = &c.given().task else {
+        return c.memory.state;
+    };
+    match (task, progress) {
+        (Task::Bootstrap, Progress::Starting) => ServerState::Starting,
+        (Task::Bootstrap, _) => ServerState::Initializing,
+        (Task::Clone { .. }, Progress::Starting) => ServerState::Starting,
+        (Task::Clone { .. }, _) => ServerState::CreatingReplica,
+        (Task::Start { .. }, _) => ServerState::Starting,
+        (Task::Stop { .. }, _) => ServerState::Stopping,
+        (Task::Restart { .. }, _) => ServerState::Restarting,
+        (Task::PostBootstrap | Task::Promote { .. }, _) => ServerState::Running,
+        (Task::CrashRecovery | Task::Rewind { .. }, _) => c.memory.state,
+    }
+}
+
+/// As the leader: publishes our position and slots, if they changed.
+pub(super) fn status(c: &mut Cycle<'_>, status: &Status) -> Flow<()> {
+    let json = status.to_json();
+    if c.memory.published_status.as_ref() != Some(&json) {
+        let written = c.write(Key::Status, json.clone(), Expect::Anything)?;
+        c.memory.published_status = written.is_ok().then_some(json);
+    }
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! Nobody holds the leader key: whether this member should, and what it does when it should not.
+
+use std::sync::Arc;
+
+use super::{follow, observe, peers, primary};
+use crate::cluster::{Cluster, Failover, FailoverKind};
+use crate::cycle::{Cycle, Flow};
+use crate::facts::{LockAnswer, Peer, SqlFacts};
+use crate::pg::{Lsn, MemberName};
+use crate::reason::{Reason, notes};
+use crate::step::{Action, Expect, Key};
+
+use std::time::Duration;
+
+/// How soon an unlocked cluster is looked at again: nothing is more urgent, and an event may never come.
+const AGAIN_WHILE_UNLOCKED: Duration = Duration::from_secs(1);
+
+pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
+    let soon = c.now().after(AGAIN_WHILE_UNLOCKED.min(c.config().loop_wait));
+    c.again_at(soon);
+    if is_healthiest(c, cluster)? {
+        return acquire(c, cluster);
+    }
+    let (demoting, following) = if c.node().tags.nofailover() {
+        (Reason::DemotingNotAllowed, Reason::NotAllowedToPromote)
+    } else {
+        (Reason::DemotingNotHealthiest, Reason::NotHealthiest)
+    };
+    follow::follow(c, cluster, demoting, following)
+}
+
+fn acquire(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
+    match c.lock(Action::AcquireLeader)? {
+        LockAnswer::Held { .. } => {
+            clear_failover(c, cluster)?;
+            primary::enforce(c, cluster, Reason::AcquiredLockAsLeader, Reason::PromotedByAcquiringLock)
+        }
+        LockAnswer::NotHeld => {
+            let Ok(newer) = c.load_cluster()? else { return Ok(Reason::DcsNotAccessible) };
+            follow::follow(c, &newer, Reason::DemotedAfterLostRace, Reason::LostRace)
+        }
+        LockAnswer::Unknown(_) => Ok(Reason::DcsNotAccessible),
+    }
+}
+
+fn clear_failover(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {
+    let Some(failover) = &cluster.failover else { return Ok(()) };
+    if c.config().pause && failover.leader.is_some() {
+        if let Some(candidate) = failover.candidate.as_ref().filter(|candidate| *candidate != c.me()) {
+            let value = Failover::to_json(None, Some(candidate.as_str()), None);
+            drop(c.write(Key::Failover, value, Expect::Version(failover.version))?);
+            return Ok(());
+        }
+    }
+    c.note(notes::clearing_failover_after_lock());
+    drop(c.write(Key::Failover, Failover::CLEARED.to_owned(), Expect::Anything)?);
+    Ok(())
+}
+
+/// Whether this member should take the key (Patroni documentation, "HA loop": the healthiest node).
+fn is_healthiest(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<bool> {
+    let ttl = c.config().ttl;
+    if c.memory.pre_promote_failed_at.is_some_and(|at| c.now() < at.after(ttl)) {
+        c.note(notes::pre_promote_backoff());
+        return Ok(false);
+    }
+    let nofailover = c.node().tags.nofailover();
+    let paused = c.config().pause;
+    let asked = cluster.failover.as_ref().filter(|failover| failover.scheduled_at.is_none());
+    if let (true, false, Some(failover)) = (paused, nofailover, asked) {
+        if let Some(verdict) = by_request(c, cluster, failover)? {
+            return Ok(verdict);
+        }
+    }
+    let server = observe::server(c)?;
+    if observe::is_primary(c)? {
+        return Ok(paused || primary_is_current(c, cluster, server.sql.as_ref()));
+    }
+    let Some(sql) = server.sql.filter(|_| !paused && !nofailover) else { return Ok(false) };
+    if is_not_synchronous(c, cluster) {
+        return Ok(false);
+    }
+    if let Some(failover) = &cluster.failover {
+        if let Some(verdict) = by_request(c, cluster, failover)? {
+            return Ok(verdict);
+        }
+    }
+    compare(c, cluster, &sql, None, true)
+}
+
+/// With synchronous replication only those may run that may lack nothing.
+fn is_not_synchronous(c: &Cycle<'_>, cluster: &Cluster) -> bool {
+    let synchronous = c.config().synchronous_mode() != config::SynchronousMode::Off;
+    let by_hand = cluster.failover.as_ref().is_some_and(|failover| failover.kind() == FailoverKind::Failover);
+    synchronous && !by_hand && !cluster.sync.is_empty() && !cluster.sync.lists(c.me(), true)
+}
+
+/// A running primary may take the key back unless the cluster has gone on to a newer timeline without it.
+fn primary_is_current(c: &mut Cycle<'_>, cluster: &Cluster, sql: Option<&SqlFacts>) -> bool {
+    let mine = sql.and_then(|sql| sql.timeline).or(c.memory.last_timeline);
+    match (mine, cluster.timeline()) {
+        (Some(mine), Some(known)) if mine < known => {
+            c.note(notes::timeline_behind(mine, known));
+            false
+        }
+        _ => true,
+    }
+}
+
+/// A switchover or failover that somebody asked for decides who runs. `None` when it leaves that open.
+fn by_request(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, failover: &Failover) -> Flow<Option<bool>> {
+    let kind = failover.kind();
+    let me = c.me().clone();
+    let paused = c.config().pause;
+    if let Some(candidate) = &failover.candidate {
+        if *candidate == me {
+            return Ok(Some(true));
+        }
+        if paused && cluster.member(candidate).is_none() {
+            if observe::is_primary(c)? {
+                c.note(notes::clearing_failover());
+                drop(c.write(Key::Failover, Failover::CLEARED.to_owned(), Expect::Version(failover.version))?);
+                return Ok(None);
+            }
+            return Ok(Some(false));
+        }
+        if candidate_is_fit(c, cluster, kind, candidate)? {
+            c.note(notes::race_to(kind, candidate, &me));
+            return Ok(Some(false));
+        }
+    } else if paused {
+        return Ok(Some(false));
+    }
+    if failover.leader.as_ref() == Some(&me) {
+        // Whoever was asked to hand over runs only when nobody else can.
+        let open = Failover { candidate: None, ..failover.clone() };
+        return Ok(Some(!peers::can_take_over(c, cluster, Some(&open), None)?));
+    }
+    let server = observe::server(c)?;
+    let Some(sql) = server.sql.filter(|sql| sql.in_recovery) else { return Ok(None) };
+    compare(c, cluster, &sql, failover.leader.as_ref(), false).map(Some)
+}
+
+fn candidate_is_fit(
+    c: &mut Cycle<'_>,
+    cluster: &Cluster,
+    kind: FailoverKind,
+    candidate: &MemberName,
+) -> Flow<bool> {
+    let Some(peer) = cluster.member(candidate).and_then(peers::as_peer) else {
+        c.note(notes::candidate_unfit(kind, candidate, "not reachable"));
+        return Ok(false);
+    };
+    let answers = c.peers(vec![peer])?;
+    let why = match answers.first().map(|answer| &answer.status) {
+        Some(Ok(status)) if status.tags.nofailover() => "not allowed to promote",
+        Some(Ok(status)) if status.watchdog_failed => "not watchdog capable",
+        Some(Ok(_)) => return Ok(true),
+        _ => "not reachable",
+    };
+    c.note(notes::candidate_unfit(kind, candidate, why));
+    Ok(false)
+}
+
+/// Compares this member with all others that can be asked. `without` does not count (the leader of a switchover).
+fn compare(
+    c: &mut Cycle<'_>,
+    cluster: &Arc<Cluster>,
+    sql: &SqlFacts,
+    without: Option<&MemberName>,
+    check_lag: bool,
+) -> Flow<bool> {
+    let mine = sql.position().unwrap_or_default();
+    let published = cluster.status.optime.unwrap_or_default();
+    if check_lag && mine.behind(published) > c.config().maximum_lag_on_failover_bytes {
+        c.note(notes::lag_exceeded());
+        return Ok(false);
+    }
+    if c.config().check_timeline {
+        let Some(timeline) = sql.timeline else {
+            c.note(notes::timeline_unknown());
+            return Ok(false);
+        };
+        if let Some(known) = cluster.timeline().filter(|known| timeline < *known) {
+            c.note(notes::timeline_behind(timeline, known));
+            return Ok(false);
+        }
+    }
+    let rivals = rivals(c, cluster, without);
+    let answers = c.peers(rivals)?;
+    let former_leader = c.memory.led_cluster.as_ref().and_then(|led| led.leader_name().cloned());
+    for answer in answers {
+        let peer = match answer.status {
+            Err(why) => {
+                c.note(notes::peer_failed(&answer.name, &why));
+                continue;
+            }
+            Ok(peer) => peer,
+        };
+        c.note(notes::peer_answered(&answer.name));
+        if peer.tags.nofailover() || peer.watchdog_failed {
+            continue;
+        }
+        if !peer.in_recovery {
+            c.note(notes::primary_is_alive(&answer.name));
+            return Ok(false);
+        }
+        let theirs = peer.position.unwrap_or_default();
+        let is_former_leader = former_leader.as_ref() == Some(&answer.name);
+        if is_better(c, mine, theirs, peer.tags.failover_priority(), &answer.name, is_former_leader) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn is_better(
+    c: &mut Cycle<'_>,
+    mine: Lsn,
+    theirs: Lsn,
+    their_priority: i64,
+    name: &MemberName,
+    is_former_leader: bool,
+) -> bool {
+    if theirs > mine {
+        c.note(notes::peer_is_ahead(name));
+        return true;
+    }
+    let my_priority = c.node().tags.failover_priority();
+    if theirs == mine && theirs > Lsn::ZERO && their_priority > my_priority {
+        if is_former_leader {
+            c.note(notes::former_leader_ignored(name));
+            return false;
+        }
+        c.note(notes::peer_has_priority(name, their_priority, my_priority));
+        return true;
+    }
+    false
+}
+
+/// Everybody who may run: the members of the last view that had a leader (a key may have expired with its lease), and
+/// of the newest one.
+fn rivals(c: &Cycle<'_>, cluster: &Cluster, without: Option<&MemberName>) -> Vec<Peer> {
+    let synchronous = c.config().synchronous_mode() != config::SynchronousMode::Off && !cluster.sync.is_empty();
+    let mut rivals: Vec<Peer> = Vec::new();
+    let led = c.memory.led_cluster.as_ref().map(|led| led.members.as_slice()).unwrap_or_default();
+    for member in cluster.members.iter().chain(led) {
+        let is_known = rivals.iter().any(|rival| rival.name == member.name);
+        let may_run = &member.name != c.me()
+            && without != Some(&member.name)
+            && !member.data.tags.nofailover()
+            && (!synchronous || cluster.sync.lists(&member.name, true));
+        if !is_known && may_run {
+            rivals.extend(peers::as_peer(member));
+        }
+    }
+    rivals
+}

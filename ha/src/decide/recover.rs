@@ -1,0 +1,165 @@
+//! The server does not run and should.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{follow, observe, peers, release, rewind};
+use crate::cluster::Cluster;
+use crate::cycle::{Cycle, Flow};
+use crate::facts::DataDirectory;
+use crate::memory::RewindState;
+use crate::pg::{ControlData, DatabaseState, Role, ServerState};
+use crate::reason::{Reason, notes};
+use crate::step::{StartAs, StartReason, Task};
+
+/// How long a demoted primary waits for the next leader before it starts without one.
+const WAIT_FOR_NEW_LEADER: Duration = Duration::from_secs(5);
+
+/// A start was begun by recovery: did it come to anything? `Some` when it did not.
+pub(super) fn judge_start(c: &mut Cycle<'_>, held: bool) -> Flow<Option<Reason>> {
+    if !std::mem::take(&mut c.memory.is_recovering) {
+        return Ok(None);
+    }
+    let server = observe::server(c)?;
+    if server.is_running || c.memory.rewind == RewindState::Needed {
+        return Ok(None);
+    }
+    if matches!(c.memory.state, ServerState::StartFailed | ServerState::RestartFailed) {
+        // Tried again soon, but ever more slowly: the disk may have room again, the port be free.
+        let pause = Duration::from_secs(1) * c.memory.failed_starts.clamp(1, 10);
+        let soon = c.now().after(pause.min(c.config().loop_wait));
+        c.again_at(soon);
+        if held {
+            c.memory.role = Role::Demoted;
+            release(c, None)?;
+            return Ok(Some(Reason::ReleasedStartFailed));
+        }
+        return Ok(Some(Reason::StartFailed));
+    }
+    Ok(None)
+}
+
+/// The data directory is ours, and no postmaster runs on it.
+pub(super) fn not_running(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason> {
+    if c.config().pause && !comes_back_in_pause(c) {
+        c.memory.state = if c.memory.state == ServerState::Crashed { ServerState::Crashed } else { ServerState::Stopped };
+        if held {
+            release(c, None)?;
+            return Ok(Reason::ReleasedNotRunning);
+        }
+        return Ok(Reason::NotRunning);
+    }
+    if c.memory.demoted_at.is_some() && held {
+        // Stopped to hand over, and the key is still here: the last position is where the shutdown checkpoint begins.
+        return hand_over(c, cluster);
+    }
+    recover(c, cluster, held)
+}
+
+/// In pause only a server that was demoted, and has to be started again as a standby, is.
+fn comes_back_in_pause(c: &Cycle<'_>) -> bool {
+    c.memory.demoted_at.is_some() || c.memory.rewind == RewindState::Done
+}
+
+fn hand_over(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Reason> {
+    let status = match c.data_directory()? {
+        DataDirectory::Present { control: Ok(control), .. } if control.state == DatabaseState::ShutDown => {
+            Some(crate::cluster::Status { optime: Some(control.checkpoint), ..cluster.status.clone() })
+        }
+        DataDirectory::Present { .. } | DataDirectory::Empty | DataDirectory::Inaccessible(_) => None,
+    };
+    release(c, status)?;
+    let soon = c.now().after(Duration::from_secs(1));
+    c.again_at(soon);
+    Ok(Reason::ReleasedNotRunning)
+}
+
+fn recover(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason> {
+    let DataDirectory::Present { control, has_recovery_signal, has_backup_label } = c.data_directory()? else {
+        return Ok(Reason::NotRunning);
+    };
+    let Ok(control) = control else { return Ok(Reason::InvalidSystemIdentifier) };
+    let timeout = c.config().primary_start_timeout;
+    if held && timeout.is_zero() && peers::can_take_over(c, cluster, None, None)? {
+        c.note(notes::crashed_failing_over());
+        c.memory.role = Role::Demoted;
+        let now = c.now();
+        c.memory.demoted_at = Some(now);
+        c.memory.rewind = RewindState::Check;
+        release(c, None)?;
+        return Ok(Reason::StoppedToFailOver);
+    }
+    if held && !timeout.is_zero() && may_go_on(c, &control, has_recovery_signal) {
+        let why = StartReason::PrimaryAfterFailure;
+        start(c, StartAs::Primary, Some(timeout), why)?;
+        return Ok(Reason::StartingPrimaryAfterFailure);
+    }
+    if needs_crash_recovery(c, cluster, &control, has_backup_label) {
+        c.begin(Task::CrashRecovery)?;
+        return Ok(Reason::CrashRecovery);
+    }
+    if held {
+        c.memory.rewind = RewindState::Unneeded;
+        start(c, StartAs::Standby(None), Some(timeout), StartReason::AfterFailure)?;
+        return Ok(Reason::StartingReadOnlyWithLock);
+    }
+    start_as_standby(c, cluster)
+}
+
+/// A primary that died goes on where it was: no timeline changes, nobody has to be rewound.
+fn may_go_on(c: &Cycle<'_>, control: &ControlData, has_recovery_signal: bool) -> bool {
+    let was_primary = c.memory.role == Role::Primary && c.memory.state == ServerState::Crashed;
+    let state = matches!(
+        control.state,
+        DatabaseState::InProduction
+            | DatabaseState::InCrashRecovery
+            | DatabaseState::ShuttingDown
+            | DatabaseState::ShutDown
+    );
+    was_primary && state && !has_recovery_signal
+}
+
+/// A primary that did not stop cleanly has to recover on its own before its end of WAL can be compared.
+fn needs_crash_recovery(c: &Cycle<'_>, cluster: &Cluster, control: &ControlData, has_backup_label: bool) -> bool {
+    let unclean = matches!(
+        control.state,
+        DatabaseState::InProduction | DatabaseState::ShuttingDown | DatabaseState::InCrashRecovery
+    );
+    let can_rewind = c.node().use_pg_rewind && control.can_be_rewound;
+    let is_fresh_copy = has_backup_label && c.node().server_version >= 150_000;
+    unclean && !is_fresh_copy && !c.memory.crash_recovery_tried && (cluster.is_unlocked() || can_rewind)
+}
+
+fn start_as_standby(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
+    if waits_for_new_leader(c, cluster) {
+        return Ok(Reason::NotRunning);
+    }
+    if c.memory.rewind == RewindState::Unneeded {
+        follow::arm_rewind_check(c);
+    }
+    let target = follow::target(c, cluster);
+    if let Some(reason) = rewind::decide(c, cluster, target.as_ref())? {
+        return Ok(reason);
+    }
+    let why = if c.memory.demoted_at.is_some() { StartReason::AfterDemotion } else { StartReason::AfterFailure };
+    start(c, StartAs::Standby(target), None, why)?;
+    Ok(Reason::StartingAsSecondary)
+}
+
+/// Whoever takes over after a demotion does so within a moment; with it known, one start is enough.
+fn waits_for_new_leader(c: &mut Cycle<'_>, cluster: &Cluster) -> bool {
+    let Some(until) = c.memory.demoted_at.map(|at| at.after(WAIT_FOR_NEW_LEADER.min(c.config().loop_wait))) else {
+        return false;
+    };
+    if cluster.is_unlocked() && c.now() < until {
+        c.again_at(until);
+        return true;
+    }
+    false
+}
+
+fn start(c: &mut Cycle<'_>, start_as: StartAs, timeout: Option<Duration>, why: StartReason) -> Flow<()> {
+    c.memory.is_recovering = true;
+    c.memory.start_timeout = timeout;
+    c.begin(Task::Start { start_as, timeout, why })
+}

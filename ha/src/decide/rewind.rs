@@ -1,0 +1,152 @@
+//! Whether our WAL parted from the leader's, and what is done about it (PostgreSQL manual, "pg_rewind").
+
+use super::{bootstrap, follow, observe};
+use crate::cluster::Cluster;
+use crate::cycle::{Cycle, Flow};
+use crate::facts::{DataDirectory, Divergence, LocalHistory, RemoteHistory, Source};
+use crate::memory::RewindState;
+use crate::pg::DatabaseState;
+use crate::reason::{Note, Reason, notes};
+use crate::step::{CloneSource, Task};
+
+/// Looks when a look is due, and acts when our WAL parted. `None`: nothing stands in the way of following.
+pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<&Source>) -> Flow<Option<Reason>> {
+    let leader = cluster.leader_member().filter(|leader| &leader.name != c.me());
+    let Some(source) = leader.and_then(|leader| follow::source(c, leader)) else { return Ok(None) };
+    if c.memory.rewind == RewindState::Check && is_allowed(c) {
+        if follow::streams_from_leader(c, cluster)? {
+            c.memory.rewind = RewindState::Unneeded;
+        } else {
+            look(c, &source)?;
+        }
+    }
+    match c.memory.rewind {
+        RewindState::Unneeded | RewindState::Check | RewindState::Done => Ok(None),
+        RewindState::Needed => act(c, cluster, source, target),
+        RewindState::Failed => after_failure(c, source, target),
+    }
+}
+
+/// Something could be done if the WAL parted; without that there is no use in looking.
+fn is_allowed(c: &Cycle<'_>) -> bool {
+    c.node().use_pg_rewind || c.node().remove_data_directory_on_diverged_timelines
+}
+
+fn look(c: &mut Cycle<'_>, source: &Source) -> Flow<()> {
+    let Divergence { local, remote } = c.divergence(source.clone())?;
+    let (local, remote) = match (local, remote) {
+        (Ok(local), Ok(remote)) => (local, remote),
+        (Err(why), _) | (_, Err(why)) => {
+            c.note(notes::divergence_unknown(&why));
+            return Ok(());
+        }
+    };
+    c.note(notes::local_position(local.timeline, local.lsn));
+    if remote.in_recovery {
+        c.note(notes::leader_is_in_recovery());
+        let soon = c.now().after(std::time::Duration::from_millis(500));
+        c.again_at(soon);
+        return Ok(());
+    }
+    c.note(notes::remote_timeline(remote.timeline));
+    c.memory.rewind = if has_parted(&local, &remote) { RewindState::Needed } else { RewindState::Unneeded };
+    Ok(())
+}
+
+/// Whether the local WAL holds anything that the other's history does not.
+pub(crate) fn has_parted(local: &LocalHistory, remote: &RemoteHistory) -> bool {
+    if local.timeline >= remote.timeline {
+        return local.timeline > remote.timeline;
+    }
+    let Some(left) = remote.history.iter().find(|entry| entry.timeline == local.timeline) else { return true };
+    if local.was_standby {
+        return local.lsn > left.switch_lsn;
+    }
+    // A former primary: its shutdown checkpoint must be the last thing before the new timeline began.
+    local.lsn >= left.switch_lsn || local.checkpoint_end != Some(left.switch_lsn)
+}
+
+fn act(c: &mut Cycle<'_>, cluster: &Cluster, source: Source, target: Option<&Source>) -> Flow<Option<Reason>> {
+    let name = source.member.as_ref().map_or_else(String::new, ToString::to_string);
+    let server = observe::server(c)?;
+    let data = c.data_directory()?;
+    let DataDirectory::Present { control: Ok(control), .. } = data else {
+        c.note(Note::warning("can not rewind: pg_controldata can not be read"));
+        return Ok(None);
+    };
+    if c.node().use_pg_rewind && control.can_be_rewound {
+        let stopped_uncleanly = !server.is_running && control.state == DatabaseState::InArchiveRecovery;
+        if stopped_uncleanly && !c.memory.crash_recovery_tried {
+            c.begin(Task::CrashRecovery)?;
+            return Ok(Some(Reason::CrashRecovery));
+        }
+        if cluster.leader_member().is_some_and(|leader| leader.data.checkpoint_after_promote == Some(false)) {
+            c.note(notes::waiting_for_checkpoint(&name));
+            let soon = c.now().after(std::time::Duration::from_secs(1).min(c.config().loop_wait));
+            c.again_at(soon);
+            return Ok(Some(Reason::NoAction(c.me().clone())));
+        }
+        c.begin(Task::Rewind { source })?;
+        return Ok(Some(Reason::Rewinding(name)));
+    }
+    if c.node().remove_data_directory_on_diverged_timelines {
+        return reclone(c, source, target).map(Some);
+    }
+    c.note(Note::error(format!(
+        "the local WAL parted from that of {name} and pg_rewind can not be used: set wal_log_hints or data checksums \
+         and use_pg_rewind, or reinitialize this member"
+    )));
+    c.memory.rewind = RewindState::Failed;
+    Ok(None)
+}
+
+fn after_failure(c: &mut Cycle<'_>, source: Source, target: Option<&Source>) -> Flow<Option<Reason>> {
+    let node = c.node();
+    if node.remove_data_directory_on_rewind_failure || node.remove_data_directory_on_diverged_timelines {
+        return reclone(c, source, target).map(Some);
+    }
+    Ok(None)
+}
+
+fn reclone(c: &mut Cycle<'_>, source: Source, target: Option<&Source>) -> Flow<Reason> {
+    bootstrap::forget_data(c);
+    c.begin(Task::Clone { from: CloneSource::Leader(source), follow: target.cloned() })?;
+    Ok(Reason::ReinitializingDiverged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::{HistoryEntry, Lsn, Timeline};
+
+    #[test]
+    fn wal_has_parted_when_it_holds_what_the_leaders_history_does_not() {
+        let remote = |timeline, left: Option<u64>| RemoteHistory {
+            in_recovery: false,
+            timeline: Timeline(timeline),
+            history: left
+                .map(|lsn| HistoryEntry { timeline: Timeline(1), switch_lsn: Lsn(lsn), reason: String::new() })
+                .into_iter()
+                .collect(),
+        };
+        let local = |timeline, lsn, was_standby, end: Option<u64>| LocalHistory {
+            timeline: Timeline(timeline),
+            lsn: Lsn(lsn),
+            was_standby,
+            checkpoint_end: end.map(Lsn),
+        };
+        for (what, local, remote, parted) in [
+            ("a newer timeline of our own", local(3, 10, true, None), remote(2, Some(100)), true),
+            ("the same timeline", local(2, 999, false, None), remote(2, Some(100)), false),
+            ("a standby behind the switch", local(1, 100, true, None), remote(2, Some(100)), false),
+            ("a standby past the switch", local(1, 101, true, None), remote(2, Some(100)), true),
+            ("a primary stopped right at the switch", local(1, 60, false, Some(100)), remote(2, Some(100)), false),
+            ("a primary that wrote past the switch", local(1, 60, false, Some(140)), remote(2, Some(100)), true),
+            ("a primary whose checkpoint lies past it", local(1, 120, false, None), remote(2, Some(100)), true),
+            ("a primary of which nothing more is known", local(1, 60, false, None), remote(2, Some(100)), true),
+            ("a timeline that the leader never had", local(1, 60, true, None), remote(3, None), true),
+        ] {
+            assert_eq!(has_parted(&local, &remote), parted, "{what}");
+        }
+    }
+}

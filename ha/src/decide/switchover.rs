@@ -1,0 +1,75 @@
+//! The leader's part in a switchover or failover that somebody asked for (Patroni documentation, "REST API",
+//! `POST /switchover`).
+
+use std::sync::Arc;
+
+use super::{peers, primary};
+use crate::cluster::{Cluster, Failover};
+use crate::cycle::{Cycle, Flow};
+use crate::reason::{Reason, notes};
+use crate::step::{Expect, Key, StopMode, StopPurpose};
+
+/// Hands over when it is time, drops what cannot be done. `None`: go on as leader.
+pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<Reason>> {
+    let Some(failover) = cluster.failover.clone() else { return Ok(None) };
+    if !is_due(c, &failover)? {
+        return Ok(None);
+    }
+    let kind = failover.kind();
+    if let Some(named) = failover.leader.as_ref().filter(|named| *named != c.me()) {
+        c.note(notes::leader_name_differs(kind, named, c.me()));
+    } else if failover.candidate.as_ref() == Some(c.me()) {
+        c.note(notes::already_leader(kind));
+    } else if failover.candidate.is_none() && c.config().pause {
+        c.note(crate::reason::Note::warning(format!(
+            "{} is possible only to a specific candidate in a paused state",
+            capitalized(kind.as_str())
+        )));
+    } else if peers::can_take_over(c, cluster, Some(&failover), None)? {
+        primary::demote(c, StopMode::Fast, StopPurpose::Switchover)?;
+        return Ok(Some(Reason::Demoting(kind)));
+    } else {
+        c.note(notes::no_healthy_members(kind));
+    }
+    clear(c, &failover)?;
+    Ok(None)
+}
+
+fn capitalized(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+/// Whether a scheduled request's time has come. One that is long past is dropped.
+fn is_due(c: &mut Cycle<'_>, failover: &Failover) -> Flow<bool> {
+    if failover.schedule_is_invalid {
+        c.note(notes::invalid_schedule());
+        clear(c, failover)?;
+        return Ok(false);
+    }
+    let Some(at) = failover.scheduled_at else { return Ok(true) };
+    if c.config().pause {
+        return Ok(false);
+    }
+    let late_ms = c.given().wall_clock.as_millisecond() - at.as_millisecond();
+    let loop_wait_ms = i64::try_from(c.config().loop_wait.as_millis()).unwrap_or(i64::MAX);
+    if late_ms > loop_wait_ms.saturating_mul(3) / 2 {
+        c.note(notes::stale_schedule(failover.kind(), at));
+        clear(c, failover)?;
+        return Ok(false);
+    }
+    if late_ms < 0 {
+        c.note(notes::awaiting(failover.kind(), at, -late_ms / 1000));
+        let left = std::time::Duration::from_millis(late_ms.unsigned_abs());
+        let then = c.now().after(left);
+        c.again_at(then);
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+fn clear(c: &mut Cycle<'_>, failover: &Failover) -> Flow<()> {
+    c.note(notes::clearing_failover());
+    drop(c.write(Key::Failover, Failover::CLEARED.to_owned(), Expect::Version(failover.version))?);
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! The one long job: what its end means, and what the cycle does while it runs.
+
+use std::sync::Arc;
+
+use super::{observe, peers, publish, release};
+use crate::cluster::{Cluster, Status};
+use crate::cycle::{Cycle, Flow};
+use crate::facts::{DcsFailure, Progress, TaskStatus};
+use crate::memory::{Bootstrap, Checkpoint, RewindState};
+use crate::pg::{Lsn, Role, ServerState};
+use crate::reason::{Reason, notes};
+use crate::step::{Action, Callback, Reply, StartAs, StopPurpose, Task, TaskOutcome};
+
+/// Takes note of a job that has ended since the last cycle.
+pub(super) fn absorb(c: &mut Cycle<'_>) {
+    let TaskStatus::Done { task, outcome } = &c.given().task else { return };
+    if let TaskOutcome::Failed(why) = outcome {
+        c.note(notes::task_failed(&task.label(), why));
+    }
+    let success = *outcome == TaskOutcome::Success;
+    match task {
+        Task::Bootstrap => absorb_bootstrap(c, outcome, Bootstrap::Started),
+        Task::PostBootstrap => absorb_bootstrap(c, outcome, Bootstrap::Populated),
+        Task::Clone { .. } => {
+            c.memory.system_identifier = None;
+            c.memory.rewind = RewindState::Unneeded;
+            c.memory.start_was_announced &= success;
+            c.memory.role = if success { Role::Replica } else { Role::Uninitialized };
+            c.memory.state = if success { ServerState::Running } else { ServerState::Stopped };
+        }
+        Task::Start { start_as, .. } => absorb_start(c, start_as, outcome),
+        Task::Stop { purpose, .. } => absorb_stop(c, *purpose, success),
+        Task::Restart { .. } => absorb_restart(c, outcome),
+        Task::Promote { .. } => absorb_promotion(c, outcome),
+        Task::CrashRecovery => {
+            c.memory.crash_recovery_tried = true;
+            c.memory.state = ServerState::Stopped;
+        }
+        Task::Rewind { .. } => {
+            c.memory.rewind = match outcome {
+                TaskOutcome::Success => RewindState::Done,
+                TaskOutcome::Cancelled => RewindState::Check,
+                TaskOutcome::Failed(_) | TaskOutcome::PrePromoteFailed | TaskOutcome::TimedOut => RewindState::Failed,
+            };
+            c.memory.state = ServerState::Stopped;
+        }
+    }
+}
+
+fn absorb_bootstrap(c: &mut Cycle<'_>, outcome: &TaskOutcome, next: Bootstrap) {
+    c.memory.bootstrap = match outcome {
+        TaskOutcome::Success => next,
+        TaskOutcome::Failed(why) => Bootstrap::Failed(why.clone()),
+        TaskOutcome::Cancelled => Bootstrap::Failed("it was cancelled".to_owned()),
+        TaskOutcome::PrePromoteFailed | TaskOutcome::TimedOut => Bootstrap::Failed("it took too long".to_owned()),
+    };
+}
+
+fn absorb_start(c: &mut Cycle<'_>, start_as: &StartAs, outcome: &TaskOutcome) {
+    match outcome {
+        TaskOutcome::Success | TaskOutcome::TimedOut => {
+            let role = if *start_as == StartAs::Primary { Role::Primary } else { Role::Replica };
+            let was_primary = matches!(c.memory.role, Role::Primary | Role::Demoted);
+            c.memory.role = role;
+            c.memory.failed_starts = 0;
+            c.memory.state = ServerState::Starting;
+            if *outcome == TaskOutcome::Success {
+                c.memory.state = ServerState::Running;
+                let callback =
+                    if was_primary && role == Role::Replica { Callback::OnRoleChange } else { Callback::OnStart };
+                c.memory.start_was_announced = true;
+                c.callback(callback, role);
+            }
+        }
+        TaskOutcome::Failed(_) | TaskOutcome::Cancelled | TaskOutcome::PrePromoteFailed => {
+            c.memory.state = ServerState::StartFailed;
+            c.memory.failed_starts = c.memory.failed_starts.saturating_add(1);
+        }
+    }
+}
+
+fn absorb_stop(c: &mut Cycle<'_>, purpose: StopPurpose, success: bool) {
+    c.memory.state = if success { ServerState::Stopped } else { ServerState::StopFailed };
+    if !success {
+        return;
+    }
+    if purpose.demotion().is_some() {
+        let now = c.now();
+        c.memory.demoted_at = Some(now);
+        c.memory.role = Role::Demoted;
+        c.memory.rewind = RewindState::Check;
+        c.memory.checkpoint = Checkpoint::None;
+    } else {
+        let role = c.memory.role;
+        c.callback(Callback::OnStop, role);
+    }
+}
+
+fn absorb_restart(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
+    let reply = match outcome {
+        TaskOutcome::Success => {
+            c.memory.state = ServerState::Running;
+            let role = c.memory.role;
+            c.callback(Callback::OnRestart, role);
+            (true, "restarted successfully")
+        }
+        TaskOutcome::TimedOut => {
+            c.memory.state = ServerState::Starting;
+            (false, "postgres is still starting")
+        }
+        TaskOutcome::Failed(_) | TaskOutcome::Cancelled | TaskOutcome::PrePromoteFailed => {
+            c.memory.state = ServerState::RestartFailed;
+            c.memory.is_recovering = true;
+            (false, "restart failed")
+        }
+    };
+    if let Some(id) = c.memory.restart_request.take() {
+        c.reply(Reply { id, is_success: reply.0, text: reply.1.to_owned() });
+    }
+}
+
+fn absorb_promotion(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
+    match outcome {
+        TaskOutcome::Success => {
+            c.memory.role = Role::Primary;
+            c.memory.rewind = RewindState::Unneeded;
+            c.memory.checkpoint = Checkpoint::Due;
+            c.callback(Callback::OnRoleChange, Role::Primary);
+        }
+        TaskOutcome::PrePromoteFailed => c.memory.pre_promote_failed_at = Some(c.now()),
+        TaskOutcome::Failed(_) | TaskOutcome::Cancelled | TaskOutcome::TimedOut => {}
+    }
+}
+
+/// A job runs: the lock is kept for it, or it is ended because the lock is gone.
+pub(super) fn running(
+    c: &mut Cycle<'_>,
+    cluster: &Arc<Cluster>,
+    held: bool,
+    task: &Task,
+    progress: Progress,
+) -> Flow<Reason> {
+    super::requests::refuse_while_busy(c, &task.label());
+    if !held && super::requests::force_reinitialize(c)? {
+        return Ok(Reason::InProgress(task.label()));
+    }
+    if held {
+        if let (Task::Stop { purpose, .. }, Progress::ShutDown { checkpoint }) = (task, progress) {
+            hand_over_early(c, cluster, *purpose, checkpoint)?;
+        }
+        if matches!(task, Task::Promote { .. } | Task::PostBootstrap) {
+            publish_position(c)?;
+        }
+        return Ok(Reason::KeptLockDuring(task.label()));
+    }
+    without_lock(c, cluster.is_unlocked(), task)
+}
+
+/// A job runs and the lock is not ours.
+fn without_lock(c: &mut Cycle<'_>, unlocked: bool, task: &Task) -> Flow<Reason> {
+    if !c.config().pause && c.memory.bootstrap == Bootstrap::No {
+        match task {
+            Task::Promote { .. } => {
+                drop(c.perform(Action::CancelTask)?);
+                return Ok(Reason::LostLockBeforePromote);
+            }
+            // What comes up as a primary may not stay: the next cycle finds it and stops it.
+            Task::Start { start_as: StartAs::Primary, .. } | Task::Restart { start_as: StartAs::Primary, .. } => {
+                drop(c.perform(Action::CancelTask)?);
+                return Ok(Reason::LostLockDuring(task.label()));
+            }
+            Task::Bootstrap
+            | Task::PostBootstrap
+            | Task::Clone { .. }
+            | Task::Start { .. }
+            | Task::Stop { .. }
+            | Task::Restart { .. }
+            | Task::CrashRecovery
+            | Task::Rewind { .. } => {}
+        }
+    }
+    if unlocked {
+        c.note(notes::not_healthy_enough());
+    }
+    Ok(Reason::InProgress(task.label()))
+}
+
+/// A job runs and the DCS does not answer.
+pub(super) fn running_in_outage(c: &mut Cycle<'_>, task: &Task, failure: &DcsFailure) -> Flow<Reason> {
+    c.note(notes::dcs_error(&failure.0));
+    let now = c.now();
+    if c.memory.lock.is_some() && !c.memory.holds_lock(now) {
+        return without_lock(c, false, task);
+    }
+    Ok(Reason::InProgress(task.label()))
+}
+
+/// The server has written its shutdown checkpoint and waits for somebody, be it a slow replica or an archiver. If a
+/// member that may take over has everything already, it need not wait with us.
+fn hand_over_early(c: &mut Cycle<'_>, cluster: &Cluster, purpose: StopPurpose, checkpoint: Lsn) -> Flow<()> {
+    if !matches!(purpose, StopPurpose::Switchover | StopPurpose::Shutdown) {
+        return Ok(());
+    }
+    if peers::can_take_over(c, cluster, cluster.failover.as_ref(), Some(checkpoint))? {
+        release(c, Some(Status { optime: Some(checkpoint), ..cluster.status.clone() }))?;
+    }
+    Ok(())
+}
+
+fn publish_position(c: &mut Cycle<'_>) -> Flow<()> {
+    let server = observe::server(c)?;
+    let position = server.sql.as_ref().and_then(|sql| sql.position());
+    let Some((cluster, _)) = c.memory.cluster.clone() else { return Ok(()) };
+    if position.is_some() {
+        publish::status(c, &Status { optime: position, ..cluster.status.clone() })?;
+    }
+    Ok(())
+}
