@@ -312,10 +312,6 @@ impl<'a> Cycle<'a> {
         self.exit = Some(exit);
     }
 
-    pub(crate) fn is_exiting(&self) -> bool {
-        self.exit.is_some()
-    }
-
     pub(crate) fn finish(self, reason: Reason) -> (Memory, Outcome) {
         let outcome = Outcome {
             reason,

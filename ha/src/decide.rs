@@ -83,6 +83,9 @@ fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     if let Some(reason) = recover::judge_start(c, held)? {
         return Ok(reason);
     }
+    if let Some(reason) = task::holding_off(c, held)? {
+        return Ok(reason);
+    }
     if let Some(reason) = identity(c, cluster, held)? {
         return Ok(reason);
     }
@@ -141,11 +144,19 @@ fn no_data(c: &mut Cycle<'_>, cluster: &Cluster, held: bool, inaccessible: Optio
     c.memory.role = Role::Uninitialized;
     c.memory.system_identifier = None;
     if observe::server(c)?.is_running {
-        c.begin(Task::Stop { mode: StopMode::Immediate, checkpoint: false, purpose: StopPurpose::NoData })?;
+        c.begin(Task::Stop {
+            mode: StopMode::Immediate,
+            checkpoint: false,
+            purpose: StopPurpose::NoData,
+        })?;
     }
     if held {
         release(c, None)?;
-        let what = if inaccessible.is_some() { "not accessible" } else { "empty" };
+        let what = if inaccessible.is_some() {
+            "not accessible"
+        } else {
+            "empty"
+        };
         return Ok(Reason::ReleasedNoData(what.to_owned()));
     }
     if let Some(why) = inaccessible {

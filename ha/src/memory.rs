@@ -105,8 +105,10 @@ pub struct Memory {
     pub last_position: Option<Lsn>,
     /// Our last known timeline as a standby.
     pub last_timeline: Option<Timeline>,
-    /// The last start or stop of the server, if it failed, and how often in a row.
-    pub failed_starts: u32,
+    /// How many jobs have failed since the last one that did not.
+    pub failed_tasks: u32,
+    /// Nothing that failed is tried again before this moment.
+    pub hold_off_until: Option<Moment>,
 }
 
 impl Memory {
@@ -136,7 +138,8 @@ impl Memory {
             published_status: None,
             last_position: None,
             last_timeline: None,
-            failed_starts: 0,
+            failed_tasks: 0,
+            hold_off_until: None,
         }
     }
 

@@ -205,6 +205,10 @@ pub enum Reason {
     ShutDown,
     /// In pause the agent ends and leaves the server running.
     LeavingPaused,
+    /// A job failed a moment ago; it is not tried again before some time has passed.
+    HoldingOff,
+    /// A standby cluster is configured, and this version does not lead one.
+    StandbyClusterUnsupported,
     /// A decision asked for more than it may: a defect of this program.
     Defect(String),
 }
@@ -295,6 +299,10 @@ impl fmt::Display for Reason {
             Self::PauseContinueWithoutLock => "continue to run as primary without lock",
             Self::PauseContinueUpdateFailed => {
                 "continue to run as primary after failing to update leader lock in DCS"
+            }
+            Self::HoldingOff => "waiting a moment before trying again what failed",
+            Self::StandbyClusterUnsupported => {
+                "not promoting because standby_cluster is configured, which this version can not lead yet"
             }
             Self::NotRunning => "postgres is not running",
             Self::RestartInitiated => "restart initiated",

@@ -77,7 +77,7 @@ impl Tags {
         match self.0.get(key)? {
             Value::Bool(flag) => Some(*flag),
             Value::Number(number) => Some(number.as_f64() != Some(0.0)),
-            Value::String(text) => parse_flag(text),
+            Value::String(text) => config::parse_bool(text),
             Value::Null | Value::Array(_) | Value::Object(_) => None,
         }
     }
@@ -85,15 +85,6 @@ impl Tags {
     fn priority(&self, key: &str) -> Option<i64> {
         let value = self.0.get(key)?;
         value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
-    }
-}
-
-/// A flag as Patroni reads it from a text.
-fn parse_flag(text: &str) -> Option<bool> {
-    match text.to_ascii_lowercase().as_str() {
-        "on" | "true" | "yes" | "1" => Some(true),
-        "off" | "false" | "no" | "0" => Some(false),
-        _ => None,
     }
 }
 

@@ -13,7 +13,9 @@ use crate::step::{Action, Callback, CloneSource, Exit, Expect, Key, Task};
 
 pub(super) fn begin(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Reason> {
     if !cluster.is_unlocked() {
-        let Some(from) = clone_source(c, cluster) else { return Ok(Reason::WaitingForLeaderToBootstrap) };
+        let Some(from) = clone_source(c, cluster) else {
+            return Ok(Reason::WaitingForLeaderToBootstrap);
+        };
         return clone(c, cluster, from);
     }
     let node = c.node();
@@ -36,7 +38,10 @@ pub(super) fn begin(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Reason> {
 fn clone(c: &mut Cycle<'_>, cluster: &Cluster, from: CloneSource) -> Flow<Reason> {
     forget_data(c);
     c.memory.state = ServerState::CreatingReplica;
-    let task = Task::Clone { from, follow: follow::target(c, cluster) };
+    let task = Task::Clone {
+        from,
+        follow: follow::target(c, cluster),
+    };
     let reason = Reason::TryingTo(task.label());
     c.begin(task)?;
     Ok(reason)
@@ -59,7 +64,10 @@ pub(super) fn clone_source(c: &Cycle<'_>, cluster: &Cluster) -> Option<CloneSour
     if let Some(member) = offers.get(spread.checked_rem(offers.len()).unwrap_or(0)) {
         return follow::source(c, member).map(CloneSource::Replica);
     }
-    cluster.leader_member().and_then(|leader| follow::source(c, leader)).map(CloneSource::Leader)
+    cluster
+        .leader_member()
+        .and_then(|leader| follow::source(c, leader))
+        .map(CloneSource::Leader)
 }
 
 /// What was known of the data directory does not hold any more.
@@ -90,7 +98,10 @@ pub(super) fn hand_over(c: &mut Cycle<'_>) -> Flow<Reason> {
         c.begin(Task::PostBootstrap)?;
         return Ok(Reason::RunningPostBootstrap);
     }
-    let DataDirectory::Present { control: Ok(control), .. } = c.data_directory()? else {
+    let DataDirectory::Present {
+        control: Ok(control), ..
+    } = c.data_directory()?
+    else {
         return fail(c, "the data directory that was just made can not be read");
     };
     let Some(identifier) = control.system_identifier else {

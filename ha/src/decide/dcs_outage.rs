@@ -38,7 +38,15 @@ pub(super) fn decide(c: &mut Cycle<'_>, failure: &DcsFailure) -> Flow<Reason> {
         c.again_at(soon);
         return Ok(Reason::DcsNotAccessible);
     }
-    primary::demote(c, StopMode::Fast, StopPurpose::DcsOutage)?;
+    let now = c.now();
+    let mode = match c.memory.lock {
+        Some(lock) if lock.valid_until <= now => {
+            c.note(notes::lock_has_run_out(lock.valid_until, now));
+            StopMode::Immediate
+        }
+        Some(_) | None => StopMode::Fast,
+    };
+    primary::demote(c, mode, StopPurpose::DcsOutage)?;
     Ok(Reason::DemotedDcsOutage)
 }
 
@@ -54,7 +62,11 @@ fn may_try_again(c: &Cycle<'_>) -> bool {
 fn start_read_only(c: &mut Cycle<'_>) -> Flow<Reason> {
     if c.memory.demoted_at.is_some() {
         c.memory.is_recovering = true;
-        let start = Task::Start { start_as: StartAs::Standby(None), timeout: None, why: StartReason::AfterDemotion };
+        let start = Task::Start {
+            start_as: StartAs::Standby(None),
+            timeout: None,
+            why: StartReason::AfterDemotion,
+        };
         c.begin(start)?;
     }
     Ok(Reason::DcsNotAccessible)

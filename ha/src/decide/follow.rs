@@ -15,7 +15,10 @@ pub(super) fn leader(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> 
     let Some(leader) = cluster.leader_name().cloned() else {
         return Ok(Reason::NoAction(c.me().clone()));
     };
-    let steady = Reason::Following { me: c.me().clone(), leader };
+    let steady = Reason::Following {
+        me: c.me().clone(),
+        leader,
+    };
     follow(c, cluster, Reason::DemotingWithoutLock, steady)
 }
 
@@ -54,7 +57,11 @@ pub(super) fn follow(
         RecoveryDrift::Restart => {
             arm_rewind_check(c);
             let start_as = StartAs::Standby(target);
-            c.begin(Task::Restart { start_as, timeout: None, is_requested: false })?;
+            c.begin(Task::Restart {
+                start_as,
+                timeout: None,
+                is_requested: false,
+            })?;
         }
     }
     Ok(following)
@@ -66,9 +73,15 @@ pub(super) fn target(c: &Cycle<'_>, cluster: &Cluster) -> Option<Source> {
     if node.tags.nostream() {
         return None;
     }
-    let chosen = node.tags.replicatefrom().filter(|name| name != c.me()).and_then(|name| cluster.member(&name));
+    let chosen = node
+        .tags
+        .replicatefrom()
+        .filter(|name| name != c.me())
+        .and_then(|name| cluster.member(&name));
     let chosen = chosen.filter(|member| member.data.conn_url.is_some());
-    chosen.or_else(|| cluster.leader_member().filter(|leader| &leader.name != c.me())).and_then(|m| source(c, m))
+    chosen
+        .or_else(|| cluster.leader_member().filter(|leader| &leader.name != c.me()))
+        .and_then(|m| source(c, m))
 }
 
 /// A member as something to replicate from.
@@ -89,7 +102,9 @@ pub(super) fn arm_rewind_check(c: &mut Cycle<'_>) {
 
 /// The leader went on to a newer timeline and we have not: either we will any moment, or we cannot.
 fn notice_new_timeline(c: &mut Cycle<'_>, cluster: &Cluster) {
-    let Some(leader) = cluster.leader_member().and_then(|leader| leader.data.timeline) else { return };
+    let Some(leader) = cluster.leader_member().and_then(|leader| leader.data.timeline) else {
+        return;
+    };
     let streams = c.memory.last_timeline == Some(leader);
     if !streams && c.memory.last_timeline < Some(leader) {
         arm_rewind_check(c);
@@ -100,6 +115,10 @@ fn notice_new_timeline(c: &mut Cycle<'_>, cluster: &Cluster) {
 pub(super) fn streams_from_leader(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<bool> {
     let leader = cluster.leader_member().and_then(|leader| leader.data.timeline);
     let server = observe::server(c)?;
-    let Some(sql) = server.sql.filter(|sql| sql.in_recovery) else { return Ok(false) };
-    Ok(sql.replication_state == Some(ReplicationState::Streaming) && leader.is_some() && sql.timeline == leader)
+    let Some(sql) = server.sql.filter(|sql| sql.in_recovery) else {
+        return Ok(false);
+    };
+    Ok(sql.replication_state == Some(ReplicationState::Streaming)
+        && leader.is_some()
+        && sql.timeline == leader)
 }

@@ -8,7 +8,9 @@ use crate::step::{Expect, Key};
 /// Keeps `/history` in line with the timeline this primary is on.
 pub(super) fn keep(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {
     let server = super::observe::server(c)?;
-    let Some(timeline) = server.sql.and_then(|sql| sql.timeline) else { return Ok(()) };
+    let Some(timeline) = server.sql.and_then(|sql| sql.timeline) else {
+        return Ok(());
+    };
     let current = cluster.history.clone();
     if timeline == Timeline(1) {
         if current.is_none_or(|history| !history.lines.is_empty()) {
@@ -20,9 +22,14 @@ pub(super) fn keep(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {
     if known.next_timeline() == timeline && known.lines.last().is_some_and(|line| line.new_leader.is_some()) {
         return Ok(());
     }
-    let Some(entries) = c.history_file(timeline)? else { return Ok(()) };
+    let Some(entries) = c.history_file(timeline)? else {
+        return Ok(());
+    };
     let now = c.given().wall_clock.to_string().replace('Z', "+00:00");
-    let limit = c.config().max_timelines_history.and_then(|limit| usize::try_from(limit).ok());
+    let limit = c
+        .config()
+        .max_timelines_history
+        .and_then(|limit| usize::try_from(limit).ok());
     let history = merge(&known, &entries, &now, c.me().as_str(), limit);
     drop(c.write(Key::History, history.to_json(), Expect::Anything)?);
     Ok(())
@@ -32,14 +39,25 @@ pub(super) fn keep(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {
 fn merge(known: &History, entries: &[HistoryEntry], now: &str, me: &str, limit: Option<usize>) -> History {
     let last = entries.len().saturating_sub(1);
     let line = |(index, entry): (usize, &HistoryEntry)| {
-        let old = known.lines.iter().find(|line| line.timeline == entry.timeline && line.switch_lsn == entry.switch_lsn);
+        let old = known
+            .lines
+            .iter()
+            .find(|line| line.timeline == entry.timeline && line.switch_lsn == entry.switch_lsn);
         let is_new = index == last && old.is_none_or(|old| old.new_leader.is_none());
         HistoryLine {
             timeline: entry.timeline,
             switch_lsn: entry.switch_lsn,
             reason: entry.reason.clone(),
-            timestamp: if is_new { Some(now.to_owned()) } else { old.and_then(|old| old.timestamp.clone()) },
-            new_leader: if is_new { Some(me.to_owned()) } else { old.and_then(|old| old.new_leader.clone()) },
+            timestamp: if is_new {
+                Some(now.to_owned())
+            } else {
+                old.and_then(|old| old.timestamp.clone())
+            },
+            new_leader: if is_new {
+                Some(me.to_owned())
+            } else {
+                old.and_then(|old| old.new_leader.clone())
+            },
         }
     };
     let mut lines: Vec<HistoryLine> = entries.iter().enumerate().map(line).collect();
@@ -61,8 +79,15 @@ mod tests {
             switch_lsn: Lsn(lsn),
             reason: "no recovery target specified".to_owned(),
         };
-        let known = History::parse(r#"[[1,100,"no recovery target specified","2026-01-01T00:00:00+00:00","a"]]"#);
-        let merged = merge(&known, &[entry(1, 100), entry(2, 200)], "2026-02-02T00:00:00+00:00", "b", None);
+        let known =
+            History::parse(r#"[[1,100,"no recovery target specified","2026-01-01T00:00:00+00:00","a"]]"#);
+        let merged = merge(
+            &known,
+            &[entry(1, 100), entry(2, 200)],
+            "2026-02-02T00:00:00+00:00",
+            "b",
+            None,
+        );
         assert_eq!(
             merged.to_json(),
             r#"[[1,100,"no recovery target specified","2026-01-01T00:00:00+00:00","a"],"#.to_owned()

@@ -17,7 +17,10 @@ pub(super) fn server(c: &mut Cycle<'_>) -> Flow<Server> {
         c.memory.system_identifier = None;
     }
     if !server.is_running {
-        if matches!(c.memory.state, ServerState::Running | ServerState::Starting | ServerState::Restarting) {
+        if matches!(
+            c.memory.state,
+            ServerState::Running | ServerState::Starting | ServerState::Restarting
+        ) {
             c.memory.state = ServerState::Crashed;
             c.note(notes::not_running());
         }
@@ -33,7 +36,11 @@ pub(super) fn server(c: &mut Cycle<'_>) -> Flow<Server> {
         if c.memory.rewind == RewindState::Done {
             c.memory.rewind = RewindState::Unneeded;
         }
-        c.memory.role = if sql.in_recovery { standby_role(c.memory.role) } else { Role::Primary };
+        c.memory.role = if sql.in_recovery {
+            standby_role(c.memory.role)
+        } else {
+            Role::Primary
+        };
         c.memory.last_position = sql.position().or(c.memory.last_position);
         c.memory.last_timeline = sql.timeline.or(c.memory.last_timeline);
     } else if is_starting(c, &server) {
@@ -45,7 +52,11 @@ pub(super) fn server(c: &mut Cycle<'_>) -> Flow<Server> {
 }
 
 fn standby_role(remembered: Role) -> Role {
-    if remembered == Role::StandbyLeader { Role::StandbyLeader } else { Role::Replica }
+    if remembered == Role::StandbyLeader {
+        Role::StandbyLeader
+    } else {
+        Role::Replica
+    }
 }
 
 /// The postmaster is there and does not let clients in yet. One that ran and now gives no answer at all is not taken

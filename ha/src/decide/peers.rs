@@ -7,7 +7,10 @@ use crate::pg::Lsn;
 use crate::reason::notes;
 
 pub(super) fn as_peer(member: &Member) -> Option<Peer> {
-    Some(Peer { name: member.name.clone(), api_url: member.data.api_url.clone()? })
+    Some(Peer {
+        name: member.name.clone(),
+        api_url: member.data.api_url.clone()?,
+    })
 }
 
 /// Why a member may not be promoted; `None` when it may.
@@ -31,7 +34,8 @@ pub(super) fn can_take_over(
     let kind = failover.map_or(FailoverKind::Failover, Failover::kind);
     let candidate = failover.and_then(|failover| failover.candidate.as_ref());
     let by_hand = failover.is_some_and(|failover| failover.kind() == FailoverKind::Failover);
-    let synchronous = c.config().synchronous_mode() != config::SynchronousMode::Off && !cluster.sync.is_empty();
+    let synchronous =
+        c.config().synchronous_mode() != config::SynchronousMode::Off && !cluster.sync.is_empty();
     let asked: Vec<Peer> = cluster
         .members
         .iter()

@@ -15,7 +15,10 @@ use crate::step::{Action, Expect, Key, StopMode, StopPurpose, Task};
 pub(super) fn hold(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     let is_primary = observe::is_primary(c)?;
     if c.config().pause && !is_primary {
-        let waits = cluster.failover.as_ref().is_some_and(|failover| failover.candidate.as_ref() == Some(c.me()));
+        let waits = cluster
+            .failover
+            .as_ref()
+            .is_some_and(|failover| failover.candidate.as_ref() == Some(c.me()));
         if waits {
             return Ok(Reason::WaitingToBecomePrimary);
         }
@@ -25,14 +28,24 @@ pub(super) fn hold(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     let server = observe::server(c)?;
     if let Some(sql) = server.sql.as_ref().filter(|_| is_primary) {
         let (slots, retain_slots) = slots::to_publish(c, cluster, sql);
-        publish::status(c, &Status { optime: sql.position(), slots, retain_slots })?;
+        publish::status(
+            c,
+            &Status {
+                optime: sql.position(),
+                slots,
+                retain_slots,
+            },
+        )?;
     }
-    if is_primary {
-        if let Some(reason) = switchover::decide(c, cluster)? {
-            return Ok(reason);
-        }
+    if is_primary && let Some(reason) = switchover::decide(c, cluster)? {
+        return Ok(reason);
     }
-    enforce(c, cluster, Reason::Leader(c.me().clone()), Reason::PromotedHavingLock)
+    enforce(
+        c,
+        cluster,
+        Reason::Leader(c.me().clone()),
+        Reason::PromotedHavingLock,
+    )
 }
 
 /// Makes the holder of the lock the primary, or keeps it so.
@@ -42,7 +55,10 @@ pub(super) fn enforce(
     is_one: Reason,
     becomes_one: Reason,
 ) -> Flow<Reason> {
-    if c.memory.pre_promote_failed_at.is_some_and(|at| c.now() < at.after(c.config().ttl)) {
+    if c.memory
+        .pre_promote_failed_at
+        .is_some_and(|at| c.now() < at.after(c.config().ttl))
+    {
         release(c, None)?;
         return Ok(Reason::PromotionCancelledByScript);
     }
@@ -58,11 +74,16 @@ pub(super) fn enforce(
     if c.config().pause {
         return Ok(is_one);
     }
+    if c.config().standby_cluster.is_some() {
+        return Ok(Reason::StandbyClusterUnsupported);
+    }
     let Some(lock) = c.memory.lock.filter(|_| c.memory.holds_lock(c.now())) else {
         // The answer came after the lease was over: what it said is worth nothing now.
         return Ok(Reason::NotPromotingLockLost);
     };
-    c.begin(Task::Promote { lock_valid_until: lock.valid_until })?;
+    c.begin(Task::Promote {
+        lock_valid_until: lock.valid_until,
+    })?;
     Ok(becomes_one)
 }
 
@@ -101,5 +122,9 @@ pub(super) fn demote(c: &mut Cycle<'_>, mode: StopMode, purpose: StopPurpose) ->
     }
     c.memory.role = Role::Demoted;
     follow::arm_rewind_check(c);
-    c.begin(Task::Stop { mode, checkpoint: purpose == StopPurpose::Switchover, purpose })
+    c.begin(Task::Stop {
+        mode,
+        checkpoint: purpose == StopPurpose::Switchover,
+        purpose,
+    })
 }

@@ -24,8 +24,13 @@ fn member_data(c: &mut Cycle<'_>) -> Flow<MemberData> {
         pause: c.config().pause,
         ..MemberData::default()
     };
-    let busy = matches!(&c.given().task, TaskStatus::Running { task, .. } if !matches!(task, Task::Promote { .. }));
-    let server = if busy || c.began_task || !is_up(c.memory.state) { None } else { Some(super::observe::server(c)?) };
+    let busy =
+        matches!(&c.given().task, TaskStatus::Running { task, .. } if !matches!(task, Task::Promote { .. }));
+    let server = if busy || c.began_task || !is_up(c.memory.state) {
+        None
+    } else {
+        Some(super::observe::server(c)?)
+    };
     data.state = Some(published_state(c));
     data.role = Some(c.memory.role);
     if c.memory.role == Role::Primary && c.memory.checkpoint != Checkpoint::None {
@@ -46,7 +51,10 @@ fn member_data(c: &mut Cycle<'_>) -> Flow<MemberData> {
 }
 
 fn is_up(state: ServerState) -> bool {
-    matches!(state, ServerState::Running | ServerState::Restarting | ServerState::Starting)
+    matches!(
+        state,
+        ServerState::Running | ServerState::Restarting | ServerState::Starting
+    )
 }
 
 /// While a job runs its name tells more than the server does.

@@ -33,10 +33,17 @@ fn acquire(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     match c.lock(Action::AcquireLeader)? {
         LockAnswer::Held { .. } => {
             clear_failover(c, cluster)?;
-            primary::enforce(c, cluster, Reason::AcquiredLockAsLeader, Reason::PromotedByAcquiringLock)
+            primary::enforce(
+                c,
+                cluster,
+                Reason::AcquiredLockAsLeader,
+                Reason::PromotedByAcquiringLock,
+            )
         }
         LockAnswer::NotHeld => {
-            let Ok(newer) = c.load_cluster()? else { return Ok(Reason::DcsNotAccessible) };
+            let Ok(newer) = c.load_cluster()? else {
+                return Ok(Reason::DcsNotAccessible);
+            };
             follow::follow(c, &newer, Reason::DemotedAfterLostRace, Reason::LostRace)
         }
         LockAnswer::Unknown(_) => Ok(Reason::DcsNotAccessible),
@@ -44,13 +51,19 @@ fn acquire(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
 }
 
 fn clear_failover(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {
-    let Some(failover) = &cluster.failover else { return Ok(()) };
-    if c.config().pause && failover.leader.is_some() {
-        if let Some(candidate) = failover.candidate.as_ref().filter(|candidate| *candidate != c.me()) {
-            let value = Failover::to_json(None, Some(candidate.as_str()), None);
-            drop(c.write(Key::Failover, value, Expect::Version(failover.version))?);
-            return Ok(());
-        }
+    let Some(failover) = &cluster.failover else {
+        return Ok(());
+    };
+    if c.config().pause
+        && failover.leader.is_some()
+        && let Some(candidate) = failover
+            .candidate
+            .as_ref()
+            .filter(|candidate| *candidate != c.me())
+    {
+        let value = Failover::to_json(None, Some(candidate.as_str()), None);
+        drop(c.write(Key::Failover, value, Expect::Version(failover.version))?);
+        return Ok(());
     }
     c.note(notes::clearing_failover_after_lock());
     drop(c.write(Key::Failover, Failover::CLEARED.to_owned(), Expect::Anything)?);
@@ -60,30 +73,39 @@ fn clear_failover(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {
 /// Whether this member should take the key (Patroni documentation, "HA loop": the healthiest node).
 fn is_healthiest(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<bool> {
     let ttl = c.config().ttl;
-    if c.memory.pre_promote_failed_at.is_some_and(|at| c.now() < at.after(ttl)) {
+    if c.memory
+        .pre_promote_failed_at
+        .is_some_and(|at| c.now() < at.after(ttl))
+    {
         c.note(notes::pre_promote_backoff());
         return Ok(false);
     }
     let nofailover = c.node().tags.nofailover();
     let paused = c.config().pause;
-    let asked = cluster.failover.as_ref().filter(|failover| failover.scheduled_at.is_none());
-    if let (true, false, Some(failover)) = (paused, nofailover, asked) {
-        if let Some(verdict) = by_request(c, cluster, failover)? {
-            return Ok(verdict);
-        }
+    let wall_clock = c.given().wall_clock;
+    let asked = cluster
+        .failover
+        .as_ref()
+        .filter(|failover| failover.scheduled_at.is_none_or(|at| at <= wall_clock));
+    if let (true, false, Some(failover)) = (paused, nofailover, asked)
+        && let Some(verdict) = by_request(c, cluster, failover)?
+    {
+        return Ok(verdict);
     }
     let server = observe::server(c)?;
     if observe::is_primary(c)? {
         return Ok(paused || primary_is_current(c, cluster, server.sql.as_ref()));
     }
-    let Some(sql) = server.sql.filter(|_| !paused && !nofailover) else { return Ok(false) };
+    let Some(sql) = server.sql.filter(|_| !paused && !nofailover) else {
+        return Ok(false);
+    };
     if is_not_synchronous(c, cluster) {
         return Ok(false);
     }
-    if let Some(failover) = &cluster.failover {
-        if let Some(verdict) = by_request(c, cluster, failover)? {
-            return Ok(verdict);
-        }
+    if let Some(failover) = asked
+        && let Some(verdict) = by_request(c, cluster, failover)?
+    {
+        return Ok(verdict);
     }
     compare(c, cluster, &sql, None, true)
 }
@@ -91,7 +113,10 @@ fn is_healthiest(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<bool> {
 /// With synchronous replication only those may run that may lack nothing.
 fn is_not_synchronous(c: &Cycle<'_>, cluster: &Cluster) -> bool {
     let synchronous = c.config().synchronous_mode() != config::SynchronousMode::Off;
-    let by_hand = cluster.failover.as_ref().is_some_and(|failover| failover.kind() == FailoverKind::Failover);
+    let by_hand = cluster
+        .failover
+        .as_ref()
+        .is_some_and(|failover| failover.kind() == FailoverKind::Failover);
     synchronous && !by_hand && !cluster.sync.is_empty() && !cluster.sync.lists(c.me(), true)
 }
 
@@ -119,7 +144,11 @@ fn by_request(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, failover: &Failover) ->
         if paused && cluster.member(candidate).is_none() {
             if observe::is_primary(c)? {
                 c.note(notes::clearing_failover());
-                drop(c.write(Key::Failover, Failover::CLEARED.to_owned(), Expect::Version(failover.version))?);
+                drop(c.write(
+                    Key::Failover,
+                    Failover::CLEARED.to_owned(),
+                    Expect::Version(failover.version),
+                )?);
                 return Ok(None);
             }
             return Ok(Some(false));
@@ -133,11 +162,16 @@ fn by_request(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, failover: &Failover) ->
     }
     if failover.leader.as_ref() == Some(&me) {
         // Whoever was asked to hand over runs only when nobody else can.
-        let open = Failover { candidate: None, ..failover.clone() };
+        let open = Failover {
+            candidate: None,
+            ..failover.clone()
+        };
         return Ok(Some(!peers::can_take_over(c, cluster, Some(&open), None)?));
     }
     let server = observe::server(c)?;
-    let Some(sql) = server.sql.filter(|sql| sql.in_recovery) else { return Ok(None) };
+    let Some(sql) = server.sql.filter(|sql| sql.in_recovery) else {
+        return Ok(None);
+    };
     compare(c, cluster, &sql, failover.leader.as_ref(), false).map(Some)
 }
 
@@ -188,7 +222,11 @@ fn compare(
     }
     let rivals = rivals(c, cluster, without);
     let answers = c.peers(rivals)?;
-    let former_leader = c.memory.led_cluster.as_ref().and_then(|led| led.leader_name().cloned());
+    let former_leader = c
+        .memory
+        .led_cluster
+        .as_ref()
+        .and_then(|led| led.leader_name().cloned());
     for answer in answers {
         let peer = match answer.status {
             Err(why) => {
@@ -207,7 +245,14 @@ fn compare(
         }
         let theirs = peer.position.unwrap_or_default();
         let is_former_leader = former_leader.as_ref() == Some(&answer.name);
-        if is_better(c, mine, theirs, peer.tags.failover_priority(), &answer.name, is_former_leader) {
+        if is_better(
+            c,
+            mine,
+            theirs,
+            peer.tags.failover_priority(),
+            &answer.name,
+            is_former_leader,
+        ) {
             return Ok(false);
         }
     }
@@ -241,9 +286,15 @@ fn is_better(
 /// Everybody who may run: the members of the last view that had a leader (a key may have expired with its lease), and
 /// of the newest one.
 fn rivals(c: &Cycle<'_>, cluster: &Cluster, without: Option<&MemberName>) -> Vec<Peer> {
-    let synchronous = c.config().synchronous_mode() != config::SynchronousMode::Off && !cluster.sync.is_empty();
+    let synchronous =
+        c.config().synchronous_mode() != config::SynchronousMode::Off && !cluster.sync.is_empty();
     let mut rivals: Vec<Peer> = Vec::new();
-    let led = c.memory.led_cluster.as_ref().map(|led| led.members.as_slice()).unwrap_or_default();
+    let led = c
+        .memory
+        .led_cluster
+        .as_ref()
+        .map(|led| led.members.as_slice())
+        .unwrap_or_default();
     for member in cluster.members.iter().chain(led) {
         let is_known = rivals.iter().any(|rival| rival.name == member.name);
         let may_run = &member.name != c.me()

@@ -24,11 +24,13 @@ pub(super) fn judge_start(c: &mut Cycle<'_>, held: bool) -> Flow<Option<Reason>>
     if server.is_running || c.memory.rewind == RewindState::Needed {
         return Ok(None);
     }
-    if matches!(c.memory.state, ServerState::StartFailed | ServerState::RestartFailed) {
-        // Tried again soon, but ever more slowly: the disk may have room again, the port be free.
-        let pause = Duration::from_secs(1) * c.memory.failed_starts.clamp(1, 10);
-        let soon = c.now().after(pause.min(c.config().loop_wait));
-        c.again_at(soon);
+    if matches!(
+        c.memory.state,
+        ServerState::StartFailed | ServerState::RestartFailed
+    ) {
+        if let Some(until) = c.memory.hold_off_until {
+            c.again_at(until);
+        }
         if held {
             c.memory.role = Role::Demoted;
             release(c, None)?;
@@ -42,7 +44,11 @@ pub(super) fn judge_start(c: &mut Cycle<'_>, held: bool) -> Flow<Option<Reason>>
 /// The data directory is ours, and no postmaster runs on it.
 pub(super) fn not_running(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason> {
     if c.config().pause && !comes_back_in_pause(c) {
-        c.memory.state = if c.memory.state == ServerState::Crashed { ServerState::Crashed } else { ServerState::Stopped };
+        c.memory.state = if c.memory.state == ServerState::Crashed {
+            ServerState::Crashed
+        } else {
+            ServerState::Stopped
+        };
         if held {
             release(c, None)?;
             return Ok(Reason::ReleasedNotRunning);
@@ -63,9 +69,12 @@ fn comes_back_in_pause(c: &Cycle<'_>) -> bool {
 
 fn hand_over(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Reason> {
     let status = match c.data_directory()? {
-        DataDirectory::Present { control: Ok(control), .. } if control.state == DatabaseState::ShutDown => {
-            Some(crate::cluster::Status { optime: Some(control.checkpoint), ..cluster.status.clone() })
-        }
+        DataDirectory::Present {
+            control: Ok(control), ..
+        } if control.state == DatabaseState::ShutDown => Some(crate::cluster::Status {
+            optime: Some(control.checkpoint),
+            ..cluster.status.clone()
+        }),
         DataDirectory::Present { .. } | DataDirectory::Empty | DataDirectory::Inaccessible(_) => None,
     };
     release(c, status)?;
@@ -75,10 +84,17 @@ fn hand_over(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Reason> {
 }
 
 fn recover(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason> {
-    let DataDirectory::Present { control, has_recovery_signal, has_backup_label } = c.data_directory()? else {
+    let DataDirectory::Present {
+        control,
+        has_recovery_signal,
+        has_backup_label,
+    } = c.data_directory()?
+    else {
         return Ok(Reason::NotRunning);
     };
-    let Ok(control) = control else { return Ok(Reason::InvalidSystemIdentifier) };
+    let Ok(control) = control else {
+        return Ok(Reason::InvalidSystemIdentifier);
+    };
     let timeout = c.config().primary_start_timeout;
     if held && timeout.is_zero() && peers::can_take_over(c, cluster, None, None)? {
         c.note(notes::crashed_failing_over());
@@ -100,7 +116,12 @@ fn recover(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason
     }
     if held {
         c.memory.rewind = RewindState::Unneeded;
-        start(c, StartAs::Standby(None), Some(timeout), StartReason::AfterFailure)?;
+        start(
+            c,
+            StartAs::Standby(None),
+            Some(timeout),
+            StartReason::AfterFailure,
+        )?;
         return Ok(Reason::StartingReadOnlyWithLock);
     }
     start_as_standby(c, cluster)
@@ -120,7 +141,12 @@ fn may_go_on(c: &Cycle<'_>, control: &ControlData, has_recovery_signal: bool) ->
 }
 
 /// A primary that did not stop cleanly has to recover on its own before its end of WAL can be compared.
-fn needs_crash_recovery(c: &Cycle<'_>, cluster: &Cluster, control: &ControlData, has_backup_label: bool) -> bool {
+fn needs_crash_recovery(
+    c: &Cycle<'_>,
+    cluster: &Cluster,
+    control: &ControlData,
+    has_backup_label: bool,
+) -> bool {
     let unclean = matches!(
         control.state,
         DatabaseState::InProduction | DatabaseState::ShuttingDown | DatabaseState::InCrashRecovery
@@ -141,14 +167,22 @@ fn start_as_standby(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     if let Some(reason) = rewind::decide(c, cluster, target.as_ref())? {
         return Ok(reason);
     }
-    let why = if c.memory.demoted_at.is_some() { StartReason::AfterDemotion } else { StartReason::AfterFailure };
+    let why = if c.memory.demoted_at.is_some() {
+        StartReason::AfterDemotion
+    } else {
+        StartReason::AfterFailure
+    };
     start(c, StartAs::Standby(target), None, why)?;
     Ok(Reason::StartingAsSecondary)
 }
 
 /// Whoever takes over after a demotion does so within a moment; with it known, one start is enough.
 fn waits_for_new_leader(c: &mut Cycle<'_>, cluster: &Cluster) -> bool {
-    let Some(until) = c.memory.demoted_at.map(|at| at.after(WAIT_FOR_NEW_LEADER.min(c.config().loop_wait))) else {
+    let Some(until) = c
+        .memory
+        .demoted_at
+        .map(|at| at.after(WAIT_FOR_NEW_LEADER.min(c.config().loop_wait)))
+    else {
         return false;
     };
     if cluster.is_unlocked() && c.now() < until {
@@ -161,5 +195,9 @@ fn waits_for_new_leader(c: &mut Cycle<'_>, cluster: &Cluster) -> bool {
 fn start(c: &mut Cycle<'_>, start_as: StartAs, timeout: Option<Duration>, why: StartReason) -> Flow<()> {
     c.memory.is_recovering = true;
     c.memory.start_timeout = timeout;
-    c.begin(Task::Start { start_as, timeout, why })
+    c.begin(Task::Start {
+        start_as,
+        timeout,
+        why,
+    })
 }

@@ -11,7 +11,11 @@ use crate::reason::Reason;
 use crate::step::{Action, CloneSource, Reply, RequestId, StartAs, Task};
 
 fn answer(c: &mut Cycle<'_>, id: RequestId, is_success: bool, text: impl Into<String>) {
-    c.reply(Reply { id, is_success, text: text.into() });
+    c.reply(Reply {
+        id,
+        is_success,
+        text: text.into(),
+    });
 }
 
 /// A job runs: nothing else is begun, unless a new copy was asked for with force.
@@ -37,7 +41,11 @@ pub(super) fn refuse_while_starting(c: &mut Cycle<'_>) {
 
 /// Ends the running job for a new copy that was asked for with force. `true` when it did.
 pub(super) fn force_reinitialize(c: &mut Cycle<'_>) -> Flow<bool> {
-    let forced = c.given().requests.iter().any(|request| matches!(request, Request::Reinitialize { force: true, .. }));
+    let forced = c
+        .given()
+        .requests
+        .iter()
+        .any(|request| matches!(request, Request::Reinitialize { force: true, .. }));
     if forced {
         drop(c.perform(Action::CancelTask)?);
     }
@@ -54,7 +62,9 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<R
                 answer(c, *id, false, "another request already in progress");
             }
             Request::Restart { id, conditions } => begun = restart(c, cluster, *id, conditions)?,
-            Request::Reinitialize { id, from_leader, .. } => begun = reinitialize(c, cluster, *id, *from_leader)?,
+            Request::Reinitialize { id, from_leader, .. } => {
+                begun = reinitialize(c, cluster, *id, *from_leader)?
+            }
         }
     }
     Ok(begun)
@@ -71,20 +81,34 @@ fn restart(
         return Ok(None);
     }
     let is_primary = observe::is_primary(c)?;
-    let start_as = if is_primary { StartAs::Primary } else { StartAs::Standby(follow::target(c, cluster)) };
+    let start_as = if is_primary {
+        StartAs::Primary
+    } else {
+        StartAs::Standby(follow::target(c, cluster))
+    };
     let timeout = conditions.timeout.unwrap_or(c.config().primary_start_timeout);
     c.memory.restart_request = Some(id);
     c.memory.start_timeout = Some(timeout);
-    c.begin(Task::Restart { start_as, timeout: Some(timeout), is_requested: true })?;
+    c.begin(Task::Restart {
+        start_as,
+        timeout: Some(timeout),
+        is_requested: true,
+    })?;
     Ok(Some(Reason::RestartInitiated))
 }
 
 fn are_met(c: &mut Cycle<'_>, conditions: &RestartConditions) -> Flow<bool> {
     let server = observe::server(c)?;
-    let role = if observe::is_primary(c)? { Role::Primary } else { c.memory.role };
+    let role = if observe::is_primary(c)? {
+        Role::Primary
+    } else {
+        c.memory.role
+    };
     let pending = server.sql.is_some_and(|sql| !sql.pending_restart.is_empty());
     Ok(conditions.role.is_none_or(|wanted| wanted == role)
-        && conditions.version_below.is_none_or(|version| c.node().server_version < version)
+        && conditions
+            .version_below
+            .is_none_or(|version| c.node().server_version < version)
         && (!conditions.only_pending || pending))
 }
 
@@ -104,14 +128,29 @@ pub(super) fn reinitialize(
         answer(c, id, false, text);
         return Ok(None);
     }
-    let leader = cluster.leader_member().and_then(|leader| follow::source(c, leader)).map(CloneSource::Leader);
-    let from = if from_leader { leader } else { bootstrap::clone_source(c, cluster) };
+    let leader = cluster
+        .leader_member()
+        .and_then(|leader| follow::source(c, leader))
+        .map(CloneSource::Leader);
+    let from = if from_leader {
+        leader
+    } else {
+        bootstrap::clone_source(c, cluster)
+    };
     let Some(from) = from else {
-        answer(c, id, false, "the leader has not published its address, can not reinitialize");
+        answer(
+            c,
+            id,
+            false,
+            "the leader has not published its address, can not reinitialize",
+        );
         return Ok(None);
     };
     bootstrap::forget_data(c);
     answer(c, id, true, "reinitialize started");
-    c.begin(Task::Clone { from, follow: follow::target(c, cluster) })?;
+    c.begin(Task::Clone {
+        from,
+        follow: follow::target(c, cluster),
+    })?;
     Ok(Some(Reason::ReinitializeStarted))
 }

@@ -12,7 +12,9 @@ use crate::step::{CloneSource, Task};
 /// Looks when a look is due, and acts when our WAL parted. `None`: nothing stands in the way of following.
 pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<&Source>) -> Flow<Option<Reason>> {
     let leader = cluster.leader_member().filter(|leader| &leader.name != c.me());
-    let Some(source) = leader.and_then(|leader| follow::source(c, leader)) else { return Ok(None) };
+    let Some(source) = leader.and_then(|leader| follow::source(c, leader)) else {
+        return Ok(None);
+    };
     if c.memory.rewind == RewindState::Check && is_allowed(c) {
         if follow::streams_from_leader(c, cluster)? {
             c.memory.rewind = RewindState::Unneeded;
@@ -49,7 +51,11 @@ fn look(c: &mut Cycle<'_>, source: &Source) -> Flow<()> {
         return Ok(());
     }
     c.note(notes::remote_timeline(remote.timeline));
-    c.memory.rewind = if has_parted(&local, &remote) { RewindState::Needed } else { RewindState::Unneeded };
+    c.memory.rewind = if has_parted(&local, &remote) {
+        RewindState::Needed
+    } else {
+        RewindState::Unneeded
+    };
     Ok(())
 }
 
@@ -58,7 +64,13 @@ pub(crate) fn has_parted(local: &LocalHistory, remote: &RemoteHistory) -> bool {
     if local.timeline >= remote.timeline {
         return local.timeline > remote.timeline;
     }
-    let Some(left) = remote.history.iter().find(|entry| entry.timeline == local.timeline) else { return true };
+    let Some(left) = remote
+        .history
+        .iter()
+        .find(|entry| entry.timeline == local.timeline)
+    else {
+        return true;
+    };
     if local.was_standby {
         return local.lsn > left.switch_lsn;
     }
@@ -66,11 +78,22 @@ pub(crate) fn has_parted(local: &LocalHistory, remote: &RemoteHistory) -> bool {
     local.lsn >= left.switch_lsn || local.checkpoint_end != Some(left.switch_lsn)
 }
 
-fn act(c: &mut Cycle<'_>, cluster: &Cluster, source: Source, target: Option<&Source>) -> Flow<Option<Reason>> {
-    let name = source.member.as_ref().map_or_else(String::new, ToString::to_string);
+fn act(
+    c: &mut Cycle<'_>,
+    cluster: &Cluster,
+    source: Source,
+    target: Option<&Source>,
+) -> Flow<Option<Reason>> {
+    let name = source
+        .member
+        .as_ref()
+        .map_or_else(String::new, ToString::to_string);
     let server = observe::server(c)?;
     let data = c.data_directory()?;
-    let DataDirectory::Present { control: Ok(control), .. } = data else {
+    let DataDirectory::Present {
+        control: Ok(control), ..
+    } = data
+    else {
         c.note(Note::warning("can not rewind: pg_controldata can not be read"));
         return Ok(None);
     };
@@ -80,9 +103,14 @@ fn act(c: &mut Cycle<'_>, cluster: &Cluster, source: Source, target: Option<&Sou
             c.begin(Task::CrashRecovery)?;
             return Ok(Some(Reason::CrashRecovery));
         }
-        if cluster.leader_member().is_some_and(|leader| leader.data.checkpoint_after_promote == Some(false)) {
+        if cluster
+            .leader_member()
+            .is_some_and(|leader| leader.data.checkpoint_after_promote == Some(false))
+        {
             c.note(notes::waiting_for_checkpoint(&name));
-            let soon = c.now().after(std::time::Duration::from_secs(1).min(c.config().loop_wait));
+            let soon = c
+                .now()
+                .after(std::time::Duration::from_secs(1).min(c.config().loop_wait));
             c.again_at(soon);
             return Ok(Some(Reason::NoAction(c.me().clone())));
         }
@@ -110,7 +138,10 @@ fn after_failure(c: &mut Cycle<'_>, source: Source, target: Option<&Source>) -> 
 
 fn reclone(c: &mut Cycle<'_>, source: Source, target: Option<&Source>) -> Flow<Reason> {
     bootstrap::forget_data(c);
-    c.begin(Task::Clone { from: CloneSource::Leader(source), follow: target.cloned() })?;
+    c.begin(Task::Clone {
+        from: CloneSource::Leader(source),
+        follow: target.cloned(),
+    })?;
     Ok(Reason::ReinitializingDiverged)
 }
 
@@ -125,7 +156,11 @@ mod tests {
             in_recovery: false,
             timeline: Timeline(timeline),
             history: left
-                .map(|lsn| HistoryEntry { timeline: Timeline(1), switch_lsn: Lsn(lsn), reason: String::new() })
+                .map(|lsn| HistoryEntry {
+                    timeline: Timeline(1),
+                    switch_lsn: Lsn(lsn),
+                    reason: String::new(),
+                })
                 .into_iter()
                 .collect(),
         };
@@ -136,15 +171,60 @@ mod tests {
             checkpoint_end: end.map(Lsn),
         };
         for (what, local, remote, parted) in [
-            ("a newer timeline of our own", local(3, 10, true, None), remote(2, Some(100)), true),
-            ("the same timeline", local(2, 999, false, None), remote(2, Some(100)), false),
-            ("a standby behind the switch", local(1, 100, true, None), remote(2, Some(100)), false),
-            ("a standby past the switch", local(1, 101, true, None), remote(2, Some(100)), true),
-            ("a primary stopped right at the switch", local(1, 60, false, Some(100)), remote(2, Some(100)), false),
-            ("a primary that wrote past the switch", local(1, 60, false, Some(140)), remote(2, Some(100)), true),
-            ("a primary whose checkpoint lies past it", local(1, 120, false, None), remote(2, Some(100)), true),
-            ("a primary of which nothing more is known", local(1, 60, false, None), remote(2, Some(100)), true),
-            ("a timeline that the leader never had", local(1, 60, true, None), remote(3, None), true),
+            (
+                "a newer timeline of our own",
+                local(3, 10, true, None),
+                remote(2, Some(100)),
+                true,
+            ),
+            (
+                "the same timeline",
+                local(2, 999, false, None),
+                remote(2, Some(100)),
+                false,
+            ),
+            (
+                "a standby behind the switch",
+                local(1, 100, true, None),
+                remote(2, Some(100)),
+                false,
+            ),
+            (
+                "a standby past the switch",
+                local(1, 101, true, None),
+                remote(2, Some(100)),
+                true,
+            ),
+            (
+                "a primary stopped right at the switch",
+                local(1, 60, false, Some(100)),
+                remote(2, Some(100)),
+                false,
+            ),
+            (
+                "a primary that wrote past the switch",
+                local(1, 60, false, Some(140)),
+                remote(2, Some(100)),
+                true,
+            ),
+            (
+                "a primary whose checkpoint lies past it",
+                local(1, 120, false, None),
+                remote(2, Some(100)),
+                true,
+            ),
+            (
+                "a primary of which nothing more is known",
+                local(1, 60, false, None),
+                remote(2, Some(100)),
+                true,
+            ),
+            (
+                "a timeline that the leader never had",
+                local(1, 60, true, None),
+                remote(3, None),
+                true,
+            ),
         ] {
             assert_eq!(has_parted(&local, &remote), parted, "{what}");
         }

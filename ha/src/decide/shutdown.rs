@@ -14,7 +14,12 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> F
     if c.config().pause {
         return leave_paused(c);
     }
-    if let TaskStatus::Running { task: running @ Task::Stop { .. }, progress, .. } = &c.given().task {
+    if let TaskStatus::Running {
+        task: running @ Task::Stop { .. },
+        progress,
+        ..
+    } = &c.given().task
+    {
         return task::running(c, cluster, held, running, *progress);
     }
     if let Some(reason) = stop(c)? {
@@ -23,9 +28,12 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> F
     if held {
         // Nobody has to wait for the lease to run out: what is to be known of our WAL is on disk.
         let status = match c.data_directory()? {
-            DataDirectory::Present { control: Ok(control), .. } if control.state == DatabaseState::ShutDown => {
-                Some(Status { optime: Some(control.checkpoint), ..cluster.status.clone() })
-            }
+            DataDirectory::Present {
+                control: Ok(control), ..
+            } if control.state == DatabaseState::ShutDown => Some(Status {
+                optime: Some(control.checkpoint),
+                ..cluster.status.clone()
+            }),
             DataDirectory::Present { .. } | DataDirectory::Empty | DataDirectory::Inaccessible(_) => None,
         };
         release(c, status)?;
@@ -39,7 +47,11 @@ pub(super) fn without_dcs(c: &mut Cycle<'_>) -> Flow<Reason> {
     if c.config().pause {
         return leave_paused(c);
     }
-    if let TaskStatus::Running { task: Task::Stop { .. }, .. } = &c.given().task {
+    if let TaskStatus::Running {
+        task: Task::Stop { .. },
+        ..
+    } = &c.given().task
+    {
         return Ok(Reason::ShuttingDown);
     }
     if let Some(reason) = stop(c)? {
@@ -61,9 +73,14 @@ fn stop(c: &mut Cycle<'_>) -> Flow<Option<Reason>> {
             drop(c.perform(Action::CancelTask)?);
             return Ok(Some(Reason::ShuttingDown));
         }
-        TaskStatus::Done { task: Task::Stop { purpose: StopPurpose::Shutdown, .. }, outcome }
-            if *outcome != TaskOutcome::Success =>
-        {
+        TaskStatus::Done {
+            task:
+                Task::Stop {
+                    purpose: StopPurpose::Shutdown,
+                    ..
+                },
+            outcome,
+        } if *outcome != TaskOutcome::Success => {
             c.note(Note::error("PostgreSQL shutdown failed, leader key not removed."));
             c.exit(Exit::Failure);
             return Ok(Some(Reason::ShutDown));
@@ -78,6 +95,10 @@ fn stop(c: &mut Cycle<'_>) -> Flow<Option<Reason>> {
         return Ok(None);
     }
     let checkpoint = observe::is_primary(c)?;
-    c.begin(Task::Stop { mode: StopMode::Fast, checkpoint, purpose: StopPurpose::Shutdown })?;
+    c.begin(Task::Stop {
+        mode: StopMode::Fast,
+        checkpoint,
+        purpose: StopPurpose::Shutdown,
+    })?;
     Ok(Some(Reason::ShuttingDown))
 }

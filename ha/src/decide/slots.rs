@@ -28,14 +28,17 @@ pub(super) fn keep(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {
     let mut changes = Vec::new();
     for slot in sql.slots.iter().filter(|slot| !slot.is_logical) {
         match wanted.get(&slot.name) {
-            None if !slot.is_active && may_drop(c, &slot.name) => changes.push(SlotChange::Drop(slot.name.clone())),
+            None if !slot.is_active && may_drop(c, &slot.name) => {
+                changes.push(SlotChange::Drop(slot.name.clone()))
+            }
             // Dropped now, made anew in the next cycle: what it kept is gone.
             Some(_) if slot.is_lost && !slot.is_active => changes.push(SlotChange::Drop(slot.name.clone())),
             Some(wanted) if !wanted.is_used && !slot.is_active && slot.has_xmin && !cluster.is_unlocked() => {
                 changes.push(SlotChange::Drop(slot.name.clone()));
             }
             Some(wanted) if !wanted.is_used && !slot.is_active => {
-                let to = position_of(cluster, &slot.name).min(sql.replayed.or(sql.flushed).unwrap_or_default());
+                let to =
+                    position_of(cluster, &slot.name).min(sql.replayed.or(sql.flushed).unwrap_or_default());
                 if slot.restart_lsn.is_some_and(|kept| kept < to) {
                     changes.push(SlotChange::Advance(slot.name.clone(), to));
                 }
@@ -66,9 +69,19 @@ fn may_drop(c: &Cycle<'_>, name: &SlotName) -> bool {
 
 /// Where the user of a slot is: the position that the leader published, or what the member itself says.
 fn position_of(cluster: &Cluster, slot: &SlotName) -> Lsn {
-    let published = cluster.status.slots.as_ref().and_then(|slots| slots.get(slot)).copied();
-    let member = cluster.members.iter().find(|member| member.name.slot_name() == *slot);
-    let own = member.filter(|member| member.data.tags.replicatefrom().is_some()).and_then(|m| m.data.xlog_location);
+    let published = cluster
+        .status
+        .slots
+        .as_ref()
+        .and_then(|slots| slots.get(slot))
+        .copied();
+    let member = cluster
+        .members
+        .iter()
+        .find(|member| member.name.slot_name() == *slot);
+    let own = member
+        .filter(|member| member.data.tags.replicatefrom().is_some())
+        .and_then(|m| m.data.xlog_location);
     published.max(own).unwrap_or_default()
 }
 
@@ -80,27 +93,46 @@ fn wanted(c: &mut Cycle<'_>, cluster: &Cluster, sql: &SqlFacts) -> BTreeMap<Slot
     let leads = cluster.is_leader(c.me());
     let retains = !c.config().member_slots_ttl.is_zero();
     let mut by_slot: BTreeMap<SlotName, Vec<&str>> = BTreeMap::new();
-    for member in cluster.members.iter().filter(|member| &member.name != c.me() && !member.data.tags.nostream()) {
+    for member in cluster
+        .members
+        .iter()
+        .filter(|member| &member.name != c.me() && !member.data.tags.nostream())
+    {
         let is_used = streams_from(c.me(), leads, cluster, member);
         if is_used || (retains && !nofailover) {
             wanted.insert(member.name.slot_name(), Wanted { is_used });
         }
-        by_slot.entry(member.name.slot_name()).or_default().push(member.name.as_str());
+        by_slot
+            .entry(member.name.slot_name())
+            .or_default()
+            .push(member.name.as_str());
     }
     for (slot, members) in by_slot.iter().filter(|(_, members)| members.len() > 1) {
         c.note(notes::slots_share_a_name(&slot.0, &members.join(", ")));
     }
     let own = c.me().slot_name();
     if retains && !nofailover {
-        let retained = cluster.status.retain_slots.iter().flatten().filter(|slot| **slot != own).cloned();
+        let retained = cluster
+            .status
+            .retain_slots
+            .iter()
+            .flatten()
+            .filter(|slot| **slot != own)
+            .cloned();
         for slot in retained.chain(recently_seen(c, cluster, sql)) {
             wanted.entry(slot).or_insert(Wanted { is_used: false });
         }
     }
     if !nofailover {
-        let permanent = c.config().slots.iter().filter(|(_, slot)| slot.kind == config::SlotKind::Physical);
+        let permanent = c
+            .config()
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.kind == config::SlotKind::Physical);
         for (name, _) in permanent.filter(|(name, slot)| name.as_str() != own.0 && in_primary_cluster(slot)) {
-            wanted.entry(SlotName(name.clone())).or_insert(Wanted { is_used: leads });
+            wanted
+                .entry(SlotName(name.clone()))
+                .or_insert(Wanted { is_used: leads });
         }
     }
     wanted
@@ -126,8 +158,15 @@ fn recently_seen(c: &mut Cycle<'_>, cluster: &Cluster, sql: &SqlFacts) -> Vec<Sl
     }
     let now = c.now();
     let existing: BTreeSet<&SlotName> = sql.slots.iter().map(|slot| &slot.name).collect();
-    let members = cluster.members.iter().filter(|m| &m.name != c.me() && !m.data.tags.nostream());
-    for slot in members.map(|member| member.name.slot_name()).filter(|slot| existing.contains(slot)) {
+    let me = c.me();
+    let members = cluster
+        .members
+        .iter()
+        .filter(|m| &m.name != me && !m.data.tags.nostream());
+    for slot in members
+        .map(|member| member.name.slot_name())
+        .filter(|slot| existing.contains(slot))
+    {
         c.memory.slots_last_seen.insert(slot, now);
     }
     // What the last leader kept counts from the moment that this one took over.
@@ -150,7 +189,6 @@ fn recently_seen(c: &mut Cycle<'_>, cluster: &Cluster, sql: &SqlFacts) -> Vec<Sl
 }
 
 /// What the leader publishes of its slots in `/status`: positions, and the names to keep.
-#[expect(clippy::type_complexity, reason = "the two optional parts of the status key")]
 pub(super) fn to_publish(
     c: &mut Cycle<'_>,
     cluster: &Cluster,
@@ -163,7 +201,11 @@ pub(super) fn to_publish(
         .slots
         .iter()
         .filter_map(|slot| {
-            let position = if slot.is_logical { slot.confirmed_flush } else { slot.restart_lsn };
+            let position = if slot.is_logical {
+                slot.confirmed_flush
+            } else {
+                slot.restart_lsn
+            };
             Some((slot.name.clone(), position?))
         })
         .collect();

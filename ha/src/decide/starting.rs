@@ -17,7 +17,10 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> F
         }
         c.note(notes::still_starting_as_standby());
         return Ok(match cluster.leader_name() {
-            Some(leader) => Reason::Following { me: c.me().clone(), leader: leader.clone() },
+            Some(leader) => Reason::Following {
+                me: c.me().clone(),
+                leader: leader.clone(),
+            },
             None => Reason::NotHealthiest,
         });
     }

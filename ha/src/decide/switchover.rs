@@ -11,7 +11,9 @@ use crate::step::{Expect, Key, StopMode, StopPurpose};
 
 /// Hands over when it is time, drops what cannot be done. `None`: go on as leader.
 pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<Reason>> {
-    let Some(failover) = cluster.failover.clone() else { return Ok(None) };
+    let Some(failover) = cluster.failover.clone() else {
+        return Ok(None);
+    };
     if !is_due(c, &failover)? {
         return Ok(None);
     }
@@ -37,7 +39,9 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<R
 
 fn capitalized(text: &str) -> String {
     let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+    letters
+        .next()
+        .map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// Whether a scheduled request's time has come. One that is long past is dropped.
@@ -47,7 +51,9 @@ fn is_due(c: &mut Cycle<'_>, failover: &Failover) -> Flow<bool> {
         clear(c, failover)?;
         return Ok(false);
     }
-    let Some(at) = failover.scheduled_at else { return Ok(true) };
+    let Some(at) = failover.scheduled_at else {
+        return Ok(true);
+    };
     if c.config().pause {
         return Ok(false);
     }
@@ -70,6 +76,10 @@ fn is_due(c: &mut Cycle<'_>, failover: &Failover) -> Flow<bool> {
 
 fn clear(c: &mut Cycle<'_>, failover: &Failover) -> Flow<()> {
     c.note(notes::clearing_failover());
-    drop(c.write(Key::Failover, Failover::CLEARED.to_owned(), Expect::Version(failover.version))?);
+    drop(c.write(
+        Key::Failover,
+        Failover::CLEARED.to_owned(),
+        Expect::Version(failover.version),
+    )?);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The one long job: what its end means, and what the cycle does while it runs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{observe, peers, publish, release};
 use crate::cluster::{Cluster, Status};
@@ -11,13 +12,19 @@ use crate::pg::{Lsn, Role, ServerState};
 use crate::reason::{Reason, notes};
 use crate::step::{Action, Callback, Reply, StartAs, StopPurpose, Task, TaskOutcome};
 
+/// How long the first pause after a failed job is; each further failure in a row adds as much.
+const HOLD_OFF: Duration = Duration::from_secs(1);
+
 /// Takes note of a job that has ended since the last cycle.
 pub(super) fn absorb(c: &mut Cycle<'_>) {
-    let TaskStatus::Done { task, outcome } = &c.given().task else { return };
+    let TaskStatus::Done { task, outcome } = &c.given().task else {
+        return;
+    };
     if let TaskOutcome::Failed(why) = outcome {
         c.note(notes::task_failed(&task.label(), why));
     }
     let success = *outcome == TaskOutcome::Success;
+    hold_off(c, matches!(outcome, TaskOutcome::Failed(_)));
     match task {
         Task::Bootstrap => absorb_bootstrap(c, outcome, Bootstrap::Started),
         Task::PostBootstrap => absorb_bootstrap(c, outcome, Bootstrap::Populated),
@@ -25,8 +32,16 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
             c.memory.system_identifier = None;
             c.memory.rewind = RewindState::Unneeded;
             c.memory.start_was_announced &= success;
-            c.memory.role = if success { Role::Replica } else { Role::Uninitialized };
-            c.memory.state = if success { ServerState::Running } else { ServerState::Stopped };
+            c.memory.role = if success {
+                Role::Replica
+            } else {
+                Role::Uninitialized
+            };
+            c.memory.state = if success {
+                ServerState::Running
+            } else {
+                ServerState::Stopped
+            };
         }
         Task::Start { start_as, .. } => absorb_start(c, start_as, outcome),
         Task::Stop { purpose, .. } => absorb_stop(c, *purpose, success),
@@ -40,11 +55,37 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
             c.memory.rewind = match outcome {
                 TaskOutcome::Success => RewindState::Done,
                 TaskOutcome::Cancelled => RewindState::Check,
-                TaskOutcome::Failed(_) | TaskOutcome::PrePromoteFailed | TaskOutcome::TimedOut => RewindState::Failed,
+                TaskOutcome::Failed(_) | TaskOutcome::PrePromoteFailed | TaskOutcome::TimedOut => {
+                    RewindState::Failed
+                }
             };
             c.memory.state = ServerState::Stopped;
         }
     }
+}
+
+/// What failed is tried again soon, but ever more slowly: the disk may have room again, the port be free.
+fn hold_off(c: &mut Cycle<'_>, failed: bool) {
+    if !failed {
+        c.memory.failed_tasks = 0;
+        c.memory.hold_off_until = None;
+        return;
+    }
+    c.memory.failed_tasks = c.memory.failed_tasks.saturating_add(1).min(10);
+    let pause = (HOLD_OFF * c.memory.failed_tasks).min(c.config().loop_wait);
+    c.memory.hold_off_until = Some(c.now().after(pause));
+}
+
+/// A job failed a moment ago. `Some`: nothing is tried before it is time, unless there is a primary to stop.
+pub(super) fn holding_off(c: &mut Cycle<'_>, held: bool) -> Flow<Option<Reason>> {
+    let Some(until) = c.memory.hold_off_until.filter(|until| c.now() < *until) else {
+        return Ok(None);
+    };
+    if !held && observe::is_primary(c)? {
+        return Ok(None);
+    }
+    c.again_at(until);
+    Ok(Some(Reason::HoldingOff))
 }
 
 fn absorb_bootstrap(c: &mut Cycle<'_>, outcome: &TaskOutcome, next: Bootstrap) {
@@ -52,35 +93,46 @@ fn absorb_bootstrap(c: &mut Cycle<'_>, outcome: &TaskOutcome, next: Bootstrap) {
         TaskOutcome::Success => next,
         TaskOutcome::Failed(why) => Bootstrap::Failed(why.clone()),
         TaskOutcome::Cancelled => Bootstrap::Failed("it was cancelled".to_owned()),
-        TaskOutcome::PrePromoteFailed | TaskOutcome::TimedOut => Bootstrap::Failed("it took too long".to_owned()),
+        TaskOutcome::PrePromoteFailed | TaskOutcome::TimedOut => {
+            Bootstrap::Failed("it took too long".to_owned())
+        }
     };
 }
 
 fn absorb_start(c: &mut Cycle<'_>, start_as: &StartAs, outcome: &TaskOutcome) {
     match outcome {
         TaskOutcome::Success | TaskOutcome::TimedOut => {
-            let role = if *start_as == StartAs::Primary { Role::Primary } else { Role::Replica };
+            let role = if *start_as == StartAs::Primary {
+                Role::Primary
+            } else {
+                Role::Replica
+            };
             let was_primary = matches!(c.memory.role, Role::Primary | Role::Demoted);
             c.memory.role = role;
-            c.memory.failed_starts = 0;
             c.memory.state = ServerState::Starting;
             if *outcome == TaskOutcome::Success {
                 c.memory.state = ServerState::Running;
-                let callback =
-                    if was_primary && role == Role::Replica { Callback::OnRoleChange } else { Callback::OnStart };
+                let callback = if was_primary && role == Role::Replica {
+                    Callback::OnRoleChange
+                } else {
+                    Callback::OnStart
+                };
                 c.memory.start_was_announced = true;
                 c.callback(callback, role);
             }
         }
         TaskOutcome::Failed(_) | TaskOutcome::Cancelled | TaskOutcome::PrePromoteFailed => {
             c.memory.state = ServerState::StartFailed;
-            c.memory.failed_starts = c.memory.failed_starts.saturating_add(1);
         }
     }
 }
 
 fn absorb_stop(c: &mut Cycle<'_>, purpose: StopPurpose, success: bool) {
-    c.memory.state = if success { ServerState::Stopped } else { ServerState::StopFailed };
+    c.memory.state = if success {
+        ServerState::Stopped
+    } else {
+        ServerState::StopFailed
+    };
     if !success {
         return;
     }
@@ -93,6 +145,9 @@ fn absorb_stop(c: &mut Cycle<'_>, purpose: StopPurpose, success: bool) {
     } else {
         let role = c.memory.role;
         c.callback(Callback::OnStop, role);
+        if role.is_primary() {
+            c.memory.role = Role::Demoted;
+        }
     }
 }
 
@@ -115,7 +170,11 @@ fn absorb_restart(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
         }
     };
     if let Some(id) = c.memory.restart_request.take() {
-        c.reply(Reply { id, is_success: reply.0, text: reply.1.to_owned() });
+        c.reply(Reply {
+            id,
+            is_success: reply.0,
+            text: reply.1.to_owned(),
+        });
     }
 }
 
@@ -165,7 +224,14 @@ fn without_lock(c: &mut Cycle<'_>, unlocked: bool, task: &Task) -> Flow<Reason> 
                 return Ok(Reason::LostLockBeforePromote);
             }
             // What comes up as a primary may not stay: the next cycle finds it and stops it.
-            Task::Start { start_as: StartAs::Primary, .. } | Task::Restart { start_as: StartAs::Primary, .. } => {
+            Task::Start {
+                start_as: StartAs::Primary,
+                ..
+            }
+            | Task::Restart {
+                start_as: StartAs::Primary,
+                ..
+            } => {
                 drop(c.perform(Action::CancelTask)?);
                 return Ok(Reason::LostLockDuring(task.label()));
             }
@@ -202,7 +268,13 @@ fn hand_over_early(c: &mut Cycle<'_>, cluster: &Cluster, purpose: StopPurpose, c
         return Ok(());
     }
     if peers::can_take_over(c, cluster, cluster.failover.as_ref(), Some(checkpoint))? {
-        release(c, Some(Status { optime: Some(checkpoint), ..cluster.status.clone() }))?;
+        release(
+            c,
+            Some(Status {
+                optime: Some(checkpoint),
+                ..cluster.status.clone()
+            }),
+        )?;
     }
     Ok(())
 }
@@ -210,9 +282,17 @@ fn hand_over_early(c: &mut Cycle<'_>, cluster: &Cluster, purpose: StopPurpose, c
 fn publish_position(c: &mut Cycle<'_>) -> Flow<()> {
     let server = observe::server(c)?;
     let position = server.sql.as_ref().and_then(|sql| sql.position());
-    let Some((cluster, _)) = c.memory.cluster.clone() else { return Ok(()) };
+    let Some((cluster, _)) = c.memory.cluster.clone() else {
+        return Ok(());
+    };
     if position.is_some() {
-        publish::status(c, &Status { optime: position, ..cluster.status.clone() })?;
+        publish::status(
+            c,
+            &Status {
+                optime: position,
+                ..cluster.status.clone()
+            },
+        )?;
     }
     Ok(())
 }
