@@ -5,14 +5,19 @@
 //! under it; [`LocalConfig`], [`DynamicConfig`] and [`PostgresqlSettings`] are the typed views that the rest of the
 //! program reads. Nothing here touches a file, the network or the clock: the caller passes texts and maps.
 
+mod controlled;
 mod dynamic;
 mod endpoint;
+pub mod env;
+pub mod layers;
 mod local;
 mod local_dcs;
 mod number;
 mod postgresql;
 mod problem;
+mod read;
 mod secret;
+pub mod settings;
 mod tags;
 mod value;
 pub mod yaml;
@@ -20,10 +25,10 @@ pub mod yaml;
 pub use dynamic::{
     DynamicConfig, Minimums, SlotConfig, SlotKind, SlotMatcher, StandbyCluster, SynchronousMode,
 };
-pub use endpoint::{HostPort, ListenAddress};
+pub use endpoint::{AddressError, HostPort, ListenAddress};
 pub use local::{
-    Authentication, BasicAuth, BinNames, BootstrapConfig, BootstrapMethod, CitusConfig, CtlConfig,
-    GuardConfig, GuardMode, LocalConfig, LocalPostgresql, LogConfig, LogType, RestApiConfig, Role,
+    Authentication, BasicAuth, BinNames, BootstrapConfig, BootstrapMethod, CitusConfig, ClientConfig,
+    CtlConfig, GuardConfig, GuardMode, LocalConfig, LocalPostgresql, LogConfig, LogType, RestApiConfig, Role,
     ServerTokens, VerifyClient, WatchdogConfig, WatchdogMode,
 };
 pub use local_dcs::{DcsConfig, DcsKind, Etcd3Config, EtcdEndpoints};

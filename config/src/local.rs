@@ -1,5 +1,9 @@
 //! `LocalConfig`: the typed view of the node's own configuration, file and environment together.
 
+mod read;
+
+pub(crate) use read::citus;
+
 use crate::endpoint::{HostPort, ListenAddress};
 use crate::local_dcs::DcsConfig;
 use crate::secret::Secret;
@@ -40,8 +44,23 @@ pub struct LocalConfig {
     pub postgresql: LocalPostgresql,
     /// The DCS section.
     pub dcs: DcsConfig,
-    /// The tree itself, which [`crate::PostgresqlSettings`] and `--validate-config` read on.
-    pub tree: Value,
+    /// The tree itself, which [`crate::PostgresqlSettings`] reads on.
+    pub tree: Map,
+}
+
+/// What the command-line client needs: nothing of it has to be there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClientConfig {
+    /// The cluster's name, if it is written.
+    pub scope: Option<String>,
+    /// First part of the DCS path; default `service`.
+    pub namespace: String,
+    /// `ctl`
+    pub ctl: CtlConfig,
+    /// `citus`, when both its settings are valid.
+    pub citus: Option<CitusConfig>,
+    /// The DCS section, if there is one.
+    pub dcs: Option<DcsConfig>,
 }
 
 /// `log`

@@ -1,6 +1,8 @@
 //! `PostgresqlSettings`: what the running server shall have, local and dynamic side together, for one PostgreSQL
 //! version and one role.
 
+mod read;
+
 use crate::local::LocalPostgresql;
 use crate::value::Map;
 use std::collections::BTreeMap;
@@ -21,6 +23,8 @@ pub enum ParameterRole {
 pub struct PostgresqlSettings {
     /// What only the local side may say.
     pub local: LocalPostgresql,
+    /// The major version for which these are, as PostgreSQL's version number (150000); `None` = not known yet.
+    pub major_version: Option<u32>,
     /// All parameters that go into postgresql.conf, controlled ones included, by their lower-case name, in GUC text form
     /// (booleans as `on` and `off`). Recovery parameters that were written here are in `recovery_conf` instead.
     pub parameters: BTreeMap<String, String>,

@@ -52,14 +52,15 @@ pub enum Kind {
     Map(Map),
 }
 
-/// A mapping that keeps the order in which its keys were written. Equality ignores the order, as in JSON.
-#[derive(Clone, Debug, Default)]
+/// A mapping that keeps the order in which its keys were written. Equality ignores the order, as in JSON. `Debug` hides
+/// the values of keys that hold secrets.
+#[derive(Clone, Default)]
 pub struct Map {
     entries: Vec<Entry>,
 }
 
 /// One key of a [`Map`] with its value.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Entry {
     /// The key; other scalars than strings are kept as JSON would write them.
     pub key: String,
@@ -72,8 +73,8 @@ pub struct Entry {
 impl Map {
     /// An empty mapping.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self { entries: Vec::new() }
     }
 
     /// The value of `key`.
@@ -135,6 +136,11 @@ impl Map {
             .map(|entry| (entry.key.as_str(), &entry.value))
     }
 
+    /// The values in their order, to be changed in place.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut Value> {
+        self.entries.iter_mut().map(|entry| &mut entry.value)
+    }
+
     /// The entries in their order.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
@@ -177,6 +183,34 @@ impl Map {
             }
         }
         changed
+    }
+}
+
+/// Parts of keys whose values may hold a secret: passwords, tokens, and addresses with a password in them.
+const SECRET_KEYS: [&str; 7] = [
+    "password",
+    "token",
+    "secret",
+    "conninfo",
+    "auth_data",
+    "url",
+    "proxy",
+];
+
+impl std::fmt::Debug for Map {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(&self.entries).finish()
+    }
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let key = self.key.to_ascii_lowercase();
+        if SECRET_KEYS.iter().any(|secret| key.contains(secret)) {
+            write!(f, "{:?}: ***", self.key)
+        } else {
+            write!(f, "{:?}: {:?}", self.key, self.value.kind)
+        }
     }
 }
 

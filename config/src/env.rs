@@ -1,0 +1,384 @@
+//! `PATRONI_*` variables as a configuration tree. Patroni documentation: environment configuration settings.
+
+use crate::number::{parse_bool, parse_int};
+use crate::problem::{Problem, Problems};
+use crate::value::{Kind, Map, Position, Value};
+use crate::yaml;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The complete configuration as one YAML document; if it is set and no file is given, no other variable counts.
+pub const CONFIGURATION: &str = "PATRONI_CONFIGURATION";
+
+/// How a variable's text becomes a value.
+#[derive(Clone, Copy)]
+enum Form {
+    Text,
+    Bool,
+    Int,
+    List,
+    Map,
+    /// A text with a Python format, or the list of the fields of JSON lines.
+    LogFormat,
+}
+use Form::{Bool, Int, List, LogFormat, Map as Mapping, Text};
+
+const SIMPLE: &[(&str, Form)] = &[
+    ("NAME", Text),
+    ("NAMESPACE", Text),
+    ("SCOPE", Text),
+    ("THREAD_POOL_SIZE", Text),
+    ("THREAD_STACK_SIZE", Text),
+];
+
+const LOG: &[(&str, Form)] = &[
+    ("TYPE", Text),
+    ("LEVEL", Text),
+    ("TRACEBACK_LEVEL", Text),
+    ("FORMAT", LogFormat),
+    ("DATEFORMAT", Text),
+    ("STATIC_FIELDS", Mapping),
+    ("MAX_QUEUE_SIZE", Int),
+    ("DIR", Text),
+    ("MODE", Int),
+    ("FILE_SIZE", Int),
+    ("FILE_NUM", Int),
+    ("LOGGERS", Mapping),
+    ("DEDUPLICATE_HEARTBEAT_LOGS", Bool),
+];
+
+const RESTAPI: &[(&str, Form)] = &[
+    ("LISTEN", Text),
+    ("CONNECT_ADDRESS", Text),
+    ("CERTFILE", Text),
+    ("KEYFILE", Text),
+    ("KEYFILE_PASSWORD", Text),
+    ("CAFILE", Text),
+    ("CIPHERS", Text),
+    ("VERIFY_CLIENT", Text),
+    ("HTTP_EXTRA_HEADERS", Mapping),
+    ("HTTPS_EXTRA_HEADERS", Mapping),
+    ("ALLOWLIST", List),
+    ("ALLOWLIST_INCLUDE_MEMBERS", Bool),
+    ("REQUEST_QUEUE_SIZE", Int),
+    ("SERVER_TOKENS", Text),
+];
+
+const CTL: &[(&str, Form)] = &[
+    ("INSECURE", Bool),
+    ("CACERT", Text),
+    ("CERTFILE", Text),
+    ("KEYFILE", Text),
+    ("KEYFILE_PASSWORD", Text),
+];
+
+const LOGIN: &[(&str, Form)] = &[("USERNAME", Text), ("PASSWORD", Text)];
+
+const POSTGRESQL: &[(&str, Form)] = &[
+    ("LISTEN", Text),
+    ("CONNECT_ADDRESS", Text),
+    ("PROXY_ADDRESS", Text),
+    ("CONFIG_DIR", Text),
+    ("DATA_DIR", Text),
+    ("PGPASS", Text),
+    ("BIN_DIR", Text),
+];
+
+const BIN: &[(&str, Form)] = &[
+    ("PG_CTL", Text),
+    ("INITDB", Text),
+    ("PG_CONTROLDATA", Text),
+    ("PG_BASEBACKUP", Text),
+    ("POSTGRES", Text),
+    ("PG_ISREADY", Text),
+    ("PG_REWIND", Text),
+];
+
+const ROLE: &[(&str, Form)] = &[
+    ("USERNAME", Text),
+    ("PASSWORD", Text),
+    ("SSLMODE", Text),
+    ("SSLCERT", Text),
+    ("SSLKEY", Text),
+    ("SSLPASSWORD", Text),
+    ("SSLROOTCERT", Text),
+    ("SSLCRL", Text),
+    ("SSLCRLDIR", Text),
+    ("GSSENCMODE", Text),
+    ("CHANNEL_BINDING", Text),
+    ("SSLNEGOTIATION", Text),
+];
+
+const RAFT: &[(&str, Form)] = &[
+    ("DATA_DIR", Text),
+    ("SELF_ADDR", Text),
+    ("PARTNER_ADDRS", List),
+    ("PASSWORD", Text),
+    ("BIND_ADDR", Text),
+    ("APPEND_ENTRIES_PERIOD", Text),
+    ("MIN_TIMEOUT", Text),
+    ("MAX_TIMEOUT", Text),
+    ("CONNECTION_TIMEOUT", Text),
+    ("CONNECTION_RETRY_TIME", Text),
+    ("LEADER_FALLBACK_TIMEOUT", Text),
+];
+
+const CITUS: &[(&str, Form)] = &[("GROUP", Int), ("DATABASE", Text)];
+
+/// One list for all kinds of DCS, as in Patroni.
+const DCS: &[(&str, Form)] = &[
+    ("HOST", Text),
+    ("HOSTS", List),
+    ("PORT", Int),
+    ("USE_PROXIES", Bool),
+    ("PROTOCOL", Text),
+    ("SRV", Text),
+    ("SRV_SUFFIX", Text),
+    ("URL", Text),
+    ("PROXY", Text),
+    ("CACERT", Text),
+    ("CERT", Text),
+    ("KEY", Text),
+    ("VERIFY", Bool),
+    ("TOKEN", Text),
+    ("CHECKS", List),
+    ("DC", Text),
+    ("CONSISTENCY", Text),
+    ("REGISTER_SERVICE", Bool),
+    ("SERVICE_TAGS", List),
+    ("SERVICE_CHECK_INTERVAL", Text),
+    ("SERVICE_CHECK_TLS_SERVER_NAME", Text),
+    ("NAMESPACE", Text),
+    ("CONTEXT", Text),
+    ("USE_ENDPOINTS", Bool),
+    ("SCOPE_LABEL", Text),
+    ("ROLE_LABEL", Text),
+    ("TMP_ROLE_LABEL", Text),
+    ("LEADER_LABEL_VALUE", Text),
+    ("FOLLOWER_LABEL_VALUE", Text),
+    ("STANDBY_LEADER_LABEL_VALUE", Text),
+    ("POD_IP", Text),
+    ("PORTS", List),
+    ("LABELS", Mapping),
+    ("BOOTSTRAP_LABELS", Mapping),
+    ("BYPASS_API_SERVICE", Bool),
+    ("RETRIABLE_HTTP_CODES", List),
+    ("KEY_PASSWORD", Text),
+    ("USE_SSL", Text),
+    ("SET_ACLS", Mapping),
+    ("AUTH_DATA", Mapping),
+];
+const DCS_SECTIONS: [&str; 6] = ["CONSUL", "ETCD", "ETCD3", "EXHIBITOR", "KUBERNETES", "ZOOKEEPER"];
+
+/// The tree that the variables make. Empty values do not count. A value that does not fit is left out with a warning,
+/// as is a variable of one of our sections that nobody reads.
+#[must_use]
+pub fn read(variables: &BTreeMap<String, String>) -> (Map, Problems) {
+    let mut reader = Reader {
+        variables,
+        tree: Map::new(),
+        problems: Problems::default(),
+        known: Vec::new(),
+    };
+    reader.section("", "", SIMPLE);
+    // Names from before there was a section `log`; the section's own win.
+    for (old, key) in [
+        ("LOGLEVEL", "level"),
+        ("LOGFORMAT", "format"),
+        ("LOG_DATEFMT", "dateformat"),
+    ] {
+        reader.variable(
+            &format!("PATRONI_{old}"),
+            &["log", key],
+            if key == "format" { LogFormat } else { Text },
+        );
+    }
+    for (prefix, path, rows) in [
+        ("LOG_", "log", LOG),
+        ("RESTAPI_", "restapi", RESTAPI),
+        ("RESTAPI_", "restapi.authentication", LOGIN),
+        ("CTL_", "ctl", CTL),
+        ("CTL_", "ctl.authentication", LOGIN),
+        ("POSTGRESQL_", "postgresql", POSTGRESQL),
+        ("POSTGRESQL_BIN_", "postgresql.bin_name", BIN),
+        ("SUPERUSER_", "postgresql.authentication.superuser", ROLE),
+        ("REPLICATION_", "postgresql.authentication.replication", ROLE),
+        ("REWIND_", "postgresql.authentication.rewind", ROLE),
+        ("RAFT_", "raft", RAFT),
+        ("CITUS_", "citus", CITUS),
+    ] {
+        reader.section(prefix, path, rows);
+    }
+    for section in DCS_SECTIONS {
+        let path = section.to_ascii_lowercase();
+        let prefix = format!("{section}_");
+        reader.section(&prefix, &path, DCS);
+        // User and password alone do not make a section.
+        if matches!(section, "ETCD" | "ETCD3") {
+            if reader.tree.contains_key(&path) {
+                reader.section(&prefix, &path, LOGIN);
+            } else {
+                reader
+                    .known
+                    .extend(LOGIN.iter().map(|(name, _)| format!("PATRONI_{prefix}{name}")));
+            }
+        }
+    }
+    reader.report_unknown();
+    (reader.tree, reader.problems)
+}
+
+/// Whether this variable is taken out of the environment that our children get.
+#[must_use]
+pub fn is_ours(name: &str) -> bool {
+    name.starts_with("PATRONI_")
+}
+
+struct Reader<'a> {
+    variables: &'a BTreeMap<String, String>,
+    tree: Map,
+    problems: Problems,
+    known: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn section(&mut self, prefix: &str, path: &str, rows: &[(&str, Form)]) {
+        for (name, form) in rows {
+            let key = name.to_ascii_lowercase();
+            let path: Vec<&str> = path
+                .split('.')
+                .filter(|part| !part.is_empty())
+                .chain([key.as_str()])
+                .collect();
+            self.variable(&format!("PATRONI_{prefix}{name}"), &path, *form);
+        }
+    }
+
+    fn variable(&mut self, name: &str, path: &[&str], form: Form) {
+        self.known.push(name.to_owned());
+        let Some(text) = self.variables.get(name).filter(|text| !text.is_empty()) else {
+            return;
+        };
+        match convert(name, text, form) {
+            Ok(value) => insert(&mut self.tree, path, value, name),
+            Err(expected) => self.problems.push(Problem::warning(
+                &path.join("."),
+                Some(&position(name)),
+                format!("expected {expected}: the variable is ignored"),
+            )),
+        }
+    }
+
+    /// Only within the sections that are ours alone: images and orchestrators set other variables with this prefix.
+    fn report_unknown(&mut self) {
+        let sections = [
+            "LOG",
+            "RESTAPI",
+            "CTL",
+            "POSTGRESQL",
+            "SUPERUSER",
+            "REPLICATION",
+            "REWIND",
+            "CITUS",
+            "ETCD3",
+        ];
+        for name in self.variables.keys() {
+            let section = name
+                .strip_prefix("PATRONI_")
+                .and_then(|rest| rest.split_once('_'))
+                .map(|(section, _)| section);
+            if section.is_some_and(|section| sections.contains(&section)) && !self.known.contains(name) {
+                let message = "this variable has no effect: set it in the file";
+                self.problems
+                    .push(Problem::warning("", Some(&position(name)), message));
+            }
+        }
+    }
+}
+
+fn position(name: &str) -> Position {
+    Position {
+        source: Arc::from(name),
+        line: 0,
+        column: 0,
+    }
+}
+
+fn insert(tree: &mut Map, path: &[&str], value: Value, name: &str) {
+    let Some((key, rest)) = path.split_first() else {
+        return;
+    };
+    if rest.is_empty() {
+        tree.insert(*key, value);
+        return;
+    }
+    if tree.get(key).is_none() {
+        tree.insert(
+            *key,
+            Value {
+                kind: Kind::Map(Map::new()),
+                position: Some(position(name)),
+            },
+        );
+    }
+    if let Some(Value {
+        kind: Kind::Map(map), ..
+    }) = tree.get_mut(key)
+    {
+        insert(map, rest, value, name);
+    }
+}
+
+fn convert(name: &str, text: &str, form: Form) -> Result<Value, &'static str> {
+    let kind = match form {
+        Form::Text => Kind::String(text.to_owned()),
+        Form::Bool => Kind::Bool(parse_bool(text).ok_or("on or off")?),
+        Form::Int => Kind::Int(parse_int(text, None).ok_or("a whole number")?),
+        Form::List => collection(name, text, ['[', ']'], "a list: a, b, c")?,
+        Form::Map => collection(name, text, ['{', '}'], "a mapping: name: value, name: value")?,
+        Form::LogFormat if text.contains("%(") => Kind::String(text.to_owned()),
+        Form::LogFormat => collection(
+            name,
+            text,
+            ['[', ']'],
+            "a format with %(...), or a list of fields",
+        )?,
+    };
+    Ok(Value {
+        kind,
+        position: Some(position(name)),
+    })
+}
+
+/// A YAML list or mapping, with brackets or without.
+fn collection(
+    name: &str,
+    text: &str,
+    [open, close]: [char; 2],
+    expected: &'static str,
+) -> Result<Kind, &'static str> {
+    let is_list = open == '[';
+    let is_block = is_list && text.trim_start().starts_with('-');
+    let bracketed = if is_block || text.trim_start().starts_with(open) {
+        text.to_owned()
+    } else {
+        format!("{open}{text}{close}")
+    };
+    let mut value = yaml::parse(name, &bracketed).map_err(|_| expected)?;
+    move_to(&mut value, &position(name));
+    match value.kind {
+        Kind::List(_) if is_list => Ok(value.kind),
+        Kind::Map(_) if !is_list => Ok(value.kind),
+        _ => Err(expected),
+    }
+}
+
+/// Lines and columns within a variable would only confuse.
+fn move_to(value: &mut Value, position: &Position) {
+    value.position = Some(position.clone());
+    match &mut value.kind {
+        Kind::List(list) => list.iter_mut().for_each(|item| move_to(item, position)),
+        Kind::Map(map) => map.values_mut().for_each(|item| move_to(item, position)),
+        Kind::Null | Kind::Bool(_) | Kind::Int(_) | Kind::Float(_) | Kind::String(_) => {}
+    }
+}

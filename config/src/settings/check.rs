@@ -1,0 +1,333 @@
+//! Compares a tree with the table: a wrong type is an error, a key that is not in the table a warning.
+
+use super::table::{DYNAMIC, LOCAL, LOCAL_ONLY, METHOD};
+use super::{Expected, Setting};
+use crate::endpoint::ListenAddress;
+use crate::problem::{Problem, Problems, Severity};
+use crate::value::{Entry, Kind, Map, Value};
+
+/// Checks the local configuration. Everything that is wrong is reported at once.
+#[must_use]
+pub fn check_local(tree: &Map) -> Problems {
+    let mut check = Check {
+        rows: LOCAL.iter().collect(),
+        root: tree,
+        side: Side::Local,
+        problems: Problems::default(),
+    };
+    check.map(tree, "", "");
+    let mut problems = check.problems;
+    if let Some(dcs) = tree
+        .get("bootstrap")
+        .and_then(|b| b.get("dcs"))
+        .and_then(Value::as_map)
+    {
+        problems.0.extend(check_dynamic(dcs, "bootstrap.dcs.").0);
+    }
+    problems
+}
+
+/// Checks a dynamic configuration; `prefix` (`bootstrap.dcs.` or nothing) stands before the paths. All findings are
+/// warnings: what makes no sense there is replaced by its default.
+#[must_use]
+pub fn check_dynamic(document: &Map, prefix: &str) -> Problems {
+    let is_shared = |row: &&Setting| row.path.starts_with("postgresql.") && !is_local_only(row.path);
+    let rows = DYNAMIC.iter().chain(LOCAL.iter().filter(is_shared)).collect();
+    let mut check = Check {
+        rows,
+        root: document,
+        side: Side::Dynamic,
+        problems: Problems::default(),
+    };
+    check.map(document, "", prefix);
+    for problem in &mut check.problems.0 {
+        problem.severity = Severity::Warning;
+    }
+    check.problems
+}
+
+fn is_local_only(path: &str) -> bool {
+    LOCAL_ONLY.iter().any(|local| {
+        path.strip_prefix(local)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Local,
+    Dynamic,
+}
+
+struct Check<'a> {
+    rows: Vec<&'a Setting>,
+    root: &'a Map,
+    side: Side,
+    problems: Problems,
+}
+
+impl Check<'_> {
+    /// `table_path` ends with a dot unless empty; `shown` is what stands before it in messages.
+    fn map(&mut self, map: &Map, table_path: &str, shown: &str) {
+        for entry in map.entries() {
+            let path = format!("{table_path}{}", entry.key);
+            let wildcard = format!("{table_path}*");
+            let row = self.rows.iter().find(|row| row.path == path);
+            let row = row
+                .or_else(|| self.rows.iter().find(|row| row.path == wildcard))
+                .copied();
+            let is_section = self
+                .rows
+                .iter()
+                .any(|row| row.path.strip_prefix(&path).is_some_and(|p| p.starts_with('.')));
+            if let Some(row) = row {
+                self.value(&entry.value, row.expected, &format!("{shown}{path}"));
+            } else if is_section {
+                self.section(&entry.value, &path, shown);
+            } else if !self.is_method(&path, entry) {
+                let problem = self.unknown(entry, table_path, shown);
+                self.problems.push(problem);
+            }
+        }
+    }
+
+    fn section(&mut self, value: &Value, path: &str, shown: &str) {
+        match &value.kind {
+            Kind::Map(map) => self.map(map, &format!("{path}."), shown),
+            Kind::Null => {}
+            _ => self.wrong(value, "a mapping", &format!("{shown}{path}")),
+        }
+    }
+
+    /// Sections of methods have names of the user's choice.
+    fn is_method(&mut self, path: &str, entry: &Entry) -> bool {
+        let (Some((section, name)), Some(map)) = (path.split_once('.'), entry.value.as_map()) else {
+            return false;
+        };
+        if !matches!(section, "postgresql" | "bootstrap") {
+            return false;
+        }
+        let is_named = [
+            "bootstrap.method",
+            "postgresql.create_replica_methods",
+            "postgresql.create_replica_method",
+            "standby_cluster.create_replica_methods",
+            "bootstrap.dcs.postgresql.create_replica_methods",
+            "bootstrap.dcs.standby_cluster.create_replica_methods",
+        ]
+        .iter()
+        .any(|path| names_in(self.root, path).iter().any(|named| named == name));
+        if !is_named && !map.contains_key("command") {
+            return false;
+        }
+        self.rows_of(METHOD, map, path);
+        true
+    }
+
+    fn rows_of(&mut self, rows: &'static [Setting], map: &Map, path: &str) {
+        let mut check = Check {
+            rows: rows.iter().collect(),
+            root: map,
+            side: self.side,
+            problems: Problems::default(),
+        };
+        check.map(map, "", &format!("{path}."));
+        self.problems.0.append(&mut check.problems.0);
+    }
+
+    fn unknown(&self, entry: &Entry, table_path: &str, shown: &str) -> Problem {
+        let key = &entry.key;
+        let path = format!("{table_path}{key}");
+        let message = if self.side == Side::Local
+            && table_path.is_empty()
+            && DYNAMIC.iter().any(|row| first(row.path) == key)
+        {
+            "has no effect here: it belongs to the dynamic configuration (edit-config, or bootstrap.dcs of a new cluster)"
+                .to_owned()
+        } else if self.side == Side::Local && path == "postgresql.use_slots" {
+            "has no effect here: it belongs to the dynamic configuration (edit-config)".to_owned()
+        } else if self.side == Side::Dynamic && is_local_only(&path) {
+            "has no effect here: it belongs to the file of each member".to_owned()
+        } else {
+            let siblings = self
+                .rows
+                .iter()
+                .filter_map(|row| row.path.strip_prefix(table_path))
+                .map(first);
+            match nearest(key, siblings) {
+                Some(near) => format!("unknown setting, ignored: did you mean {near}?"),
+                None => "unknown setting, ignored".to_owned(),
+            }
+        };
+        Problem::warning(&format!("{shown}{path}"), entry.key_position.as_ref(), message)
+    }
+
+    fn wrong(&mut self, value: &Value, expected: &str, path: &str) {
+        let message = format!("expected {expected}, found {}", value.describe());
+        self.problems
+            .push(Problem::error(path, value.position.as_ref(), message));
+    }
+
+    fn value(&mut self, value: &Value, expected: Expected, path: &str) {
+        if value.is_null() {
+            return;
+        }
+        match expected {
+            Expected::Anything => {}
+            Expected::Bool if value.to_bool().is_some() => {}
+            Expected::Bool => self.wrong(value, "on or off", path),
+            Expected::Int(min, max) => self.int(value, (min, max), None, path),
+            Expected::Quantity(min, max, unit) => self.int(value, (min, max), Some(unit), path),
+            Expected::Text => self.text(value, path),
+            Expected::Secret if is_text(value) => {}
+            Expected::Secret => {
+                let message = "expected a text: put the value in quotes (it is not shown here)";
+                self.problems
+                    .push(Problem::error(path, value.position.as_ref(), message));
+            }
+            Expected::Word(words) => {
+                if word(value, words).is_none() {
+                    self.wrong(value, &format!("one of {}", words.join(", ")), path);
+                }
+            }
+            Expected::Address => match value.as_str().map(|text| ListenAddress::parse(text, Some(0))) {
+                None if is_text(value) => {}
+                None => self.wrong(value, "host:port", path),
+                Some(Ok(_)) => {}
+                Some(Err(why)) => {
+                    self.problems
+                        .push(Problem::error(path, value.position.as_ref(), why.to_string()))
+                }
+            },
+            Expected::Texts | Expected::Lines => self.texts(value, matches!(expected, Expected::Texts), path),
+            Expected::Options => self.options(value, path),
+            Expected::Scalars => match value.as_map() {
+                Some(map) => map.entries().iter().for_each(|entry| {
+                    if entry.value.guc_text().is_none() {
+                        self.wrong(
+                            &entry.value,
+                            "a text, a number or a boolean",
+                            &format!("{path}.{}", entry.key),
+                        );
+                    }
+                }),
+                None => self.wrong(value, "a mapping", path),
+            },
+            Expected::Mapping if value.as_map().is_some() => {}
+            Expected::Mapping => self.wrong(value, "a mapping", path),
+            Expected::Section(rows) => match value.as_map() {
+                Some(map) => self.rows_of(rows, map, path),
+                None => self.wrong(value, "a mapping", path),
+            },
+        }
+    }
+
+    fn int(&mut self, value: &Value, (min, max): (i64, i64), unit: Option<&str>, path: &str) {
+        if value.to_int(unit).is_none_or(|n| !(min..=max).contains(&n)) {
+            let upper = if max >= i64::from(i32::MAX) {
+                "up".to_owned()
+            } else {
+                format!("to {max}")
+            };
+            let unit = unit.map_or_else(String::new, |unit| format!(" (in {unit}, or with a unit)"));
+            self.wrong(value, &format!("a whole number from {min} {upper}{unit}"), path);
+        }
+    }
+
+    fn text(&mut self, value: &Value, path: &str) {
+        if let Kind::Bool(_) = value.kind {
+            self.wrong(
+                value,
+                "a text (YAML reads words like on, off, yes and no as booleans: put it in quotes)",
+                path,
+            );
+        } else if !is_text(value) {
+            self.wrong(value, "a text", path);
+        }
+    }
+
+    fn texts(&mut self, value: &Value, one_is_enough: bool, path: &str) {
+        match &value.kind {
+            Kind::List(list) => {
+                for (n, item) in list.iter().enumerate() {
+                    if !is_text(item) && !item.is_null() {
+                        self.wrong(item, "a text", &format!("{path}.{n}"));
+                    }
+                }
+            }
+            _ if one_is_enough && is_text(value) => {}
+            Kind::String(text) if text.is_empty() => {}
+            _ => self.wrong(value, "a list of texts", path),
+        }
+    }
+
+    fn options(&mut self, value: &Value, path: &str) {
+        match &value.kind {
+            Kind::Map(_) => {}
+            Kind::List(list) => {
+                for (n, item) in list.iter().enumerate() {
+                    let is_pair = item.as_map().is_some_and(|map| map.len() == 1);
+                    if !is_pair && !is_text(item) {
+                        let expected = "an option: `name` or one pair `name: value`";
+                        self.wrong(item, expected, &format!("{path}.{n}"));
+                    }
+                }
+            }
+            Kind::String(text) if text.is_empty() => {}
+            _ => self.wrong(value, "a list or mapping of options", path),
+        }
+    }
+}
+
+/// Numbers count as their text.
+fn is_text(value: &Value) -> bool {
+    matches!(value.kind, Kind::String(_) | Kind::Int(_) | Kind::Float(_))
+}
+
+/// Which of `words` this is; `on` and `off` may be written as booleans too.
+pub(crate) fn word(value: &Value, words: &[&'static str]) -> Option<&'static str> {
+    let find = |text: &str| words.iter().copied().find(|word| word.eq_ignore_ascii_case(text));
+    match &value.kind {
+        Kind::String(text) => find(text).or_else(|| find(if value.to_bool()? { "on" } else { "off" })),
+        Kind::Bool(_) | Kind::Int(_) => find(if value.to_bool()? { "on" } else { "off" }),
+        Kind::Null | Kind::Float(_) | Kind::List(_) | Kind::Map(_) => None,
+    }
+}
+
+fn names_in(root: &Map, path: &str) -> Vec<String> {
+    let mut keys = path.split('.');
+    let value = keys.next().and_then(|key| root.get(key));
+    let value = keys.try_fold(value, |value, key| Some(value?.get(key))).flatten();
+    value.map(crate::read::texts).unwrap_or_default()
+}
+
+fn first(path: &str) -> &str {
+    path.split('.').next().unwrap_or(path)
+}
+
+/// The known key that differs least, if it differs little.
+fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let limit = (key.chars().count() / 3).max(1);
+    known
+        .filter(|known| *known != "*")
+        .map(|known| (distance(key, known), known))
+        .filter(|(distance, _)| *distance <= limit)
+        .min()
+        .map(|(_, known)| known)
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, a) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in b.iter().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = (above + 1).min(row[j] + 1).min(diagonal + usize::from(a != *b));
+            diagonal = above;
+        }
+    }
+    row[b.len()]
+}
