@@ -352,7 +352,7 @@ impl<'a> Reader<'a> {
         let retry_timeout = self.timer("retry_timeout", 10, minimums.retry_timeout);
         let twice = retry_timeout.saturating_mul(2);
         let (shorter_loop, shorter_retry) = if SECOND.saturating_add(twice) > ttl {
-            (SECOND, Duration::from_secs((ttl.as_secs() - 1) / 2))
+            (SECOND, Duration::from_secs(ttl.as_secs().saturating_sub(1) / 2))
         } else if loop_wait.saturating_add(twice) > ttl {
             (ttl - twice, retry_timeout)
         } else {

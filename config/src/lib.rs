@@ -19,6 +19,7 @@ mod read;
 mod secret;
 pub mod settings;
 mod tags;
+mod validate;
 mod value;
 pub mod yaml;
 
@@ -37,4 +38,5 @@ pub use postgresql::{Callbacks, ParameterRole, PostgresqlSettings, ReplicaMethod
 pub use problem::{Problem, Problems, Severity};
 pub use secret::Secret;
 pub use tags::Tags;
+pub use validate::validate;
 pub use value::{Entry, Kind, Map, Position, Value};

@@ -1,5 +1,6 @@
 //! `LocalConfig`: the typed view of the node's own configuration, file and environment together.
 
+mod old_forms;
 mod read;
 
 pub(crate) use read::citus;

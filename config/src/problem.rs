@@ -85,6 +85,14 @@ impl Problems {
         self.0.iter().filter(|p| p.severity == Severity::Warning)
     }
 
+    /// The findings in the order of the text; those without a position come last.
+    #[must_use]
+    pub fn sorted(mut self) -> Self {
+        self.0
+            .sort_by(|a, b| (a.position.is_none(), &a.position).cmp(&(b.position.is_none(), &b.position)));
+        self
+    }
+
     /// Adds a finding.
     pub fn push(&mut self, problem: Problem) {
         self.0.push(problem);

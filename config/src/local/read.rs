@@ -1,5 +1,6 @@
 //! The tree of the local side into [`LocalConfig`], with every error at once.
 
+use super::old_forms;
 use super::{
     Authentication, BasicAuth, BinNames, BootstrapConfig, BootstrapMethod, CitusConfig, ClientConfig,
     CtlConfig, GuardConfig, GuardMode, LocalConfig, LocalPostgresql, LogConfig, LogType, RestApiConfig, Role,
@@ -54,7 +55,7 @@ impl LocalConfig {
         let mut reader = Reader {
             problems: check_local(&tree),
         };
-        translate_old_forms(&mut tree);
+        old_forms::translate(&mut tree);
         let config = reader.config(tree);
         match config {
             Some(config) if !reader.problems.has_errors() => {
@@ -62,9 +63,9 @@ impl LocalConfig {
                     .problems
                     .0
                     .extend(config.tags.conflicts().into_iter().map(Problem::notice));
-                Ok((config, reader.problems))
+                Ok((config, reader.problems.sorted()))
             }
-            _ => Err(reader.problems),
+            _ => Err(reader.problems.sorted()),
         }
     }
 
@@ -133,55 +134,6 @@ fn dcs_path(namespace: &str, scope: &str) -> String {
         .chain(scope.split('/'))
         .filter(|part| !part.is_empty());
     parts.fold(String::new(), |path, part| path + "/" + part)
-}
-
-/// Forms of Patroni's early versions: roles beside `authentication`, `exhibitor` within `zookeeper`, `name` within
-/// `postgresql`.
-fn translate_old_forms(tree: &mut Map) {
-    let exhibitor = tree.get_mut("zookeeper").and_then(|value| match &mut value.kind {
-        Kind::Map(map) => map.remove("exhibitor"),
-        _ => None,
-    });
-    if let Some(exhibitor) = exhibitor {
-        tree.remove("zookeeper");
-        tree.insert("exhibitor", exhibitor);
-    }
-    let name = section(tree, "postgresql").get("name").cloned();
-    if let (None, Some(name)) = (text(tree, "name"), name) {
-        tree.insert("name", name);
-    }
-    let Some(Value {
-        kind: Kind::Map(postgresql),
-        ..
-    }) = tree.get_mut("postgresql")
-    else {
-        return;
-    };
-    let pg_rewind = postgresql
-        .get("pg_rewind")
-        .filter(|value| !value.is_null())
-        .cloned();
-    if !postgresql.contains_key("authentication") {
-        let roles = ["replication", "superuser"]
-            .into_iter()
-            .filter_map(|role| Some((role, postgresql.get(role)?.clone())));
-        let roles: Map = roles.collect();
-        if roles.is_empty() {
-            return;
-        }
-        postgresql.insert("use_pg_rewind", pg_rewind.is_some());
-        postgresql.insert("authentication", roles);
-    }
-    let Some(Value {
-        kind: Kind::Map(roles),
-        ..
-    }) = postgresql.get_mut("authentication")
-    else {
-        return;
-    };
-    if let Some(pg_rewind) = pg_rewind.filter(|_| !roles.contains_key("superuser")) {
-        roles.insert("superuser", pg_rewind);
-    }
 }
 
 /// `citus`, when `group` is a whole number and `database` a text.
