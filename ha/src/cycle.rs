@@ -67,6 +67,7 @@ pub(crate) struct Cycle<'a> {
     /// What is remembered; becomes the node's memory when the cycle ends.
     pub(crate) memory: Memory,
     server: Option<Server>,
+    data: Option<DataDirectory>,
     notes: Vec<Note>,
     callbacks: Vec<(Callback, Role)>,
     replies: Vec<Reply>,
@@ -84,6 +85,7 @@ impl<'a> Cycle<'a> {
             next: 0,
             memory,
             server: None,
+            data: None,
             notes: Vec::new(),
             callbacks: Vec::new(),
             replies: Vec::new(),
@@ -188,9 +190,16 @@ impl<'a> Cycle<'a> {
         }
     }
 
+    /// The data directory, looked at once a cycle.
     pub(crate) fn data_directory(&mut self) -> Flow<DataDirectory> {
+        if let Some(data) = &self.data {
+            return Ok(data.clone());
+        }
         match self.ask(Question::DataDirectory)? {
-            Answer::DataDirectory(data) => Ok(data.clone()),
+            Answer::DataDirectory(data) => {
+                self.data = Some(data.clone());
+                Ok(data.clone())
+            }
             _ => Err(self.defect("wrong answer about the data directory")),
         }
     }

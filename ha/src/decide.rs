@@ -141,15 +141,19 @@ fn identity(c: &mut Cycle<'_>, cluster: &Cluster, held: bool) -> Flow<Option<Rea
 }
 
 fn no_data(c: &mut Cycle<'_>, cluster: &Cluster, held: bool, inaccessible: Option<String>) -> Flow<Reason> {
-    c.memory.role = Role::Uninitialized;
     c.memory.system_identifier = None;
     if observe::server(c)?.is_running {
+        if let Some(why) = inaccessible {
+            // It runs, so the data is there: not being able to look at it is no reason to stop it.
+            return Ok(Reason::DataNotAccessible(why));
+        }
         c.begin(Task::Stop {
             mode: StopMode::Immediate,
             checkpoint: false,
             purpose: StopPurpose::NoData,
         })?;
     }
+    c.memory.role = Role::Uninitialized;
     if held {
         release(c, None)?;
         let what = if inaccessible.is_some() {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::{observe, primary, rewind};
-use crate::cluster::{Cluster, Member};
+use crate::cluster::{Cluster, Member, MemberData};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{RecoveryDrift, Source};
 use crate::memory::RewindState;
-use crate::pg::ReplicationState;
+use crate::pg::{ReplicationState, Role};
 use crate::reason::Reason;
 use crate::step::{Action, StartAs, StopMode, StopPurpose, Task};
 
@@ -47,6 +47,10 @@ pub(super) fn follow(
     let server = observe::server(c)?;
     if !paused && server.sql.as_ref().is_some_and(|sql| sql.replay_paused) {
         drop(c.perform(Action::ResumeReplay)?);
+    }
+    if target.is_none() && !c.node().tags.nostream() {
+        // Whoever led last may still send what we lack: its address stays until there is a new one.
+        return Ok(following);
     }
     match c.recovery_drift(target.clone())? {
         RecoveryDrift::None => notice_new_timeline(c, cluster),
@@ -113,7 +117,12 @@ fn notice_new_timeline(c: &mut Cycle<'_>, cluster: &Cluster) {
 
 /// Streaming on the leader's timeline: our WAL cannot have parted from its.
 pub(super) fn streams_from_leader(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<bool> {
-    let leader = cluster.leader_member().and_then(|leader| leader.data.timeline);
+    let is_primary = |data: &MemberData| data.role == Some(Role::Primary);
+    let leader = cluster
+        .leader_member()
+        .map(|leader| &leader.data)
+        .filter(|data| is_primary(data));
+    let leader = leader.and_then(|leader| leader.timeline);
     let server = observe::server(c)?;
     let Some(sql) = server.sql.filter(|sql| sql.in_recovery) else {
         return Ok(false);

@@ -1,0 +1,770 @@
+//! The language of the scenarios: one member, a few cycles of facts, and the steps that its decision takes.
+//!
+//! ```text
+//! me b                                   who decides; tags may follow: `me b nofailover`
+//! node no-rewind                         what its file says: no-rewind, remove-diverged, remove-failed, no-bootstrap
+//! config ttl=30 loop_wait=10 pause       the dynamic configuration
+//! remember primary crashed lock=30       role, state, lock until (s); also rewind=check, demoted
+//! cycle the key is gone                  a cycle begins; it keeps all facts of the one before
+//! at 12                                  the boot-time clock, in seconds
+//! cluster leader=a optime=100 timeline=1 failover=a>b initialize=none; or: cluster unreachable
+//! member a primary 100                   a member key: role, position; tags: nofailover priority=2 checkpoint=pending
+//! server replica 100 tl=1 streaming      or: server gone | server starting; also: pending-restart slots=a,c
+//! data shut-down checkpoint=100          or: data empty | data inaccessible | data production; also: backup_label signal
+//! peer a down                            or: peer c replica 90 tl=1 nofailover priority=2
+//! parted 1:100 from 2:90@1               local timeline:lsn, remote timeline:switch LSN of local timeline; or: parted unknown
+//! drift reload                           what following needs: none, reload, restart
+//! answer acquire lost                    acquire, renew: held, lost, unknown; begin: fails; write: conflict
+//! task done promote                      the long job: idle, `running stop shut-down=100`, `done start failed`
+//! request restart                        also: `request reinitialize force`
+//! stopping                               the agent was told to end
+//! ===                                    and then what it does
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tamada_ha::cluster::{
+    Cluster, ConfigKey, Failover, History, Leader, Member, MemberData, Status, SyncState, Tags, Version,
+};
+use tamada_ha::facts::{
+    Accepts, Answer, CheckpointStatus, DataDirectory, DcsFailure, Divergence, Given, LocalHistory,
+    LockAnswer, Moment, Node, PeerAnswer, PeerStatus, Progress, RecoveryDrift, RemoteHistory, Request,
+    RestartConditions, Server, Slot, Source, SqlFacts, TaskStatus,
+};
+use tamada_ha::memory::{Bootstrap, Lock, Memory, RewindState};
+use tamada_ha::pg::{
+    ControlData, DatabaseState, HistoryEntry, Lsn, MemberName, ReplicationState, Role, ServerState, SlotName,
+    Timeline,
+};
+use tamada_ha::step::{
+    Action, CloneSource, Question, RequestId, StartAs, StartReason, Step, StopMode, StopPurpose, Task,
+    TaskOutcome,
+};
+use tamada_ha::{Facts, decide};
+
+const IDENTIFIER: &str = "7000000000000000001";
+
+/// The facts of a scenario at one cycle.
+struct World {
+    node: Node,
+    settings: serde_json::Map<String, serde_json::Value>,
+    now: Moment,
+    cluster: Result<Cluster, DcsFailure>,
+    server: Server,
+    data: DataDirectory,
+    peers: BTreeMap<MemberName, Result<PeerStatus, String>>,
+    divergence: Divergence,
+    drift: RecoveryDrift,
+    answers: BTreeMap<String, String>,
+    task: TaskStatus,
+    requests: Vec<Request>,
+    is_stopping: bool,
+}
+
+/// The words of a line, and its `key=value` pairs.
+struct Words<'a>(Vec<&'a str>);
+
+impl<'a> Words<'a> {
+    fn has(&self, word: &str) -> bool {
+        self.0.contains(&word)
+    }
+
+    fn value(&self, key: &str) -> Option<&'a str> {
+        self.0
+            .iter()
+            .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+    }
+
+    fn number(&self, key: &str) -> Option<u64> {
+        self.value(key).map(|text| {
+            text.parse()
+                .unwrap_or_else(|_| panic!("{key}={text} is no number"))
+        })
+    }
+
+    /// The first bare number: a position.
+    fn position(&self) -> Option<Lsn> {
+        self.0.iter().find_map(|word| word.parse().ok()).map(Lsn)
+    }
+
+    fn timeline(&self) -> Timeline {
+        Timeline(self.number("tl").map_or(1, |number| number.try_into().unwrap()))
+    }
+
+    fn tags(&self) -> Tags {
+        let mut tags = serde_json::Map::new();
+        for flag in ["nofailover", "clonefrom", "nostream"]
+            .into_iter()
+            .filter(|flag| self.has(flag))
+        {
+            tags.insert(flag.to_owned(), true.into());
+        }
+        if let Some(priority) = self.number("priority") {
+            tags.insert("failover_priority".to_owned(), priority.into());
+        }
+        if let Some(upstream) = self.value("replicatefrom") {
+            tags.insert("replicatefrom".to_owned(), upstream.into());
+        }
+        Tags(tags)
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            node: Node {
+                name: "me".into(),
+                scope: "demo".to_owned(),
+                conn_url: String::new(),
+                api_url: String::new(),
+                proxy_url: None,
+                tags: Tags::default(),
+                version: "4.1.5".to_owned(),
+                may_bootstrap: true,
+                use_slots: true,
+                has_method_without_leader: false,
+                use_pg_rewind: true,
+                remove_data_directory_on_rewind_failure: false,
+                remove_data_directory_on_diverged_timelines: false,
+                config_json: "{}".to_owned(),
+                server_version: 180_000,
+            },
+            settings: serde_json::Map::new(),
+            now: Moment(Duration::from_secs(10)),
+            cluster: Ok(Cluster::default()),
+            server: Server::default(),
+            data: read_data(&Words(vec!["recovery"])),
+            peers: BTreeMap::new(),
+            divergence: Divergence {
+                local: Err("not told".to_owned()),
+                remote: Err("not told".to_owned()),
+            },
+            drift: RecoveryDrift::None,
+            answers: BTreeMap::new(),
+            task: TaskStatus::Idle,
+            requests: Vec::new(),
+            is_stopping: false,
+        }
+    }
+
+    fn facts(&self) -> Facts {
+        let (config, _) = config::DynamicConfig::read(
+            &serde_json::Value::Object(self.settings.clone()),
+            config::Minimums::TAMADA,
+        );
+        Facts::new(Given {
+            now: self.now,
+            wall_clock: "2026-11-22T20:00:00Z".parse().unwrap(),
+            node: Arc::new(self.node.clone()),
+            config: Arc::new(config),
+            task: self.task.clone(),
+            checkpoint: CheckpointStatus::Idle,
+            requests: self.requests.clone(),
+            is_stopping: self.is_stopping,
+        })
+    }
+
+    /// What is told of this cycle only.
+    fn forget_events(&mut self) {
+        self.task = TaskStatus::Idle;
+        self.requests.clear();
+        self.answers.clear();
+    }
+
+    fn read(&mut self, line: &str, memory: &mut Memory) {
+        let mut words = line.split_whitespace();
+        let keyword = words.next().unwrap_or_default();
+        let words = Words(words.collect());
+        match keyword {
+            "me" => {
+                self.node.name = words.0[0].into();
+                self.node.tags = words.tags();
+                self.node.conn_url = conn_url(words.0[0]);
+                self.node.api_url = api_url(words.0[0]);
+            }
+            "node" => {
+                self.node.use_pg_rewind &= !words.has("no-rewind");
+                self.node.may_bootstrap &= !words.has("no-bootstrap");
+                self.node.remove_data_directory_on_diverged_timelines |= words.has("remove-diverged");
+                self.node.remove_data_directory_on_rewind_failure |= words.has("remove-failed");
+                self.node.has_method_without_leader |= words.has("method-without-leader");
+            }
+            "config" => {
+                for word in &words.0 {
+                    let (key, value) = word.split_once('=').unwrap_or((word, "true"));
+                    let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+                    self.settings.insert(key.to_owned(), value);
+                }
+            }
+            "remember" => remember(memory, &words),
+            "at" => self.now = Moment(Duration::from_secs(words.0[0].parse().unwrap())),
+            "cluster" => self.cluster = read_cluster(&words),
+            "member" => {
+                let member = read_member(&words);
+                let cluster = self.cluster.as_mut().unwrap();
+                cluster.members.retain(|other| other.name != member.name);
+                cluster.members.push(member);
+            }
+            "server" => self.server = read_server(&words),
+            "data" => self.data = read_data(&words),
+            "peer" => drop(self.peers.insert(words.0[0].into(), read_peer(&words))),
+            "parted" => self.divergence = read_divergence(&words),
+            "drift" => {
+                self.drift = match words.0[0] {
+                    "none" => RecoveryDrift::None,
+                    "reload" => RecoveryDrift::Reload,
+                    "restart" => RecoveryDrift::Restart,
+                    other => panic!("drift {other}"),
+                }
+            }
+            "answer" => drop(self.answers.insert(words.0[0].to_owned(), words.0[1].to_owned())),
+            "task" => self.task = self.read_task(&words),
+            "request" => {
+                let id = RequestId(1);
+                self.requests.push(match words.0[0] {
+                    "restart" => Request::Restart {
+                        id,
+                        conditions: RestartConditions {
+                            only_pending: words.has("pending"),
+                            role: words.value("role").and_then(Role::parse),
+                            ..RestartConditions::default()
+                        },
+                    },
+                    "reinitialize" => Request::Reinitialize {
+                        id,
+                        force: words.has("force"),
+                        from_leader: false,
+                    },
+                    other => panic!("request {other}"),
+                });
+            }
+            "stopping" => self.is_stopping = true,
+            other => panic!("no such keyword: {other}"),
+        }
+    }
+
+    fn read_task(&self, words: &Words<'_>) -> TaskStatus {
+        let source = || Source {
+            member: Some("a".into()),
+            conn_url: conn_url("a"),
+            slot: None,
+        };
+        let task = match words.0.get(1).copied().unwrap_or_default() {
+            "bootstrap" => Task::Bootstrap,
+            "post-bootstrap" => Task::PostBootstrap,
+            "clone" => Task::Clone {
+                from: CloneSource::Leader(source()),
+                follow: Some(source()),
+            },
+            "start-primary" => Task::Start {
+                start_as: StartAs::Primary,
+                timeout: None,
+                why: StartReason::PrimaryAfterFailure,
+            },
+            "start" => {
+                let start_as = StartAs::Standby(None);
+                Task::Start {
+                    start_as,
+                    timeout: None,
+                    why: StartReason::AfterFailure,
+                }
+            }
+            "stop" => {
+                let purpose = match words.value("for") {
+                    Some("switchover") => StopPurpose::Switchover,
+                    Some("lost-lock") => StopPurpose::LostLock,
+                    Some("outage") => StopPurpose::DcsOutage,
+                    Some("shutdown") => StopPurpose::Shutdown,
+                    other => panic!("stop for {other:?}"),
+                };
+                Task::Stop {
+                    mode: StopMode::Fast,
+                    checkpoint: true,
+                    purpose,
+                }
+            }
+            "restart" => Task::Restart {
+                start_as: StartAs::Primary,
+                timeout: None,
+                is_requested: true,
+            },
+            "promote" => Task::Promote {
+                lock_valid_until: Moment(Duration::from_secs(40)),
+            },
+            "crash-recovery" => Task::CrashRecovery,
+            "rewind" => Task::Rewind { source: source() },
+            other => panic!("task {other}"),
+        };
+        match words.0[0] {
+            "running" => {
+                let progress = match words.number("shut-down") {
+                    Some(checkpoint) => Progress::ShutDown {
+                        checkpoint: Lsn(checkpoint),
+                    },
+                    None => Progress::Working,
+                };
+                TaskStatus::Running {
+                    task,
+                    since: self.now,
+                    progress,
+                }
+            }
+            "done" => {
+                let outcome = match words.0.iter().skip(2).find(|word| !word.contains('=')).copied() {
+                    None => TaskOutcome::Success,
+                    Some("failed") => TaskOutcome::Failed("the reason".to_owned()),
+                    Some("cancelled") => TaskOutcome::Cancelled,
+                    Some("refused") => TaskOutcome::PrePromoteFailed,
+                    Some("timed-out") => TaskOutcome::TimedOut,
+                    Some(other) => panic!("outcome {other}"),
+                };
+                TaskStatus::Done { task, outcome }
+            }
+            other => panic!("task {other}"),
+        }
+    }
+
+    fn answer(&self, step: &Step) -> Answer {
+        match step {
+            Step::Observe(question) => self.answer_question(question),
+            Step::Act(action) => self.answer_action(action),
+            Step::Finish(_) => unreachable!("a finished cycle has no answer"),
+        }
+    }
+
+    fn answer_question(&self, question: &Question) -> Answer {
+        match question {
+            Question::Cluster => Answer::Cluster(self.cluster.clone().map(Arc::new)),
+            Question::Server => Answer::Server(self.server.clone()),
+            Question::DataDirectory => Answer::DataDirectory(self.data.clone()),
+            Question::Peers(peers) => {
+                let status = |name: &MemberName| {
+                    self.peers
+                        .get(name)
+                        .cloned()
+                        .unwrap_or_else(|| Err("no answer".to_owned()))
+                };
+                let answers = peers.iter().map(|peer| (peer.name.clone(), status(&peer.name)));
+                Answer::Peers(
+                    answers
+                        .map(|(name, status)| PeerAnswer { name, status })
+                        .collect(),
+                )
+            }
+            Question::Divergence(_) => Answer::Divergence(self.divergence.clone()),
+            Question::HistoryFile(timeline) => {
+                let entry = |number| HistoryEntry {
+                    timeline: Timeline(number),
+                    switch_lsn: Lsn(u64::from(number) * 100),
+                    reason: "no recovery target specified".to_owned(),
+                };
+                Answer::HistoryFile(Some((1..timeline.0).map(entry).collect()))
+            }
+            Question::RecoveryDrift(_) => Answer::RecoveryDrift(self.drift),
+        }
+    }
+
+    fn answer_action(&self, action: &Action) -> Answer {
+        let told = |key: &str| self.answers.get(key).map(String::as_str);
+        let lock = |key: &str| match told(key) {
+            None | Some("held") => LockAnswer::Held { sent_at: self.now },
+            Some("lost") => LockAnswer::NotHeld,
+            Some("unknown") => LockAnswer::Unknown(DcsFailure("no answer".to_owned())),
+            Some(other) => panic!("answer {key} {other}"),
+        };
+        match action {
+            Action::AcquireLeader => Answer::Lock(lock("acquire")),
+            Action::RenewLeader { .. } => Answer::Lock(lock("renew")),
+            Action::TakeLeader => Answer::Lock(lock("take")),
+            Action::ReleaseLeader { .. } => Answer::Lock(LockAnswer::NotHeld),
+            Action::Write { .. } | Action::Delete { .. } => {
+                Answer::Written(Ok(if told("write") == Some("conflict") {
+                    None
+                } else {
+                    Some(Version(99))
+                }))
+            }
+            Action::Begin(_) if told("begin") == Some("fails") => Answer::Done(Err("it is busy".to_owned())),
+            Action::TouchMember(_)
+            | Action::Begin(_)
+            | Action::CancelTask
+            | Action::BeginCheckpoint
+            | Action::Follow(_)
+            | Action::ResumeReplay
+            | Action::ChangeSlots(_) => Answer::Done(Ok(())),
+        }
+    }
+}
+
+fn conn_url(name: &str) -> String {
+    format!("postgres://{name}:5432/postgres")
+}
+
+fn api_url(name: &str) -> String {
+    format!("http://{name}:8008/patroni")
+}
+
+fn remember(memory: &mut Memory, words: &Words<'_>) {
+    for word in &words.0 {
+        if let Some(role) = Role::parse(word) {
+            memory.role = role;
+        } else if let Some(state) = ServerState::parse(&word.replace('-', " ")) {
+            memory.state = state;
+        }
+    }
+    if let Some(seconds) = words.number("lock") {
+        memory.lock = Some(Lock {
+            valid_until: Moment(Duration::from_secs(seconds)),
+        });
+    }
+    if let Some(seconds) = words.number("demoted") {
+        memory.demoted_at = Some(Moment(Duration::from_secs(seconds)));
+    }
+    if words.has("rewind=check") {
+        memory.rewind = RewindState::Check;
+    }
+    if words.has("populated") {
+        memory.bootstrap = Bootstrap::Populated;
+    }
+    if words.has("known") {
+        memory.system_identifier = Some(IDENTIFIER.parse().unwrap());
+        memory.start_was_announced = true;
+    }
+}
+
+fn read_cluster(words: &Words<'_>) -> Result<Cluster, DcsFailure> {
+    if words.has("unreachable") {
+        return Err(DcsFailure("no endpoint answers".to_owned()));
+    }
+    let version = Version(1);
+    let initialize = match words.value("initialize") {
+        None => Some(IDENTIFIER.to_owned()),
+        Some("none") => None,
+        Some("locked") => Some(String::new()),
+        Some(other) => Some(other.to_owned()),
+    };
+    let lines = words.number("timeline").map(|timeline| {
+        let line = |number: u64| format!(r#"[{number},{},"x","then","a"]"#, number * 100);
+        (1..timeline).map(line).collect::<Vec<_>>().join(",")
+    });
+    Ok(Cluster {
+        initialize,
+        config: (!words.has("no-config")).then(|| ConfigKey {
+            version,
+            value: serde_json::Map::new(),
+        }),
+        leader: words.value("leader").map(|name| Leader {
+            version,
+            name: name.into(),
+            session: "1".to_owned(),
+        }),
+        status: Status {
+            optime: words.number("optime").map(Lsn),
+            ..Status::default()
+        },
+        failover: words.value("failover").and_then(|request| {
+            let (leader, candidate) = request.split_once('>').unwrap();
+            Failover::parse(
+                version,
+                &Failover::to_json(Some(leader), Some(candidate), words.value("scheduled")),
+            )
+        }),
+        sync: words.value("sync").map_or_else(SyncState::default, |members| {
+            let mut names = members.split(',').map(MemberName::from);
+            let leader = names.next().unwrap();
+            SyncState::parse(
+                version,
+                &SyncState::to_json(&leader, 0, &names.collect::<Vec<_>>()),
+            )
+        }),
+        history: lines.map(|lines| History::parse(&format!("[{lines}]"))),
+        ..Cluster::default()
+    })
+}
+
+fn read_member(words: &Words<'_>) -> Member {
+    let name = words.0[0];
+    let data = MemberData {
+        conn_url: Some(conn_url(name)),
+        api_url: Some(api_url(name)),
+        state: Some(ServerState::Running),
+        role: Role::parse(words.0[1]),
+        xlog_location: words.position(),
+        timeline: Some(words.timeline()),
+        tags: words.tags(),
+        checkpoint_after_promote: words.has("checkpoint=pending").then_some(false),
+        ..MemberData::default()
+    };
+    Member {
+        version: Version(1),
+        name: name.into(),
+        session: "1".to_owned(),
+        data,
+    }
+}
+
+fn read_server(words: &Words<'_>) -> Server {
+    let running = Server {
+        is_running: true,
+        postmaster_started: Some(1),
+        accepts: Accepts::Yes,
+        sql: Some(SqlFacts::default()),
+    };
+    match words.0[0] {
+        "gone" => Server::default(),
+        "starting" => Server {
+            accepts: Accepts::Rejecting,
+            sql: None,
+            ..running
+        },
+        "silent" => Server {
+            accepts: Accepts::Yes,
+            sql: None,
+            ..running
+        },
+        role => {
+            let in_recovery = role != "primary";
+            let position = words.position();
+            let slot = |name: &str| Slot {
+                name: SlotName(name.to_owned()),
+                is_logical: false,
+                is_active: words.has(&format!("active={name}")),
+                restart_lsn: position,
+                confirmed_flush: None,
+                has_xmin: false,
+                is_lost: false,
+            };
+            let slots = words
+                .value("slots")
+                .map(|names| names.split(',').map(slot).collect());
+            let sql = SqlFacts {
+                in_recovery,
+                timeline: Some(words.timeline()),
+                flushed: position.filter(|_| !in_recovery),
+                received: position.filter(|_| in_recovery),
+                replayed: position.filter(|_| in_recovery),
+                replay_paused: words.has("replay-paused"),
+                replication_state: words.has("streaming").then_some(ReplicationState::Streaming),
+                slots: slots.unwrap_or_default(),
+                ..SqlFacts::default()
+            };
+            Server {
+                sql: Some(sql),
+                ..running
+            }
+        }
+    }
+}
+
+fn read_data(words: &Words<'_>) -> DataDirectory {
+    let state = match words.0[0] {
+        "empty" => return DataDirectory::Empty,
+        "inaccessible" => return DataDirectory::Inaccessible("permission denied".to_owned()),
+        "shut-down" => DatabaseState::ShutDown,
+        "shut-down-standby" => DatabaseState::ShutDownInRecovery,
+        "production" => DatabaseState::InProduction,
+        "recovery" => DatabaseState::InArchiveRecovery,
+        other => panic!("data {other}"),
+    };
+    let control = ControlData {
+        system_identifier: words.value("identifier").unwrap_or(IDENTIFIER).parse().ok(),
+        state,
+        checkpoint: words.number("checkpoint").map(Lsn).unwrap_or_default(),
+        redo: Lsn(0),
+        timeline: words.timeline(),
+        minimum_recovery: Lsn(0),
+        minimum_recovery_timeline: None,
+        can_be_rewound: !words.has("no-checksums"),
+    };
+    DataDirectory::Present {
+        control: Ok(control),
+        has_recovery_signal: words.has("signal"),
+        has_backup_label: words.has("backup_label"),
+    }
+}
+
+fn read_peer(words: &Words<'_>) -> Result<PeerStatus, String> {
+    match words.0[1] {
+        "down" => Err("connection refused".to_owned()),
+        role => Ok(PeerStatus {
+            in_recovery: role != "primary",
+            position: words.position(),
+            timeline: Some(words.timeline()),
+            tags: words.tags(),
+            watchdog_failed: false,
+        }),
+    }
+}
+
+/// `1:100 from 2:90@1`: local timeline 1 at 100 (`primary` for a former one), the remote is on 2 and left 1 at 90.
+fn read_divergence(words: &Words<'_>) -> Divergence {
+    if words.has("unknown") {
+        return Divergence {
+            local: Err("not told".to_owned()),
+            remote: Err("not told".to_owned()),
+        };
+    }
+    let pair = |text: &str| {
+        let (timeline, lsn) = text.split_once(':').unwrap();
+        (Timeline(timeline.parse().unwrap()), Lsn(lsn.parse().unwrap()))
+    };
+    let (timeline, lsn) = pair(words.0[0]);
+    let (remote_timeline, switch_lsn) = pair(words.0[2]);
+    let was_standby = !words.has("primary");
+    let history = (1..remote_timeline.0)
+        .map(|number| HistoryEntry {
+            timeline: Timeline(number),
+            switch_lsn,
+            reason: String::new(),
+        })
+        .collect();
+    Divergence {
+        local: Ok(LocalHistory {
+            timeline,
+            lsn,
+            was_standby,
+            checkpoint_end: words.number("ends").map(Lsn),
+        }),
+        remote: Ok(RemoteHistory {
+            in_recovery: words.has("in-recovery"),
+            timeline: remote_timeline,
+            history,
+        }),
+    }
+}
+
+/// Runs a scenario and returns it with the steps that were taken in place of those that it holds.
+pub(crate) fn run(text: &str) -> String {
+    let mut world = World::new();
+    let mut memory = Memory::new(Role::Replica, ServerState::Running);
+    let mut written = String::new();
+    let mut in_steps = false;
+    for line in text.lines() {
+        if in_steps && !line.starts_with("cycle") {
+            continue;
+        }
+        if in_steps {
+            written.push('\n');
+        }
+        in_steps = false;
+        writeln!(written, "{line}").unwrap();
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line == "===" {
+            in_steps = true;
+            written.push_str(&one_cycle(&world, &mut memory));
+            world.forget_events();
+        } else if !line.is_empty() && !line.starts_with("cycle") {
+            world.read(line, &mut memory);
+        }
+    }
+    written
+}
+
+fn one_cycle(world: &World, memory: &mut Memory) -> String {
+    let mut written = String::new();
+    let mut facts = world.facts();
+    loop {
+        let before = memory.clone();
+        let step = decide(&facts, memory);
+        if let Step::Finish(outcome) = &step {
+            for note in outcome
+                .notes
+                .iter()
+                .filter(|note| !note.text.starts_with("Lock owner"))
+            {
+                writeln!(written, "  note {:?}: {}", note.level, note.text).unwrap();
+            }
+            for (callback, role) in &outcome.callbacks {
+                writeln!(written, "  callback {} {role}", callback.as_str()).unwrap();
+            }
+            for reply in &outcome.replies {
+                let verdict = if reply.is_success { "yes" } else { "no" };
+                writeln!(written, "  reply {verdict}: {}", reply.text).unwrap();
+            }
+            if let Some(exit) = outcome.exit {
+                writeln!(written, "  exit {exit:?}").unwrap();
+            }
+            writeln!(written, "finish {}", outcome.reason).unwrap();
+            return written;
+        }
+        assert_eq!(before, *memory, "memory changes only when a cycle ends");
+        writeln!(written, "{}", show(&step)).unwrap();
+        let answer = world.answer(&step);
+        facts.learn(step, answer, world.now);
+    }
+}
+
+fn show(step: &Step) -> String {
+    match step {
+        Step::Observe(Question::Peers(peers)) => {
+            let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
+            format!("ask {}", names.join(" "))
+        }
+        Step::Observe(Question::Divergence(source)) => {
+            format!("observe divergence from {}", name(Some(source)))
+        }
+        Step::Observe(Question::RecoveryDrift(source)) => {
+            format!("observe drift from {}", name(source.as_ref()))
+        }
+        Step::Observe(Question::HistoryFile(timeline)) => format!("observe history file {timeline}"),
+        Step::Observe(question) => format!("observe {question:?}")
+            .to_lowercase()
+            .replace("datadir", "data dir"),
+        Step::Act(Action::Begin(task)) => format!("begin {}", show_task(task)),
+        Step::Act(Action::TouchMember(data)) => {
+            let words = [data.role.map(Role::as_str), data.state.map(ServerState::as_str)];
+            format!(
+                "publish {}",
+                words.into_iter().flatten().collect::<Vec<_>>().join(", ")
+            )
+        }
+        Step::Act(Action::ReleaseLeader { status }) => match status.as_ref().and_then(|status| status.optime)
+        {
+            Some(optime) => format!("release leader key at {}", optime.0),
+            None => "release leader key".to_owned(),
+        },
+        Step::Act(Action::Write { key, value, expect }) => {
+            format!("write {} {value} if {expect:?}", key.as_str()).replace("if Anything", "in any case")
+        }
+        Step::Act(Action::Delete { key, .. }) => format!("delete {}", key.as_str()),
+        Step::Act(Action::Follow(source)) => format!("follow {}", name(source.as_ref())),
+        Step::Act(Action::RenewLeader { .. }) => "renew leader key".to_owned(),
+        Step::Act(Action::AcquireLeader) => "acquire leader key".to_owned(),
+        Step::Act(action) => format!("act {action:?}"),
+        Step::Finish(_) => unreachable!("shown by itself"),
+    }
+}
+
+fn name(source: Option<&Source>) -> String {
+    source
+        .and_then(|source| source.member.as_ref())
+        .map_or_else(|| "nobody".to_owned(), ToString::to_string)
+}
+
+fn show_task(task: &Task) -> String {
+    let start = |start_as: &StartAs| match start_as {
+        StartAs::Primary => "as primary".to_owned(),
+        StartAs::Standby(source) => format!("as standby of {}", name(source.as_ref())),
+    };
+    match task {
+        Task::Clone { from, .. } => format!("clone from {}", name(from.source())),
+        Task::Start { start_as, .. } => format!("start {}", start(start_as)),
+        Task::Stop {
+            mode,
+            checkpoint,
+            purpose,
+        } => {
+            let first = if *checkpoint { " after a checkpoint" } else { "" };
+            format!("stop {mode:?} for {purpose:?}{first}")
+        }
+        Task::Restart { start_as, .. } => format!("restart {}", start(start_as)),
+        Task::Promote { lock_valid_until } => format!("promote before {} s", lock_valid_until.0.as_secs()),
+        Task::Rewind { source } => format!("rewind from {}", name(Some(source))),
+        Task::Bootstrap => "bootstrap".to_owned(),
+        Task::PostBootstrap => "post-bootstrap".to_owned(),
+        Task::CrashRecovery => "crash recovery".to_owned(),
+    }
+}
