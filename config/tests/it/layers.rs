@@ -4,7 +4,7 @@ use crate::{FILE, json, tree, value, variables};
 use expect_test::expect;
 use proptest::prelude::*;
 use serde_json::json;
-use tamada_config::{Map, Value, layers};
+use tamada_config::{Kind, Map, Value, layers};
 
 fn files(texts: &[(&str, &str)]) -> Vec<(String, String)> {
     texts
@@ -100,6 +100,23 @@ fn the_defaults_are_those_of_patroni() {
           }
         }"#]]
     .assert_eq(&serde_json::to_string_pretty(&config).unwrap());
+}
+
+/// `patroni_effective.json` holds what Patroni 4.1.5 makes of random local and dynamic configurations, with the booleans
+/// of controlled parameters written as `on` and `off`.
+#[test]
+fn the_configuration_in_force_is_the_one_of_patroni() {
+    let cases: Vec<serde_json::Value> = serde_json::from_str(include_str!("patroni_effective.json")).unwrap();
+    assert!(cases.len() >= 100);
+    for case in cases {
+        let sides = [&case["local"], &case["dynamic"]].map(|side| value(side.clone()));
+        let (mut config, _) = layers::effective(&sides[0], &sides[1]).unwrap();
+        if let Some(Kind::Map(postgresql)) = config.get_mut("postgresql").map(|value| &mut value.kind) {
+            postgresql.remove("authentication");
+        }
+        let (config, expected) = (Value::from(config), Value::from(&case["effective"]));
+        assert!(config.same(&expected), "{case}\nfound {config:?}");
+    }
 }
 
 #[test]
