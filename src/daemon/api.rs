@@ -1,0 +1,34 @@
+//! The REST API: Patroni's, to the letter (Patroni documentation, "Patroni REST API").
+//!
+//! It runs on threads of its own, with connections of its own to PostgreSQL and the DCS: it answers while a cycle is
+//! stuck, and a slow client never delays a renewal of the lease. It reads the daemon's [`View`](crate::daemon::view)
+//! and changes nothing itself: wishes go into the [`Inbox`] or into the DCS.
+//!
+//! `route` says who answers, `health`, `status`, `cluster_document` and `metrics` what, `control` checks wishes,
+//! `access` who may have any. All these are pure. `respond` and `act` gather what they need, `serve` speaks HTTP.
+
+mod access;
+mod act;
+mod answer;
+mod cluster_document;
+mod config_document;
+mod control;
+mod health;
+mod json;
+mod listen;
+mod metrics;
+mod peers;
+mod query;
+mod respond;
+mod route;
+mod schedule;
+mod serve;
+mod server_status;
+mod start;
+mod status;
+mod time;
+
+pub use listen::ListenError;
+pub use peers::ask as ask_members;
+pub use server_status::LocalServer;
+pub use start::{Handle, StartError, Surroundings, start};

@@ -1,0 +1,248 @@
+//! Carries out what people ask: the checks are in `control`, here they meet the DCS, the other members and the HA loop.
+
+use std::time::Duration;
+
+use config::{DynamicConfig, Minimums};
+use dcs::{Expect, Key};
+use ha::cluster::{Cluster, Failover};
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::answer::Answer;
+use super::control::{self, Action, Body, Plan, RestartPlan};
+use super::respond::Api;
+use super::schedule::Scheduled;
+use super::{config_document, peers};
+use crate::daemon::inbox::Unheard;
+
+/// Patroni's limit for a question to another member.
+const PEER_LIMIT: Duration = Duration::from_secs(2);
+/// A switchover's end is looked for this often when nothing tells of it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// And at most this often when something does.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+impl Api {
+    /// A fresh reading of the DCS and the dynamic configuration in it.
+    pub(crate) async fn load(&self) -> Result<(Cluster, DynamicConfig), Answer> {
+        let cluster = self.dcs.load().await.map_err(|error| {
+            tracing::warn!("REST API: {error:#}");
+            Answer::page(503, &error.to_string())
+        })?;
+        let in_force = || DynamicConfig::clone(&self.view().config);
+        let config = cluster.config.as_ref().map_or_else(in_force, |key| {
+            DynamicConfig::read(&Value::Object(key.value.clone()), Minimums::TAMADA).0
+        });
+        Ok((cluster, config))
+    }
+
+    async fn write(&self, key: Key, value: &str, expect: Expect) -> bool {
+        match self.dcs.write(key, value, expect).await {
+            Ok(version) => version.is_some(),
+            Err(error) => {
+                tracing::warn!("REST API: {error:#}");
+                false
+            }
+        }
+    }
+
+    pub(crate) async fn patch_config(&self, body: &Body) -> Result<Answer, Answer> {
+        let (cluster, _) = self.load().await?;
+        let Some(key) = cluster.config else {
+            return Err(Answer::page(
+                503,
+                "the key config is missing in the DCS, or is not valid JSON",
+            ));
+        };
+        let (document, changed) = config_document::patched(&key.value, body);
+        if changed {
+            let value = Value::Object(document.clone()).to_string();
+            if !self
+                .write(Key::Config, &value, Expect::Version(key.version))
+                .await
+            {
+                return Err(Answer::page(
+                    409,
+                    "the key config was changed by somebody else, or cannot be written",
+                ));
+            }
+        }
+        self.inbox.wake();
+        Ok(Answer::json(200, &document))
+    }
+
+    pub(crate) async fn put_config(&self, body: &Body) -> Result<Answer, Answer> {
+        let (cluster, _) = self.load().await?;
+        let is_same = cluster
+            .config
+            .is_some_and(|key| config_document::is_same(&key.value, body));
+        let value = Value::Object(body.clone()).to_string();
+        if !is_same && !self.write(Key::Config, &value, Expect::Anything).await {
+            return Err(Answer::page(502, "the key config cannot be written"));
+        }
+        Ok(Answer::json(200, body))
+    }
+
+    pub(crate) fn reload(&self) -> Answer {
+        match self.inbox.reload() {
+            Ok(()) => Answer::text(202, "reload scheduled"),
+            Err(error) => Answer::text(503, error.to_string()),
+        }
+    }
+
+    pub(crate) async fn switchover(&self, asked: Action, body: &Body) -> Result<Answer, Answer> {
+        let (cluster, config) = self.load().await?;
+        let wish = Value::Object(body.clone()).to_string();
+        tracing::info!("received {} request: {wish}", asked.as_str());
+        let plan = control::check_switchover(asked, body, &cluster, &config, Timestamp::now())?;
+        if asked == Action::Failover && plan.action == Action::Switchover {
+            tracing::warn!("received failover request with leader specified - performing switchover instead");
+        }
+        if let Some(candidates) = &plan.candidates {
+            plan.check_answers(&peers::ask(&self.members, candidates, PEER_LIMIT).await)?;
+        }
+        if !self.write(Key::Failover, &plan.key(), Expect::Anything).await {
+            return Err(Answer::text(503, "failed to write failover key into DCS"));
+        }
+        self.inbox.wake();
+        match plan.scheduled() {
+            Some(answer) => Ok(answer),
+            None => Ok(self.await_switchover(&plan, config.loop_wait).await),
+        }
+    }
+
+    /// Only readings of the DCS made after the key was written decide. What the HA loop sees just says when a look is
+    /// worth it, so that the answer comes with the change and not up to a second later.
+    async fn await_switchover(&self, plan: &Plan, loop_wait: Duration) -> Answer {
+        let limit = loop_wait.max(Duration::from_secs(10)) * 2;
+        let end = Instant::now() + limit;
+        let mut view = self.view.clone();
+        loop {
+            let look_at = (Instant::now() + LOOK_EVERY).min(end);
+            sleep_until((Instant::now() + LOOK_AGAIN).min(end)).await;
+            let is_done = view.wait_for(|view| view.cluster.as_ref().is_some_and(|(it, _)| plan.is_done(it)));
+            // Without a sender, when the daemon ends, the DCS still tells.
+            if !matches!(timeout_at(look_at, is_done).await, Ok(Ok(_))) {
+                sleep_until(look_at).await;
+            }
+            match self.dcs.load().await {
+                Ok(cluster) => {
+                    if let Some(answer) = plan.result(&cluster) {
+                        return answer;
+                    }
+                }
+                Err(error) => tracing::debug!("cannot see yet how the switchover ends: {error:#}"),
+            }
+            if Instant::now() >= end {
+                return plan.unknown(limit);
+            }
+        }
+    }
+
+    pub(crate) async fn delete_switchover(&self) -> Result<Answer, Answer> {
+        let (cluster, _) = self.load().await?;
+        let version = control::check_delete_switchover(&cluster)?.version;
+        if self
+            .write(Key::Failover, Failover::CLEARED, Expect::Version(version))
+            .await
+        {
+            Ok(Answer::text(200, "scheduled switchover deleted"))
+        } else {
+            Err(Answer::page(
+                409,
+                "the scheduled switchover was changed by somebody else, or cannot be written",
+            ))
+        }
+    }
+
+    pub(crate) async fn restart(&self, body: &Body) -> Result<Answer, Answer> {
+        let is_paused = match self.load().await {
+            Ok((_, config)) => config.pause,
+            // A restart of this server needs no DCS.
+            Err(_) => self.view().is_paused(),
+        };
+        match control::check_restart(body, is_paused, Timestamp::now())? {
+            RestartPlan::Now(conditions) => match self.inbox.restart(conditions).await {
+                Ok(reply) => Ok(Answer::text(if reply.is_success { 200 } else { 503 }, reply.text)),
+                Err(unheard) => Err(not_heard(unheard)),
+            },
+            RestartPlan::Later {
+                at,
+                conditions,
+                mut shown,
+            } => {
+                let postmaster_start_time = self.postmaster_start_time().await;
+                shown.0.insert(
+                    "postmaster_start_time".to_owned(),
+                    postmaster_start_time.as_str().into(),
+                );
+                let restart = Scheduled {
+                    at,
+                    conditions,
+                    postmaster_start_time,
+                    shown,
+                };
+                if !self.schedule.put(restart) {
+                    return Err(Answer::text(409, "Another restart is already scheduled"));
+                }
+                self.inbox.wake();
+                Ok(Answer::text(202, "Restart scheduled"))
+            }
+        }
+    }
+
+    /// Empty when it is not known.
+    async fn postmaster_start_time(&self) -> String {
+        let now = Instant::now();
+        let status = self.server.look(now, now + PEER_LIMIT).await;
+        status
+            .map(|status| status.postmaster_start_time.clone())
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn delete_restart(&self) -> Answer {
+        if self.schedule.cancel() {
+            self.inbox.wake();
+            Answer::text(200, "scheduled restart deleted")
+        } else {
+            Answer::text(404, "no restarts are scheduled")
+        }
+    }
+
+    /// Carries out scheduled restarts for ever.
+    pub(crate) async fn run_schedule(&self) {
+        loop {
+            let restart = self.schedule.due().await;
+            self.inbox.wake();
+            if self.view().is_paused() {
+                tracing::info!(
+                    "the restart scheduled for {} is dropped: the cluster is paused",
+                    restart.at
+                );
+            } else if self.postmaster_start_time().await != restart.postmaster_start_time {
+                tracing::info!(
+                    "the restart scheduled for {} is dropped: PostgreSQL was started since",
+                    restart.at
+                );
+            } else {
+                match self.inbox.restart(restart.conditions).await {
+                    Ok(reply) => tracing::info!("the restart scheduled for {}: {}", restart.at, reply.text),
+                    Err(error) => tracing::error!("the restart scheduled for {}: {error}", restart.at),
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn reinitialize(&self, body: &Body) -> Answer {
+        let (force, from_leader) = control::read_reinitialize(body);
+        match self.inbox.reinitialize(force, from_leader).await {
+            Ok(reply) => Answer::text(if reply.is_success { 200 } else { 503 }, reply.text),
+            Err(unheard) => not_heard(unheard),
+        }
+    }
+}
+
+fn not_heard(unheard: Unheard) -> Answer {
+    Answer::text(503, unheard.to_string())
+}

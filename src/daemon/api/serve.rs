@@ -1,0 +1,339 @@
+//! HTTP: connections, TLS, and an answer's dress.
+//!
+//! Patroni answers in HTTP/1.0 and closes. Here an HTTP/1.0 request is answered likewise, while clients of HTTP/1.1
+//! may keep their connection: every answer has a length, so that both kinds know where it ends.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, SERVER, TRANSFER_ENCODING,
+};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
+use config::{RestApiConfig, ServerTokens};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use net::tls;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::access::Caller;
+use super::answer::{Answer, Form};
+use super::control;
+use super::respond::{Api, Head};
+use super::route::Route;
+
+/// A client that says nothing for so long, at its start or between two requests, loses its connection.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
+/// How long a body may take to arrive.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
+/// A larger body than any that makes sense is refused.
+const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A larger head is refused.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// How long a TLS handshake may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// More connections at a time are turned away.
+const CONNECTIONS_MAX: usize = 4096;
+/// When no more files can be opened, a pause gives some time to close.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What connections share. Each takes the TLS that is there when it begins.
+pub(crate) struct HttpServer {
+    api: Arc<Api>,
+    dress: RwLock<Arc<Dress>>,
+    tls: RwLock<Option<Arc<tls::Server>>>,
+    connections: Arc<Semaphore>,
+}
+
+/// What every answer wears.
+pub(crate) struct Dress {
+    server: HeaderValue,
+    extra: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What is known of a connection.
+#[derive(Debug, Clone, Copy)]
+struct Connection {
+    address: IpAddr,
+    has_certificate: bool,
+}
+
+impl Dress {
+    /// The headers that `restapi` asks for; with a warning for those that HTTP does not permit.
+    pub(crate) fn new(restapi: &RestApiConfig, version: &str) -> Self {
+        let server = match restapi.server_tokens {
+            ServerTokens::Original => concat!("Tamada/", env!("CARGO_PKG_VERSION")).to_owned(),
+            ServerTokens::Minimal => format!("Patroni/{version}"),
+            ServerTokens::ProductOnly => "Patroni".to_owned(),
+        };
+        let of_tls = restapi.certfile.as_ref().map(|_| &restapi.https_extra_headers);
+        let mut extra: Vec<(HeaderName, HeaderValue)> = Vec::new();
+        for (name, value) in restapi
+            .http_extra_headers
+            .iter()
+            .chain(of_tls.into_iter().flatten())
+        {
+            match (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
+                (Ok(name), Ok(value)) => {
+                    extra.retain(|(known, _)| *known != name);
+                    extra.push((name, value));
+                }
+                _ => {
+                    tracing::warn!("restapi: the extra header {name:?} is left out: HTTP does not permit it")
+                }
+            }
+        }
+        let server = HeaderValue::from_str(&server).unwrap_or(HeaderValue::from_static("Patroni"));
+        Self { server, extra }
+    }
+
+    fn put_on(&self, answer: Answer) -> Response<Body> {
+        let mut response = Response::new(Body::from(answer.body));
+        *response.status_mut() =
+            StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        let Some(content_type) = answer.form.content_type() else {
+            return response;
+        };
+        headers.insert(SERVER, self.server.clone());
+        let date =
+            jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&jiff::Timestamp::now());
+        headers.extend(
+            date.ok()
+                .and_then(|date| HeaderValue::from_str(&date).ok())
+                .map(|date| (DATE, date)),
+        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        for (name, value) in &answer.headers {
+            if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
+                headers.insert(name, value);
+            }
+        }
+        if answer.form == Form::Page {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        } else {
+            headers.extend(self.extra.iter().cloned());
+        }
+        response
+    }
+}
+
+impl HttpServer {
+    pub(crate) fn new(api: Arc<Api>, dress: Dress, tls: Option<tls::Server>) -> Arc<Self> {
+        Arc::new(Self {
+            api,
+            dress: RwLock::new(Arc::new(dress)),
+            tls: RwLock::new(tls.map(Arc::new)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        })
+    }
+
+    /// Replaces what answers wear.
+    pub(crate) fn set_dress(&self, dress: Dress) {
+        *self.dress.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(dress);
+    }
+
+    /// Replaces the TLS of new connections; `None` for plain HTTP.
+    pub(crate) fn set_tls(&self, tls: Option<tls::Server>) {
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = tls.map(Arc::new);
+    }
+
+    fn tls(&self) -> Option<Arc<tls::Server>> {
+        self.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Accepts connections on these sockets until the set is dropped. Connections go on for themselves.
+    pub(crate) fn accept(self: &Arc<Self>, listeners: Vec<TcpListener>) -> JoinSet<()> {
+        let mut accepting = JoinSet::new();
+        for listener in listeners {
+            accepting.spawn(accept_on(Arc::clone(self), listener));
+        }
+        accepting
+    }
+}
+
+async fn accept_on(server: Arc<HttpServer>, listener: TcpListener) {
+    let router = Router::new()
+        .fallback(answer_http)
+        .with_state(Arc::clone(&server));
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::debug!("REST API: cannot accept a connection: {error}");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&server.connections).try_acquire_owned() else {
+            tracing::warn!("REST API: {peer} turned away: {CONNECTIONS_MAX} connections are open");
+            continue;
+        };
+        let (tls, router) = (server.tls(), router.clone());
+        tokio::spawn(async move {
+            serve_connection(stream, peer, tls, router).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<Arc<tls::Server>>,
+    router: Router,
+) {
+    let address = peer.ip().to_canonical();
+    let Some(tls) = tls else {
+        return serve_http(
+            stream,
+            Connection {
+                address,
+                has_certificate: false,
+            },
+            router,
+        )
+        .await;
+    };
+    match timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(tls.config()).accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let has_certificate = stream
+                .get_ref()
+                .1
+                .peer_certificates()
+                .is_some_and(|chain| !chain.is_empty());
+            serve_http(
+                stream,
+                Connection {
+                    address,
+                    has_certificate,
+                },
+                router,
+            )
+            .await;
+        }
+        Ok(Err(error)) => tracing::debug!("REST API: {peer}: the TLS handshake failed: {error}"),
+        Err(_) => tracing::debug!("REST API: {peer}: the TLS handshake took too long"),
+    }
+}
+
+async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin, connection: Connection, router: Router) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(connection);
+        router.call(request)
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE_LIMIT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        // A client may close its side once it has sent its request, as shell scripts do.
+        .half_close(true)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(
+            "REST API: the connection of {} broke: {error}",
+            connection.address
+        );
+    }
+}
+
+async fn answer_http(
+    State(server): State<Arc<HttpServer>>,
+    request: Request,
+) -> Result<Response<Body>, Infallible> {
+    let began = Instant::now();
+    let (parts, body) = request.into_parts();
+    // serve_http puts it into every request.
+    let unknown = Connection {
+        address: IpAddr::from([0, 0, 0, 0]),
+        has_certificate: false,
+    };
+    let connection = parts.extensions.get::<Connection>().copied().unwrap_or(unknown);
+    let head = Head {
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        query: parts.uri.query().unwrap_or_default(),
+        caller: Caller {
+            address: connection.address,
+            has_certificate: connection.has_certificate,
+            authorization: parts.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes),
+        },
+    };
+    let answer = answer(&server.api, &head, &parts, body)
+        .await
+        .unwrap_or_else(|refused| refused);
+    tracing::debug!(
+        "API thread: {} - - \"{} {}\" {} latency: {:.3} ms",
+        connection.address,
+        head.method,
+        parts.uri,
+        answer.status,
+        began.elapsed().as_secs_f64() * 1000.0
+    );
+    let dress = Arc::clone(&server.dress.read().unwrap_or_else(PoisonError::into_inner));
+    Ok(dress.put_on(answer))
+}
+
+async fn answer(api: &Api, head: &Head<'_>, parts: &Parts, body: Body) -> Result<Answer, Answer> {
+    let route = Route::of(head.method, head.path);
+    if route.is_protected() {
+        api.check_access(head.caller).await?;
+    }
+    let Route::Wish(wish) = route else {
+        return api.show(route, head).await;
+    };
+    let body = read_body(parts, body, wish.body_is_optional()).await?;
+    api.act(wish, &body).await
+}
+
+async fn read_body(parts: &Parts, body: Body, is_optional: bool) -> Result<control::Body, Answer> {
+    let length = parts.headers.get(CONTENT_LENGTH);
+    if length.is_none() && !parts.headers.contains_key(TRANSFER_ENCODING) {
+        let missing = Answer::page(411, "the header Content-Length is missing");
+        return if is_optional {
+            Ok(control::Body::new())
+        } else {
+            Err(missing)
+        };
+    }
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > BODY_BYTES_MAX) {
+        return Err(Answer::page(
+            413,
+            &format!("the body is larger than {BODY_BYTES_MAX} bytes"),
+        ));
+    }
+    let bytes = match timeout(BODY_LIMIT, to_bytes(body, BODY_BYTES_MAX)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(error)) => return Err(Answer::page(400, &format!("the body cannot be read: {error}"))),
+        Err(_) => return Err(Answer::page(408, "the body did not arrive in time")),
+    };
+    if bytes.is_empty() && is_optional {
+        return Ok(control::Body::new());
+    }
+    match serde_json::from_slice::<control::Body>(&bytes) {
+        Ok(object) if is_optional || !object.is_empty() => Ok(object),
+        Ok(_) => Err(Answer::page(400, "the body is an empty JSON object")),
+        Err(error) => Err(Answer::page(
+            400,
+            &format!("the body is not a JSON object: {error}"),
+        )),
+    }
+}

@@ -1,0 +1,269 @@
+//! Starts the REST API on its own threads, and follows the configuration.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use config::{RestApiConfig, VerifyClient};
+use dcs::Dcs;
+use ha::cluster::ScheduledRestart;
+use net::http::Client;
+use net::tls;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
+
+use super::access::{Access, Network};
+use super::listen::{self, ListenError};
+use super::respond::{Api, resolve};
+use super::schedule::Schedule;
+use super::serve::{Dress, HttpServer};
+use super::server_status::{LocalServer, ServerStatus};
+use crate::daemon::inbox::Inbox;
+use crate::daemon::view::ViewReceiver;
+
+/// Health checks of many load balancers fit into one thread; a second one so that none waits for a TLS handshake.
+const THREADS: usize = 2;
+
+/// What the REST API works with; nothing of it is shared with the HA loop, so that neither waits for the other.
+pub struct Surroundings {
+    /// A reader of the DCS that is not served from a watched copy, and that writes `config` and `failover`.
+    pub dcs: Arc<dyn Dcs>,
+    /// The local server.
+    pub server: Arc<dyn LocalServer>,
+    /// The client to ask other members with.
+    pub members: Arc<Client>,
+}
+
+/// The REST API cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its address.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Its certificates.
+    #[error("the REST API's TLS cannot be set up: {}", chain(.0))]
+    Tls(#[from] tls::Error),
+    /// Its threads.
+    #[error("the REST API's threads cannot be started: {0}")]
+    Threads(#[source] io::Error),
+    /// What it works with.
+    #[error("the REST API's connections cannot be set up: {0}")]
+    Surroundings(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// The running REST API. It ends when this is dropped, without waiting for its clients.
+pub struct Handle {
+    runtime: Option<Runtime>,
+    addresses: Vec<SocketAddr>,
+    schedule: Arc<Schedule>,
+}
+
+impl Handle {
+    /// Where it listened at its start.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The restart that is scheduled, as it is published in the member key. A change of it wakes the HA loop.
+    #[must_use]
+    pub fn scheduled_restart(&self) -> Option<ScheduledRestart> {
+        self.schedule.shown()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Starts the REST API; it listens when this returns. `surroundings` is awaited on its own threads, so that what it
+/// connects lives there. Whenever the view carries another `local`, that is applied and certificates are read again.
+///
+/// # Errors
+/// It cannot listen, or its certificates cannot be used.
+pub fn start<E>(
+    view: ViewReceiver,
+    inbox: Inbox,
+    surroundings: impl Future<Output = Result<Surroundings, E>>,
+) -> Result<Handle, StartError>
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("rest-api")
+        .enable_all()
+        .build()
+        .map_err(StartError::Threads)?;
+    let schedule = Arc::new(Schedule::new());
+    let addresses = runtime.block_on(async {
+        let surroundings = surroundings
+            .await
+            .map_err(|error| StartError::Surroundings(error.into()))?;
+        begin(view, inbox, surroundings, Arc::clone(&schedule)).await
+    })?;
+    Ok(Handle {
+        runtime: Some(runtime),
+        addresses,
+        schedule,
+    })
+}
+
+async fn begin(
+    view: ViewReceiver,
+    inbox: Inbox,
+    surroundings: Surroundings,
+    schedule: Arc<Schedule>,
+) -> Result<Vec<SocketAddr>, StartError> {
+    let (local, version) = {
+        let view = view.borrow();
+        (Arc::clone(&view.local), view.node.version.clone())
+    };
+    let restapi = local.restapi.clone();
+    let tls = tls_of(&restapi)?;
+    let listeners = listen::bind(&restapi).await?;
+    let addresses = listeners
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect();
+    let api = Arc::new(Api {
+        access: RwLock::new(Arc::new(access_of(&restapi).await)),
+        view: view.clone(),
+        inbox,
+        dcs: surroundings.dcs,
+        server: ServerStatus::new(surroundings.server),
+        members: surroundings.members,
+        schedule,
+    });
+    let server = HttpServer::new(Arc::clone(&api), Dress::new(&restapi, &version), tls);
+    let accepting = server.accept(listeners);
+    let scheduler = Arc::clone(&api);
+    tokio::spawn(async move { scheduler.run_schedule().await });
+    tokio::spawn(async move {
+        Follower {
+            api,
+            server,
+            restapi,
+            accepting,
+        }
+        .follow(view)
+        .await
+    });
+    Ok(addresses)
+}
+
+/// Keeps the server as the configuration says.
+struct Follower {
+    api: Arc<Api>,
+    server: Arc<HttpServer>,
+    restapi: RestApiConfig,
+    accepting: JoinSet<()>,
+}
+
+impl Follower {
+    async fn follow(mut self, mut view: ViewReceiver) {
+        let mut applied = Arc::clone(&view.borrow().local);
+        // Without a sender the daemon ends, and with it this runtime; until then requests are answered.
+        while view.changed().await.is_ok() {
+            let newest = Arc::clone(&view.borrow_and_update().local);
+            if !Arc::ptr_eq(&applied, &newest) {
+                let version = view.borrow().node.version.clone();
+                self.apply(newest.restapi.clone(), &version).await;
+                applied = newest;
+            }
+        }
+        while self.accepting.join_next().await.is_some() {}
+    }
+
+    async fn apply(&mut self, restapi: RestApiConfig, version: &str) {
+        let access = Arc::new(access_of(&restapi).await);
+        *self.api.access.write().unwrap_or_else(PoisonError::into_inner) = access;
+        match tls_of(&restapi) {
+            Ok(tls) => self.server.set_tls(tls),
+            Err(error) => {
+                tracing::error!("restapi: the former certificates stay in use: {}", chain(&error));
+            }
+        }
+        self.server.set_dress(Dress::new(&restapi, version));
+        if restapi.listen != self.restapi.listen {
+            self.listen(&restapi).await;
+        }
+        self.restapi = RestApiConfig {
+            listen: self.restapi.listen.clone(),
+            ..restapi
+        };
+    }
+
+    async fn listen(&mut self, restapi: &RestApiConfig) {
+        let bound = match listen::bind(restapi).await {
+            Ok(listeners) => Ok(listeners),
+            // The new address may be in the way of the old one, as `*` is of `127.0.0.1`.
+            Err(_) => {
+                self.accepting.shutdown().await;
+                listen::bind(restapi).await
+            }
+        };
+        let listeners: Vec<TcpListener> = match bound {
+            Ok(listeners) => {
+                self.restapi.listen = restapi.listen.clone();
+                listeners
+            }
+            Err(error) => {
+                tracing::error!("{error}; the REST API stays where it was");
+                match listen::bind(&self.restapi).await {
+                    Ok(listeners) => listeners,
+                    Err(error) => {
+                        tracing::error!("{error}");
+                        return;
+                    }
+                }
+            }
+        };
+        self.accepting.shutdown().await;
+        self.accepting = self.server.accept(listeners);
+    }
+}
+
+fn tls_of(restapi: &RestApiConfig) -> Result<Option<tls::Server>, tls::Error> {
+    let Some(cert) = &restapi.certfile else {
+        return Ok(None);
+    };
+    let verify_client = match restapi.verify_client {
+        VerifyClient::None => tls::VerifyClient::None,
+        VerifyClient::Optional => tls::VerifyClient::Optional,
+        VerifyClient::Required => tls::VerifyClient::Required,
+    };
+    let options = tls::ServerOptions {
+        cert: cert.clone(),
+        key: restapi.keyfile.clone(),
+        ca: restapi.cafile.clone(),
+        verify_client,
+    };
+    tls::Server::new(&options).map(Some)
+}
+
+async fn access_of(restapi: &RestApiConfig) -> Access {
+    let mut networks = Vec::new();
+    for entry in &restapi.allowlist {
+        if entry.contains('/') {
+            match Network::parse(entry) {
+                Some(network) => networks.push(network),
+                None => tracing::error!("restapi.allowlist: {entry:?} is not a network and is left out"),
+            }
+        } else {
+            networks.extend(resolve(entry).await.into_iter().map(Network::host));
+        }
+    }
+    Access::new(restapi, networks)
+}
