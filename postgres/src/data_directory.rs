@@ -1,7 +1,21 @@
 //! The data directory as a whole: what is in it, removing it, setting it aside.
+//!
+//! While a copy is made, a file in the directory marks it as unfinished from the moment that the first of PostgreSQL's
+//! files appears. The mark goes where the directory's contents go, so that nothing is ever taken for ours that is not.
 
-use crate::{Result, Server};
-use ha::pg::{HistoryEntry, Role, Timeline};
+use crate::files::{name_of, remove, signal, with_suffix, write_if_changed};
+use crate::process::{Postmaster, watch::Watch};
+use crate::{Error, Result, Server};
+use ha::pg::{HistoryEntry, Role, Timeline, parse_history_file};
+use rustix::process::Signal;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Marks a directory whose contents are not complete; holds the process id of the program that fills it.
+pub(crate) const UNFINISHED: &str = "tamada.unfinished";
 
 /// What the data directory holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,7 +24,7 @@ pub enum DataDirectory {
     Empty,
     /// It holds a cluster's files.
     Filled,
-    /// It cannot be read, and why.
+    /// It cannot be read or holds no cluster's files, and why.
     Inaccessible(String),
 }
 
@@ -29,36 +43,55 @@ impl Server {
     /// What the data directory holds.
     #[must_use]
     pub fn data_directory(&self) -> DataDirectory {
-        todo!()
+        look_at(&self.data_dir())
     }
 
     /// Which signal file there is.
     #[must_use]
     pub fn recovery_signal(&self) -> RecoverySignal {
-        todo!()
+        signal::read(&self.data_dir())
     }
 
     /// `backup_label` lies there: the directory is a copy that has not been recovered yet.
     #[must_use]
     pub fn has_backup_label(&self) -> bool {
-        todo!()
+        self.data_dir().join("backup_label").exists()
     }
 
     /// The role that the data directory speaks of: uninitialized, replica or primary.
     #[must_use]
     pub fn role_of_data_directory(&self) -> Role {
-        todo!()
+        if self.data_directory() != DataDirectory::Filled {
+            Role::Uninitialized
+        } else if self.recovery_signal() == RecoverySignal::None {
+            Role::Primary
+        } else {
+            Role::Replica
+        }
     }
 
     /// The history file of a timeline, with its time of change; `None` when there is none.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn history_file(
-        &self,
-        timeline: Timeline,
-    ) -> Result<Option<(Vec<HistoryEntry>, std::time::SystemTime)>> {
-        todo!()
+    pub fn history_file(&self, timeline: Timeline) -> Result<Option<(Vec<HistoryEntry>, SystemTime)>> {
+        let path = self.data_dir().join(format!("pg_wal/{:08X}.history", timeline.0));
+        let read = fs::read_to_string(&path).and_then(|text| Ok((text, fs::metadata(&path)?.modified()?)));
+        match read {
+            Ok((text, changed)) => Ok(Some((parse_history_file(&text), changed))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::file("read", path)(error)),
+        }
+    }
+
+    /// The postmaster that runs on the data directory, if one is alive.
+    #[must_use]
+    pub fn postmaster(&self) -> Option<Postmaster> {
+        let settings = self.settings();
+        let program = settings.local.bin_name.file_name("postgres");
+        Postmaster::of_data_directory(&settings.local.data_dir, program)
+            .ok()
+            .flatten()
     }
 
     /// Removes what a copy that was broken off has left behind: only a directory that we began to fill ourselves.
@@ -67,16 +100,96 @@ impl Server {
     /// # Errors
     /// When it cannot be removed.
     pub async fn remove_unfinished_copy(&self) -> Result<bool> {
-        todo!()
+        let mark = self.data_dir().join(UNFINISHED);
+        let Ok(text) = fs::read_to_string(&mark) else {
+            return Ok(false);
+        };
+        // The program that filled it may have outlived us.
+        let mut numbers = text.split_whitespace().map(str::parse::<i64>);
+        if let (Some(Ok(pid)), Some(Ok(started))) = (numbers.next(), numbers.next())
+            && let Ok(pid) = i32::try_from(pid)
+            && let Some(process) = Postmaster::open(pid, started)
+            && process.is_alive()
+            && process.started_ticks() == Some(started)
+        {
+            if let Some(group) = rustix::process::Pid::from_raw(pid) {
+                let _ = rustix::process::kill_process_group(group, Signal::KILL);
+            }
+            process.exited().await;
+        }
+        tracing::warn!(
+            "removing {}: it is a copy that was not finished",
+            self.data_dir().display()
+        );
+        self.remove_data_directory().await?;
+        Ok(true)
+    }
+
+    /// Waits until the directory begins to be filled and marks it then; never ends. To be run beside the program that
+    /// fills it, whose process id is `pid`.
+    pub(crate) async fn mark_when_filled(&self, pid: Option<u32>) {
+        let data_dir = self.data_dir();
+        let parent = data_dir.parent().unwrap_or(&data_dir).to_owned();
+        let name = name_of(&data_dir);
+        loop {
+            let exists = data_dir.is_dir();
+            let watch = if exists {
+                Watch::new(&[&data_dir])
+            } else {
+                Watch::new(&[&parent])
+            };
+            if data_dir.join("PG_VERSION").exists() {
+                break;
+            }
+            if exists == data_dir.is_dir() {
+                watch.changed(|file| file == "PG_VERSION" || file == name).await;
+            }
+        }
+        let process = pid
+            .and_then(|pid| i32::try_from(pid).ok())
+            .and_then(|pid| Postmaster::open(pid, 0));
+        let started = process.as_ref().and_then(Postmaster::started_ticks).unwrap_or(0);
+        let text = format!("{} {started}\n", process.map_or(0, |process| process.pid()));
+        if let Err(error) = write_if_changed(&data_dir.join(UNFINISHED), &text, 0o600) {
+            tracing::warn!("the directory could not be marked as unfinished: {error}");
+        }
+        std::future::pending::<()>().await;
+    }
+
+    /// The directory is complete.
+    pub(crate) fn mark_finished(&self) -> Result<()> {
+        remove(&self.data_dir().join(UNFINISHED)).map(drop)
     }
 
     /// Empties the data directory, with tablespaces and a WAL directory elsewhere. Refused while a postmaster runs in
-    /// it. What cannot be removed is renamed to `.failed`.
+    /// it. What cannot be removed, or does not look like PostgreSQL's, is renamed to `.failed`.
     ///
     /// # Errors
     /// When a postmaster runs in it, or neither works.
     pub async fn remove_data_directory(&self) -> Result<()> {
-        todo!()
+        self.refuse_while_running("removed")?;
+        let data_dir = self.data_dir();
+        let removed = blocking({
+            let data_dir = data_dir.clone();
+            move || {
+                if looks_like_ours(&data_dir) {
+                    remove_tree(&data_dir)
+                } else {
+                    Err(io::Error::other("not PostgreSQL's"))
+                }
+            }
+        })
+        .await;
+        match removed {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::warn!(
+                    "could not remove {} ({error}), it is renamed instead",
+                    data_dir.display()
+                );
+                self.set_data_directory_aside().await
+            }
+        }
     }
 
     /// Renames data directory, WAL directory and tablespaces to `.failed`, for a look at what went wrong.
@@ -84,6 +197,219 @@ impl Server {
     /// # Errors
     /// When a postmaster runs in it, or renaming fails.
     pub async fn set_data_directory_aside(&self) -> Result<()> {
-        todo!()
+        self.refuse_while_running("renamed")?;
+        let data_dir = self.data_dir();
+        let path = data_dir.clone();
+        blocking(move || set_aside(&path))
+            .await
+            .map_err(Error::file("rename", data_dir))
+    }
+
+    fn refuse_while_running(&self, what: &str) -> Result<()> {
+        match self.postmaster() {
+            Some(postmaster) => Err(Error::Unsuitable(format!(
+                "{} is not {what}: PostgreSQL runs in it (process {})",
+                self.data_dir().display(),
+                postmaster.pid()
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
+}
+
+fn look_at(data_dir: &Path) -> DataDirectory {
+    if data_dir.join("global/pg_control").exists() {
+        return DataDirectory::Filled;
+    }
+    let entries = match fs::read_dir(data_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return DataDirectory::Empty,
+        Err(error) => return DataDirectory::Inaccessible(error.to_string()),
+    };
+    for entry in entries {
+        match entry {
+            Err(error) => return DataDirectory::Inaccessible(error.to_string()),
+            Ok(entry) => {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                if name == "global" && entry.path().read_dir().is_err() {
+                    return DataDirectory::Inaccessible(format!("{} cannot be read", entry.path().display()));
+                }
+                if !name.starts_with('.') && name != "lost+found" {
+                    return DataDirectory::Inaccessible(format!(
+                        "{} is not empty and holds no PostgreSQL cluster (no global/pg_control)",
+                        data_dir.display()
+                    ));
+                }
+            }
+        }
+    }
+    DataDirectory::Empty
+}
+
+/// Empty, or with what a cluster's directory has.
+fn looks_like_ours(data_dir: &Path) -> bool {
+    let has = |name: &str| data_dir.join(name).exists();
+    let is_empty = matches!(look_at(data_dir), DataDirectory::Empty);
+    is_empty || has("PG_VERSION") || has("global/pg_control") || has(UNFINISHED)
+}
+
+/// Directories elsewhere that belong to it: the link in the directory, and where it leads.
+fn linked_directories(data_dir: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let tablespaces = fs::read_dir(data_dir.join("pg_tblspc"))
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()));
+    std::iter::once(data_dir.join("pg_wal"))
+        .chain(tablespaces)
+        .filter(|path| path.is_symlink())
+        .filter_map(|link| Some((link.clone(), fs::canonicalize(link).ok()?)))
+        .collect()
+}
+
+fn remove_tree(data_dir: &Path) -> io::Result<()> {
+    for (link, target) in linked_directories(data_dir) {
+        // A tablespace's directory may hold other versions' files; a WAL directory is ours alone.
+        let is_wal = link == data_dir.join("pg_wal");
+        for entry in fs::read_dir(&target)? {
+            let path = entry?.path();
+            if is_wal || name_of(&path).starts_with("PG_") {
+                remove_any(&path)?;
+            }
+        }
+    }
+    let entries = match fs::read_dir(data_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    // What tells a cluster's directory from others goes last, so that a removal which was broken off can be taken up.
+    let (last, first): (Vec<_>, Vec<_>) = entries
+        .collect::<io::Result<Vec<_>>>()?
+        .into_iter()
+        .map(|entry| entry.path())
+        .partition(|path| matches!(name_of(path).as_str(), "PG_VERSION" | UNFINISHED));
+    for path in first
+        .iter()
+        .filter(|path| name_of(path) == "global")
+        .chain(&first)
+        .chain(&last)
+    {
+        if path.symlink_metadata().is_ok() && name_of(path) != "lost+found" {
+            remove_any(path)?;
+        }
+    }
+    // It stays where it is a mount point or its parent is not ours.
+    let _ = fs::remove_dir(data_dir);
+    Ok(())
+}
+
+fn remove_any(path: &Path) -> io::Result<()> {
+    if path.symlink_metadata()?.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    }
+}
+
+fn set_aside(data_dir: &Path) -> io::Result<()> {
+    if matches!(look_at(data_dir), DataDirectory::Empty) {
+        return Ok(());
+    }
+    for (link, target) in linked_directories(data_dir) {
+        let aside = with_suffix(&target, "failed");
+        let _ = remove_tree(&aside);
+        let _ = fs::remove_dir(&aside);
+        fs::rename(&target, &aside)?;
+        fs::remove_file(&link)?;
+        std::os::unix::fs::symlink(&aside, &link)?;
+    }
+    let aside = with_suffix(data_dir, "failed");
+    if aside.exists() {
+        fs::remove_dir_all(&aside)?;
+    }
+    if fs::metadata(data_dir)?.dev() == fs::metadata(data_dir.parent().unwrap_or(data_dir))?.dev() {
+        return fs::rename(data_dir, &aside);
+    }
+    // A mount point cannot be renamed: its contents move into a directory in it.
+    let inside = data_dir.join(".failed");
+    let _ = fs::remove_dir_all(&inside);
+    fs::create_dir(&inside)?;
+    for entry in fs::read_dir(data_dir)? {
+        let path = entry?.path();
+        let name = name_of(&path);
+        if !name.starts_with('.') && name != "lost+found" {
+            fs::rename(&path, inside.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn cluster(root: &Path) -> PathBuf {
+        let data = root.join("data");
+        for directory in ["global", "base/1", "pg_tblspc"] {
+            fs::create_dir_all(data.join(directory)).unwrap();
+        }
+        for file in ["PG_VERSION", "global/pg_control", "base/1/1"] {
+            fs::write(data.join(file), "x").unwrap();
+        }
+        for (link, target) in [("pg_wal", "wal"), ("pg_tblspc/16400", "space")] {
+            fs::create_dir(root.join(target)).unwrap();
+            symlink(root.join(target), data.join(link)).unwrap();
+        }
+        fs::write(root.join("wal/000000010000000000000001"), "x").unwrap();
+        fs::create_dir(root.join("space/PG_15_1")).unwrap();
+        fs::write(root.join("space/note"), "somebody's").unwrap();
+        data
+    }
+
+    #[test]
+    fn contents_are_recognised() {
+        let root = tempfile::tempdir().unwrap();
+        let data = cluster(root.path());
+        assert_eq!(look_at(&data), DataDirectory::Filled);
+        assert_eq!(look_at(&root.path().join("none")), DataDirectory::Empty);
+        let empty = root.path().join("empty");
+        fs::create_dir_all(empty.join("lost+found")).unwrap();
+        fs::write(empty.join(".hidden"), "").unwrap();
+        assert_eq!(look_at(&empty), DataDirectory::Empty);
+        fs::write(empty.join("letter.txt"), "").unwrap();
+        assert!(
+            matches!(look_at(&empty), DataDirectory::Inaccessible(why) if why.contains("no PostgreSQL cluster"))
+        );
+        assert!(!looks_like_ours(&empty), "never wiped");
+    }
+
+    #[test]
+    fn removing_takes_what_lies_elsewhere_along_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let data = cluster(root.path());
+        remove_tree(&data).unwrap();
+        assert!(!data.exists());
+        assert!(root.path().join("wal").read_dir().unwrap().next().is_none());
+        assert!(root.path().join("space/note").exists() && !root.path().join("space/PG_15_1").exists());
+        remove_tree(&data).unwrap();
+    }
+
+    #[test]
+    fn setting_aside_keeps_everything() {
+        let root = tempfile::tempdir().unwrap();
+        let data = cluster(root.path());
+        set_aside(&data).unwrap();
+        let aside = root.path().join("data.failed");
+        assert!(!data.exists() && aside.join("base/1/1").exists());
+        assert!(aside.join("pg_wal/000000010000000000000001").exists());
+        assert!(root.path().join("space.failed/note").exists());
     }
 }

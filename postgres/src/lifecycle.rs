@@ -1,9 +1,27 @@
 //! Starting, stopping, promoting and reloading the server.
 
-use crate::process::Postmaster;
-use crate::{Error, Instant, Recovery, Result, Server};
-use ha::pg::ControlData;
+use crate::command::{Invocation, postmaster_environment};
+use crate::connection::rows;
+use crate::files::{remove, signal, write_if_changed};
+use crate::process::launch::{Launched, PostmasterCommand, StartupLog};
+use crate::process::watch::Watch;
+use crate::process::{PidFile, Postmaster, PostmasterStatus, postmaster};
+use crate::server::locked;
+use crate::{DataDirectory, Error, Instant, Recovery, RecoverySignal, Result, Server};
+use ha::pg::{ControlData, DatabaseState};
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// How long children of a postmaster that is gone may take to notice it.
+const LEFTOVERS_TIME: Duration = Duration::from_secs(10);
+
+/// How long immediate mode may take before SIGKILL: the postmaster itself kills its children after 5 s.
+const IMMEDIATE_TIME: Duration = Duration::from_secs(10);
+
+/// How often a promotion is looked at where no file event tells of it.
+const PROMOTION_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How a server is started.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +50,16 @@ pub enum StopMode {
     Fast,
     /// SIGQUIT: no checkpoint; the next start recovers from the WAL.
     Immediate,
+}
+
+impl StopMode {
+    fn signal(self) -> Signal {
+        match self {
+            Self::Smart => Signal::TERM,
+            Self::Fast => Signal::INT,
+            Self::Immediate => Signal::QUIT,
+        }
+    }
 }
 
 /// How the server is stopped.
@@ -80,7 +108,69 @@ impl Server {
     /// # Errors
     /// [`Error::StartFailed`] with the last lines of the server's log when the postmaster ends instead.
     pub async fn start(&self, options: &StartOptions, deadline: Instant) -> Result<Started> {
-        todo!()
+        if let Some(running) = self.postmaster() {
+            return Err(Error::Unsuitable(format!(
+                "PostgreSQL runs already (process {})",
+                running.pid()
+            )));
+        }
+        if let DataDirectory::Inaccessible(why) = self.data_directory() {
+            return Err(Error::Unsuitable(format!(
+                "the data directory cannot be started on: {why}"
+            )));
+        }
+        self.forget_version();
+        self.wait_for_leftovers(deadline).await;
+        self.write_configuration(&options.recovery, deadline).await?;
+        let mut replaced = BTreeMap::new();
+        if matches!(options.recovery, Recovery::Follow(_)) {
+            replaced = self.raised_for_standby(deadline).await?;
+        } else {
+            locked(&self.shared.parameters).raised.clear();
+        }
+        if options.without_hot_standby {
+            replaced.insert("hot_standby".to_owned(), "off".to_owned());
+        }
+        locked(&self.shared.follow).current = match &options.recovery {
+            Recovery::Keep => None,
+            other => Some(other.clone()),
+        };
+        let (postmaster, mut log) = self.launch(&replaced, deadline).await?;
+        self.wait_for_start(&postmaster, &mut log, deadline).await
+    }
+
+    async fn launch(
+        &self,
+        replaced: &BTreeMap<String, String>,
+        deadline: Instant,
+    ) -> Result<(Postmaster, StartupLog)> {
+        let data_dir = self.data_dir();
+        let mut env = postmaster_environment();
+        // A pid file that was left behind may name a process of today's that is not ours; the server must not heed it.
+        if let Ok(Some(stale)) = PidFile::read(&data_dir)
+            && !stale.is_single_user
+        {
+            env.insert("PG_GRANDPARENT_PID".into(), stale.pid.to_string().into());
+        }
+        let program = self.program("postgres");
+        let name = program.display().to_string();
+        let command = PostmasterCommand {
+            program,
+            args: self.postmaster_arguments(replaced),
+            env,
+        };
+        let launched = tokio::time::timeout_at(deadline, self.shared.launcher.launch(command)).await;
+        let Launched { pid, mut log } = launched
+            .map_err(|_| Error::timeout("launching PostgreSQL"))?
+            .map_err(|source| Error::Spawn {
+                program: name,
+                source,
+            })?;
+        tracing::info!("postmaster pid={pid}");
+        match Postmaster::open(pid, 0) {
+            Some(postmaster) => Ok((postmaster, log)),
+            None => Err(start_failed(&mut log).await),
+        }
     }
 
     /// Waits until a postmaster that is starting accepts connections.
@@ -88,7 +178,51 @@ impl Server {
     /// # Errors
     /// [`Error::StartFailed`] when it ends instead.
     pub async fn wait_until_accepting(&self, postmaster: &Postmaster, deadline: Instant) -> Result<Started> {
-        todo!()
+        self.wait_for_start(postmaster, &mut StartupLog::new(None), deadline)
+            .await
+    }
+
+    async fn wait_for_start(
+        &self,
+        postmaster: &Postmaster,
+        log: &mut StartupLog,
+        deadline: Instant,
+    ) -> Result<Started> {
+        let data_dir = self.data_dir();
+        let watch = Watch::new(&[&data_dir]);
+        loop {
+            let file = PidFile::read(&data_dir)
+                .ok()
+                .flatten()
+                .filter(|file| file.pid == postmaster.pid());
+            if let Some(file) = file
+                && file.status == Some(PostmasterStatus::Ready)
+                && postmaster.is_alive()
+            {
+                self.back_up_configuration();
+                let known = Postmaster::open(file.pid, file.start_time_seconds);
+                return Ok(Started::Accepting(known.unwrap_or_else(|| postmaster.clone())));
+            }
+            tokio::select! {
+                () = watch.changed(|name| name == PidFile::NAME) => {}
+                () = postmaster.exited() => return Err(start_failed(log).await),
+                never = log.collect() => match never {},
+                () = tokio::time::sleep_until(deadline) => return Ok(Started::Starting(postmaster.clone())),
+            }
+        }
+    }
+
+    /// Waits for processes of an earlier postmaster that have outlived it: the next one could not start beside them.
+    pub(crate) async fn wait_for_leftovers(&self, deadline: Instant) {
+        let until = deadline.min(Instant::now() + LEFTOVERS_TIME);
+        for process in postmaster::working_in(&self.data_dir()) {
+            if tokio::time::timeout_at(until, process.exited()).await.is_err() {
+                tracing::warn!(
+                    "process {} of an earlier PostgreSQL is still there",
+                    process.pid()
+                );
+            }
+        }
     }
 
     /// Runs `before_stop`, stops the server and waits until the postmaster and its children are gone.
@@ -101,7 +235,115 @@ impl Server {
         progress: Option<&watch::Sender<StopProgress>>,
         deadline: Instant,
     ) -> Result<Stopped> {
-        todo!()
+        let report = |reached: StopProgress| {
+            if let Some(sender) = progress {
+                sender.send_replace(reached);
+            }
+        };
+        let Some(postmaster) = self.postmaster() else {
+            self.wait_for_leftovers(deadline).await;
+            report(StopProgress::Exited);
+            return Ok(Stopped::WasNotRunning);
+        };
+        report(StopProgress::Preparing);
+        self.prepare_stop(options, deadline).await;
+        // Watched from before the signal on, so that nothing is missed.
+        let watch = Watch::new(&[&self.data_dir().join("global")]);
+        let failed = |source| Error::File {
+            action: "signal the postmaster of",
+            path: self.data_dir(),
+            source,
+        };
+        postmaster.signal(options.mode.signal()).map_err(failed)?;
+        report(StopProgress::Signalled);
+        let mut stopped = Stopped::AsAsked;
+        let mut escalate_at = options.escalate_at;
+        let mut seen = None;
+        loop {
+            let escalation = async {
+                match escalate_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = postmaster.exited() => break,
+                () = watch.changed(|name| name == "pg_control") => {
+                    if let Some(reached) = self.stop_progress(deadline).await
+                        && seen.as_ref() != Some(&reached)
+                    {
+                        report(reached.clone());
+                        seen = Some(reached);
+                    }
+                }
+                () = escalation => {
+                    (stopped, escalate_at) = self.escalate(&postmaster, options.mode, stopped);
+                }
+                () = tokio::time::sleep_until(deadline) => return Err(Error::timeout("stopping PostgreSQL")),
+            }
+        }
+        self.wait_for_leftovers(deadline).await;
+        if !matches!(seen, Some(StopProgress::ShutDown(_)))
+            && let Some(reached @ StopProgress::ShutDown(_)) = self.stop_progress(deadline).await
+        {
+            report(reached);
+        }
+        report(StopProgress::Exited);
+        locked(&self.shared.parameters).raised.clear();
+        Ok(stopped)
+    }
+
+    async fn prepare_stop(&self, options: StopOptions, deadline: Instant) {
+        if options.checkpoint_first
+            && let Err(error) = self.checkpoint(deadline).await
+        {
+            tracing::warn!("no checkpoint before the stop: {error}");
+        }
+        if let Some(command) = self.settings().before_stop.clone() {
+            let ended = match Invocation::of_command_line(&command) {
+                Ok(invocation) => invocation
+                    .run(deadline)
+                    .await
+                    .and_then(crate::command::Output::into_success),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = ended {
+                tracing::warn!("before_stop: {error}");
+            }
+        }
+        self.close_connections().await;
+    }
+
+    async fn stop_progress(&self, deadline: Instant) -> Option<StopProgress> {
+        let control = self.control_data(deadline).await.ok()?;
+        match control.state {
+            DatabaseState::ShutDown | DatabaseState::ShutDownInRecovery => {
+                Some(StopProgress::ShutDown(control))
+            }
+            // The checkpointer begins its last checkpoint after the last session has ended.
+            DatabaseState::ShuttingDown => Some(StopProgress::SessionsEnded),
+            DatabaseState::StartingUp
+            | DatabaseState::InCrashRecovery
+            | DatabaseState::InArchiveRecovery
+            | DatabaseState::InProduction => None,
+        }
+    }
+
+    /// The next harder means; returns what has been done and when to go on.
+    fn escalate(&self, postmaster: &Postmaster, mode: StopMode, done: Stopped) -> (Stopped, Option<Instant>) {
+        let next = Some(Instant::now() + IMMEDIATE_TIME);
+        if mode != StopMode::Immediate && done == Stopped::AsAsked {
+            tracing::warn!("Timeout during postmaster stop, aborting Postgres.");
+            let _ = postmaster.signal(Signal::QUIT);
+            return (Stopped::Immediately, next);
+        }
+        tracing::warn!("Sending SIGKILL to Postmaster and its children");
+        let children = postmaster.children();
+        // First the parent, so that it starts none anew.
+        for process in std::iter::once(postmaster).chain(&children) {
+            let _ = process.signal(Signal::KILL);
+        }
+        (Stopped::Killed, next)
     }
 
     /// Sends SIGHUP: the server reads its configuration files again.
@@ -109,7 +351,10 @@ impl Server {
     /// # Errors
     /// [`Error::NotRunning`].
     pub fn reload(&self) -> Result<()> {
-        todo!()
+        let postmaster = self.postmaster().ok_or(Error::NotRunning)?;
+        postmaster
+            .signal(Signal::HUP)
+            .map_err(Error::file("signal the postmaster of", self.data_dir()))
     }
 
     /// Promotes the standby as `pg_ctl promote` does and waits until it takes writes.
@@ -117,7 +362,37 @@ impl Server {
     /// # Errors
     /// [`Error::Timeout`] when it has not happened at the deadline; it may still happen.
     pub async fn promote(&self, deadline: Instant) -> Result<()> {
-        todo!()
+        let postmaster = self.postmaster().ok_or(Error::NotRunning)?;
+        let client = self.connect(None, deadline).await?;
+        let data_dir = self.data_dir();
+        let watch = Watch::new(&[&data_dir, &data_dir.join("global")]);
+        self.request_promotion()?;
+        let promoted = async {
+            loop {
+                let answer = rows(
+                    &client,
+                    "asking whether it is promoted",
+                    "SELECT pg_is_in_recovery()",
+                )
+                .await?;
+                if answer.first().and_then(|row| row.get(0)) == Some("f") {
+                    return Ok(());
+                }
+                tokio::select! {
+                    () = watch.changed(|name| name == "pg_control" || name == PidFile::NAME) => {}
+                    () = tokio::time::sleep(PROMOTION_INTERVAL) => {}
+                    () = postmaster.exited() => return Err(Error::NotRunning),
+                }
+            }
+        };
+        let outcome = tokio::time::timeout_at(deadline, promoted).await;
+        if !matches!(outcome, Ok(Ok(()))) {
+            // A request that nobody has taken must not promote it at some later time.
+            let _ = remove(&data_dir.join(signal::PROMOTE));
+        }
+        outcome.map_err(|_| Error::timeout("promoting PostgreSQL"))??;
+        locked(&self.shared.follow).current = Some(Recovery::Primary);
+        Ok(())
     }
 
     /// Asks for promotion and does not wait.
@@ -125,7 +400,17 @@ impl Server {
     /// # Errors
     /// When it is not running, or the signal file cannot be written.
     pub fn request_promotion(&self) -> Result<()> {
-        todo!()
+        let postmaster = self.postmaster().ok_or(Error::NotRunning)?;
+        if self.recovery_signal() == RecoverySignal::None {
+            return Err(Error::Unsuitable(
+                "PostgreSQL is not a standby: there is nothing to promote".to_owned(),
+            ));
+        }
+        let path = self.data_dir().join(signal::PROMOTE);
+        write_if_changed(&path, "", 0o600)?;
+        postmaster
+            .signal(Signal::USR1)
+            .map_err(Error::file("signal the postmaster of", self.data_dir()))
     }
 
     /// Executes CHECKPOINT.
@@ -133,6 +418,19 @@ impl Server {
     /// # Errors
     /// When it fails or is not done at the deadline.
     pub async fn checkpoint(&self, deadline: Instant) -> Result<()> {
-        todo!()
+        let client = self.connect(None, deadline).await?;
+        let work = rows(&client, "CHECKPOINT", "CHECKPOINT");
+        tokio::time::timeout_at(deadline, work)
+            .await
+            .map_err(|_| Error::timeout("CHECKPOINT"))?
+            .map(drop)
+    }
+}
+
+/// What a postmaster that has ended logged at last.
+async fn start_failed(log: &mut StartupLog) -> Error {
+    let _ = tokio::time::timeout(Duration::from_secs(1), log.read_to_end()).await;
+    Error::StartFailed {
+        log: log.last_lines(),
     }
 }

@@ -1,8 +1,20 @@
 //! PostgreSQL's parameters: which of them this server takes, and what changes when others are wanted.
 
-use crate::{Instant, Result, Server};
+mod check;
+pub(crate) mod value;
+
+use crate::connection::{Purpose, quote_literal};
+use crate::files::postgresql_conf::{RECOVERY_PARAMETERS, is_recovery_parameter};
+use crate::server::locked;
+use crate::{Instant, Recovery, Result, Server, ServerVersion};
 use ha::cluster::PendingRestartReason;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::time::Duration;
+use tokio_postgres::SimpleQueryRow;
+
+/// How long a server may take to read its files after SIGHUP before we go on without seeing it.
+const RELOAD_TIME: Duration = Duration::from_secs(2);
 
 /// A parameter whose wanted value differs from the one in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,16 +41,154 @@ pub struct Applied {
 }
 
 #[derive(Default)]
-pub(crate) struct ParameterMemory {}
+pub(crate) struct ParameterMemory {
+    /// The last parameters that were checked, with what the server made of them.
+    checked: Option<(ServerVersion, BTreeMap<String, String>, BTreeMap<String, String>)>,
+    /// `Some`: `synchronous_standby_names` is not the user's.
+    synchronous_standby_names: Option<String>,
+    forces_feedback: bool,
+    /// Parameters that were started with a larger value than the configured one.
+    pub(crate) raised: BTreeMap<String, u64>,
+    /// While a custom bootstrap is finished: the rules of `pg_hba.conf`.
+    pub(crate) bootstrap_hba: Option<Vec<String>>,
+}
 
 impl Server {
+    /// The ordinary parameters for `postgresql.conf`, without what this server does not take.
+    pub(crate) async fn valid_parameters(&self, deadline: Instant) -> Result<BTreeMap<String, String>> {
+        let mut wanted = self.settings().parameters.clone();
+        wanted.retain(|name, _| !is_recovery_parameter(name) && name != "hba_file" && name != "ident_file");
+        let version = self.version(deadline).await?;
+        let known = locked(&self.shared.parameters).checked.clone();
+        let mut accepted = match known {
+            Some((of, asked, accepted)) if of == version && asked == wanted => accepted,
+            _ => {
+                let accepted = check::accepted(&self.program("postgres"), &wanted, deadline).await?;
+                locked(&self.shared.parameters).checked = Some((version, wanted, accepted.clone()));
+                accepted
+            }
+        };
+        let memory = locked(&self.shared.parameters);
+        if let Some(names) = &memory.synchronous_standby_names {
+            accepted.insert("synchronous_standby_names".to_owned(), names.clone());
+        }
+        if memory.forces_feedback {
+            accepted.insert("hot_standby_feedback".to_owned(), "on".to_owned());
+        }
+        Ok(accepted)
+    }
+
     /// Brings files and running server to the settings in force: compares parameters with `pg_settings`, rewrites what
     /// differs and reloads.
     ///
     /// # Errors
     /// When a file cannot be written or the server cannot be asked.
     pub async fn apply(&self, force_reload: bool, deadline: Instant) -> Result<Applied> {
-        todo!()
+        let wanted = self.valid_parameters(deadline).await?;
+        let changes = self.changes(&wanted, deadline).await?;
+        for change in &changes {
+            let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "default".to_owned());
+            let restart = if change.needs_restart {
+                " (restart might be required)"
+            } else {
+                ""
+            };
+            tracing::info!(
+                "Changed {} from '{}' to '{}'{restart}",
+                change.name,
+                text(&change.old),
+                text(&change.new)
+            );
+        }
+        let recovery = locked(&self.shared.follow).current.clone();
+        let recovery = recovery.filter(|recovery| !matches!(recovery, Recovery::Custom(_)));
+        let mut files = self.write_postgresql_conf(recovery.as_ref(), deadline).await?;
+        files.extend(self.write_hba_and_ident()?);
+        let reloads = force_reload || !files.is_empty() || !changes.is_empty();
+        if reloads {
+            tracing::info!("Reloading PostgreSQL configuration.");
+            self.reload_and_wait(deadline).await?;
+        } else {
+            tracing::info!("No PostgreSQL configuration items changed, nothing to reload.");
+        }
+        Ok(Applied {
+            changes,
+            files,
+            reloaded: reloads,
+        })
+    }
+
+    async fn changes(&self, wanted: &BTreeMap<String, String>, deadline: Instant) -> Result<Vec<Change>> {
+        let sql = "SELECT name, setting, unit, vartype, context, source, sourcefile FROM pg_settings";
+        let rows = self
+            .query_kept(Purpose::Heartbeat, "reading pg_settings", sql, deadline)
+            .await?;
+        let our_file = self.config_path();
+        let mut changes = Vec::new();
+        for row in &rows {
+            let (name, setting) = (text(row, "name"), text(row, "setting"));
+            let needs_restart = row.get("context") == Some("postmaster");
+            let new = match wanted.get(&name.to_ascii_lowercase()) {
+                Some(value) => {
+                    let is_auto_tuned = name == "wal_buffers" && value == "-1";
+                    let vartype = row.get("vartype").unwrap_or_default();
+                    if is_auto_tuned || value::same(vartype, row.get("unit"), value, &setting) {
+                        continue;
+                    }
+                    Some(value.clone())
+                }
+                None => {
+                    let was_ours = row.get("source") == Some("configuration file")
+                        && row
+                            .get("sourcefile")
+                            .is_some_and(|file| our_file.as_os_str() == file);
+                    let is_separate =
+                        matches!(name.as_str(), "hba_file" | "ident_file") || is_recovery_parameter(&name);
+                    if !was_ours || is_separate {
+                        continue;
+                    }
+                    None
+                }
+            };
+            changes.push(Change {
+                old: Some(value::human(&setting, row.get("unit"))),
+                name,
+                new,
+                needs_restart,
+            });
+        }
+        Ok(changes)
+    }
+
+    /// Reloads, and waits until the server has read its files (or [`RELOAD_TIME`] has passed).
+    pub(crate) async fn reload_and_wait(&self, deadline: Instant) -> Result<()> {
+        let loaded_at = async || {
+            let rows = self
+                .query_kept(
+                    Purpose::Heartbeat,
+                    "reading the time of the last reload",
+                    "SELECT pg_conf_load_time()",
+                    deadline,
+                )
+                .await?;
+            Ok::<_, crate::Error>(rows.first().and_then(|row| row.get(0).map(str::to_owned)))
+        };
+        let before = loaded_at().await;
+        self.reload()?;
+        let until = deadline.min(Instant::now() + RELOAD_TIME);
+        // No event tells when a backend has read the files: it is asked, at growing intervals.
+        let mut pause = Duration::from_millis(2);
+        while before.is_ok() && Instant::now() < until {
+            tokio::time::sleep(pause).await;
+            if loaded_at()
+                .await
+                .is_ok_and(|now| before.as_ref().is_ok_and(|before| now != *before))
+            {
+                break;
+            }
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+        Ok(())
     }
 
     /// The parameters that wait for a restart, with both values in human units.
@@ -46,7 +196,68 @@ impl Server {
     /// # Errors
     /// When the server cannot be asked.
     pub async fn pending_restart(&self, deadline: Instant) -> Result<BTreeMap<String, PendingRestartReason>> {
-        todo!()
+        let hidden: Vec<String> = RECOVERY_PARAMETERS
+            .iter()
+            .map(|name| quote_literal(name))
+            .collect();
+        let sql = format!(
+            "SELECT name, setting, unit FROM pg_settings WHERE pending_restart AND name <> 'hot_standby' \
+             AND name NOT IN ({})",
+            hidden.join(", ")
+        );
+        let rows = self
+            .query_kept(Purpose::Heartbeat, "reading pg_settings", &sql, deadline)
+            .await?;
+        let mut reasons = BTreeMap::new();
+        for row in &rows {
+            let (name, unit) = (text(row, "name"), row.get("unit"));
+            let new_value = match self.value_after_restart(&name, deadline).await {
+                Some(setting) => value::human(&setting, unit),
+                None => "?".to_owned(),
+            };
+            let old_value = value::human(&text(row, "setting"), unit);
+            reasons.insert(name, PendingRestartReason { old_value, new_value });
+        }
+        let raised = locked(&self.shared.parameters).raised.clone();
+        let settings = self.settings();
+        for (name, running) in raised {
+            let wanted = settings
+                .controlled
+                .iter()
+                .find(|(controlled, _)| *controlled == name);
+            if let Some((_, wanted)) = wanted.filter(|(_, wanted)| *wanted != running.to_string()) {
+                let reason = PendingRestartReason {
+                    old_value: running.to_string(),
+                    new_value: wanted.clone(),
+                };
+                reasons.entry(name).or_insert(reason);
+            }
+        }
+        Ok(reasons)
+    }
+
+    /// What a parameter will be after a restart, in its own unit: `postgres -C` with the command line of a start.
+    async fn value_after_restart(&self, name: &str, deadline: Instant) -> Option<String> {
+        let mut args: Vec<OsString> = vec!["-C".into(), name.into()];
+        args.extend(self.postmaster_arguments(&BTreeMap::new()));
+        let output = self
+            .run("postgres", args, &BTreeMap::new(), deadline)
+            .await
+            .ok()?;
+        output.into_success().ok().map(|text| text.trim_end().to_owned())
+    }
+
+    /// The command line of a postmaster: where its files are, then the controlled parameters in their order.
+    pub(crate) fn postmaster_arguments(&self, replaced: &BTreeMap<String, String>) -> Vec<OsString> {
+        let settings = self.settings();
+        let mut args: Vec<OsString> = vec!["-D".into(), settings.local.data_dir.clone().into()];
+        let mut config_file = OsString::from("--config-file=");
+        config_file.push(self.config_path());
+        args.push(config_file);
+        for (name, value) in &settings.controlled {
+            args.push(format!("--{name}={}", replaced.get(name).unwrap_or(value)).into());
+        }
+        args
     }
 
     /// Sets `synchronous_standby_names` (`None`: the user's own value) and reloads; returns whether it was another.
@@ -58,12 +269,50 @@ impl Server {
         names: Option<String>,
         deadline: Instant,
     ) -> Result<bool> {
-        todo!()
+        locked(&self.shared.parameters).synchronous_standby_names = names;
+        let recovery = locked(&self.shared.follow).current.clone();
+        let recovery = recovery.filter(|recovery| !matches!(recovery, Recovery::Custom(_)));
+        let changed = !self
+            .write_postgresql_conf(recovery.as_ref(), deadline)
+            .await?
+            .is_empty();
+        if changed && self.postmaster().is_some() {
+            self.reload_and_wait(deadline).await?;
+        }
+        Ok(changed)
     }
 
     /// Forces `hot_standby_feedback = on`, or no longer; returns whether that is a change. Takes effect with the next
     /// [`Server::apply`] or [`Server::follow`].
     pub fn force_hot_standby_feedback(&self, forced: bool) -> bool {
-        todo!()
+        std::mem::replace(&mut locked(&self.shared.parameters).forces_feedback, forced) != forced
     }
+
+    /// On a standby the larger of configured value and control file, for the parameters that must not be smaller than on
+    /// the primary (PostgreSQL manual, "Administrator's Overview" of hot standby).
+    pub(crate) async fn raised_for_standby(&self, deadline: Instant) -> Result<BTreeMap<String, String>> {
+        let control = self.control_file(deadline).await?;
+        let settings = self.settings();
+        let mut raised = BTreeMap::new();
+        for (name, value) in &settings.controlled {
+            if let (Some(needed), Ok(wanted)) = (control.parameter(name), value.parse::<u64>())
+                && needed > wanted
+            {
+                tracing::warn!(
+                    "{name} is set to {needed}, the primary's value, instead of {wanted}: a standby may not have less"
+                );
+                raised.insert(name.clone(), needed);
+            }
+        }
+        let replaced = raised
+            .iter()
+            .map(|(name, value)| (name.clone(), value.to_string()))
+            .collect();
+        locked(&self.shared.parameters).raised = raised;
+        Ok(replaced)
+    }
+}
+
+pub(crate) fn text(row: &SimpleQueryRow, column: &str) -> String {
+    row.get(column).unwrap_or_default().to_owned()
 }

@@ -1,8 +1,28 @@
 //! Facts for the question whether this server's WAL has diverged from the leader's, and pg_rewind. Nothing is decided
 //! here.
 
-use crate::{Instant, Result, Server, Source};
-use ha::pg::{HistoryEntry, Lsn, SystemIdentifier, Timeline};
+use crate::files::passfile::Credentials;
+use crate::process::launch::last_lines;
+use crate::{Conninfo, Error, Follow, Instant, Recovery, Result, Server, Source};
+use config::Role;
+use ha::pg::{DatabaseState, HistoryEntry, Lsn, SystemIdentifier, Timeline, parse_history_file};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Options of pg_rewind that are given here or would defeat it.
+const FORBIDDEN: [&str; 10] = [
+    "target-pgdata",
+    "source-pgdata",
+    "source-server",
+    "write-recovery-conf",
+    "dry-run",
+    "restore-target-wal",
+    "config-file",
+    "no-ensure-shutdown",
+    "version",
+    "help",
+];
 
 /// Whether pg_rewind can be used at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,13 +79,47 @@ pub enum Rewound {
     Failed(String),
 }
 
+/// The answer to `IDENTIFY_SYSTEM` (PostgreSQL manual, "Streaming Replication Protocol").
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct SystemIdentity {
+    system_identifier: Option<SystemIdentifier>,
+    timeline: Timeline,
+    lsn: Lsn,
+}
+
+impl SystemIdentity {
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.trim().split('|');
+        Some(Self {
+            system_identifier: fields.next()?.parse().ok(),
+            timeline: Timeline(fields.next()?.parse().ok()?),
+            lsn: fields.next()?.parse().ok()?,
+        })
+    }
+}
+
 impl Server {
     /// Whether pg_rewind can be used: the setting, the program, and what the control file says.
     ///
     /// # Errors
     /// When the control file cannot be read.
     pub async fn rewind_ability(&self, deadline: Instant) -> Result<RewindAbility> {
-        todo!()
+        if !self.settings().use_pg_rewind {
+            return Ok(RewindAbility::Impossible("use_pg_rewind is off".to_owned()));
+        }
+        let helps = self
+            .run("pg_rewind", ["--help"], &BTreeMap::new(), deadline)
+            .await;
+        if let Err(error) = helps.and_then(crate::command::Output::into_success) {
+            return Ok(RewindAbility::Impossible(error.to_string()));
+        }
+        if self.control_data(deadline).await?.can_be_rewound {
+            Ok(RewindAbility::Possible)
+        } else {
+            Ok(RewindAbility::Impossible(
+                "neither wal_log_hints nor data checksums are on".to_owned(),
+            ))
+        }
     }
 
     /// How far the local WAL reaches, running or stopped.
@@ -73,7 +127,127 @@ impl Server {
     /// # Errors
     /// When neither the server nor the control file can tell.
     pub async fn local_position(&self, deadline: Instant) -> Result<LocalPosition> {
-        todo!()
+        if self.postmaster().is_some()
+            && let Ok(position) = self.running_position(deadline).await
+        {
+            return Ok(position);
+        }
+        let control = self.control_data(deadline).await?;
+        let was_standby = matches!(
+            control.state,
+            DatabaseState::ShutDownInRecovery | DatabaseState::InArchiveRecovery
+        );
+        match control.minimum_recovery_timeline {
+            Some(timeline) if was_standby && control.minimum_recovery != Lsn::ZERO => Ok(LocalPosition {
+                timeline,
+                lsn: control.minimum_recovery,
+                in_recovery: true,
+            }),
+            _ => Ok(LocalPosition {
+                timeline: control.timeline,
+                lsn: control.checkpoint,
+                in_recovery: false,
+            }),
+        }
+    }
+
+    async fn running_position(&self, deadline: Instant) -> Result<LocalPosition> {
+        let status = self.status(crate::StatusWants::default(), deadline).await?;
+        if !status.in_recovery {
+            let timeline = status.timeline.unwrap_or(status.control_timeline);
+            return Ok(LocalPosition {
+                timeline,
+                lsn: status.lsn,
+                in_recovery: false,
+            });
+        }
+        let identity = self.identify_local_system(deadline).await?;
+        let lsn = status.replayed.unwrap_or(identity.lsn);
+        Ok(LocalPosition {
+            timeline: identity.timeline,
+            lsn,
+            in_recovery: true,
+        })
+    }
+
+    /// The timeline of a running server, standby or primary, over a replication connection to itself.
+    ///
+    /// # Errors
+    /// When it does not let the replication role in.
+    pub async fn local_timeline(&self, deadline: Instant) -> Result<Timeline> {
+        Ok(self.identify_local_system(deadline).await?.timeline)
+    }
+
+    async fn identify_local_system(&self, deadline: Instant) -> Result<SystemIdentity> {
+        let settings = self.settings();
+        let mut conninfo = Conninfo::new();
+        match self.local_address(settings.use_unix_socket_repl) {
+            crate::process::readiness::Address::Tcp(host, port) => {
+                conninfo = conninfo.with("host", host).with("port", port.to_string());
+            }
+            crate::process::readiness::Address::Unix(socket) => {
+                let directory = socket.parent().unwrap_or(&socket).display().to_string();
+                let port = socket
+                    .extension()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
+                conninfo = conninfo.with("host", directory).with("port", port);
+            }
+        }
+        let role = &settings.local.authentication.replication;
+        conninfo.set("user", role.username.clone());
+        for (keyword, value) in &role.options {
+            conninfo.set(keyword, Some(value.clone()));
+        }
+        self.identify_system(conninfo, deadline).await
+    }
+
+    async fn identify_system(&self, conninfo: Conninfo, deadline: Instant) -> Result<SystemIdentity> {
+        let role = self.settings().local.authentication.replication.clone();
+        let conninfo = conninfo.with("replication", "1");
+        let answer = self.psql(conninfo, &role, "IDENTIFY_SYSTEM", deadline).await?;
+        SystemIdentity::parse(&answer).ok_or_else(|| Error::parse("the answer to IDENTIFY_SYSTEM", answer))
+    }
+
+    /// Executes one statement through psql, which knows all of libpq's ways to authenticate and, unlike our own
+    /// client, speaks the replication protocol.
+    async fn psql(
+        &self,
+        mut conninfo: Conninfo,
+        role: &Role,
+        sql: &str,
+        deadline: Instant,
+    ) -> Result<String> {
+        conninfo.set_default("connect_timeout", "3");
+        conninfo.set_default("application_name", "Patroni heartbeat");
+        let credentials = Credentials::new(conninfo, role)?;
+        let conninfo = credentials.conninfo.to_text();
+        let args = [
+            "-X",
+            "-q",
+            "-A",
+            "-t",
+            "-w",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            sql,
+            "-d",
+            &conninfo,
+        ];
+        self.run("psql", args, &credentials.env, deadline)
+            .await?
+            .into_success()
+    }
+
+    /// The role for rewinding: `rewind`, by default the superuser.
+    fn rewind_role(&self) -> Role {
+        let authentication = &self.settings().local.authentication;
+        authentication
+            .rewind
+            .clone()
+            .unwrap_or_else(|| authentication.superuser.clone())
     }
 
     /// What `leader` says about its timelines.
@@ -81,7 +255,47 @@ impl Server {
     /// # Errors
     /// When it cannot be reached.
     pub async fn leader_facts(&self, leader: &Source, deadline: Instant) -> Result<LeaderFacts> {
-        todo!()
+        let role = self.rewind_role();
+        let conninfo = self.conninfo_to(leader, &role);
+        let answer = self
+            .psql(conninfo, &role, "SELECT pg_catalog.pg_is_in_recovery()", deadline)
+            .await?;
+        let in_recovery = answer.trim() != "f";
+        let replication = self.settings().local.authentication.replication.clone();
+        let conninfo = self.conninfo_to(leader, &replication);
+        let identity = self.identify_system(conninfo.clone(), deadline).await?;
+        let mut history = Vec::new();
+        if identity.timeline > Timeline(1) {
+            let command = format!("TIMELINE_HISTORY {}", identity.timeline);
+            let answer = self
+                .psql(
+                    conninfo.with("replication", "1"),
+                    &replication,
+                    &command,
+                    deadline,
+                )
+                .await?;
+            let content = answer
+                .split_once('|')
+                .map(|(_, content)| content)
+                .unwrap_or_default();
+            history = parse_history_file(content);
+            if history.is_empty() {
+                return Err(Error::parse("the answer to TIMELINE_HISTORY", "it has no lines"));
+            }
+        }
+        let SystemIdentity {
+            system_identifier,
+            timeline,
+            lsn,
+        } = identity;
+        Ok(LeaderFacts {
+            in_recovery,
+            system_identifier,
+            timeline,
+            lsn,
+            history,
+        })
     }
 
     /// The facts of both sides.
@@ -89,23 +303,137 @@ impl Server {
     /// # Errors
     /// When either side cannot tell.
     pub async fn divergence(&self, leader: &Source, deadline: Instant) -> Result<Divergence> {
-        todo!()
+        let local = self.local_position(deadline).await?;
+        let leader = self.leader_facts(leader, deadline).await?;
+        let switch = leader
+            .history
+            .iter()
+            .find(|entry| entry.timeline == local.timeline);
+        let was_left_later = switch.is_some_and(|entry| local.lsn < entry.switch_lsn);
+        let mut shutdown_checkpoint_end = None;
+        if !local.in_recovery && was_left_later && self.postmaster().is_none() {
+            shutdown_checkpoint_end = Some(self.shutdown_checkpoint_end(deadline).await?);
+        }
+        Ok(Divergence {
+            local,
+            leader,
+            shutdown_checkpoint_end,
+        })
     }
 
-    /// Executes CHECKPOINT on the leader, so that its control file names its timeline. With a `rewind` role that may
+    /// Where the shutdown checkpoint record of a stopped former primary ends.
+    ///
+    /// # Errors
+    /// When pg_waldump cannot read the WAL.
+    pub async fn shutdown_checkpoint_end(&self, deadline: Instant) -> Result<Lsn> {
+        Ok(self.checkpoint_record(deadline).await?.end)
+    }
+
+    /// Executes CHECKPOINT on the leader, so that its control file names its timeline. With a `rewind` role, which may
     /// not do so, only looks whether it has happened. Returns whether it has.
     ///
     /// # Errors
     /// When the leader cannot be reached.
     pub async fn checkpoint_on(&self, leader: &Source, deadline: Instant) -> Result<bool> {
-        todo!()
+        let role = self.rewind_role();
+        let conninfo = self
+            .conninfo_to(leader, &role)
+            .with("options", "-c statement_timeout=0");
+        if self.settings().local.authentication.rewind.is_none() {
+            self.psql(conninfo, &role, "CHECKPOINT", deadline).await?;
+            return Ok(true);
+        }
+        let sql = "SELECT NOT pg_catalog.pg_is_in_recovery() AND timeline_id = \
+                   ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))\
+                   ::pg_catalog.bit(32)::pg_catalog.int4 FROM pg_catalog.pg_control_checkpoint()";
+        Ok(self.psql(conninfo, &role, sql, deadline).await?.trim() == "t")
     }
 
-    /// Runs pg_rewind against `leader`; the server must be stopped.
+    /// Runs pg_rewind against `leader`; the server must be stopped. Dropping the call kills it; the data directory is
+    /// then of no use until another rewind succeeds.
     ///
     /// # Errors
     /// When it cannot be run or does not finish in time; a failure of its own is [`Rewound::Failed`].
     pub async fn rewind(&self, leader: &Source, deadline: Instant) -> Result<Rewound> {
-        todo!()
+        if self.postmaster().is_some() {
+            return Err(Error::Unsuitable(
+                "pg_rewind needs PostgreSQL to be stopped".to_owned(),
+            ));
+        }
+        self.wait_for_leftovers(deadline).await;
+        self.archive_ready_segments(deadline).await;
+        let role = self.rewind_role();
+        let credentials = Credentials::new(self.conninfo_to(leader, &role), &role)?;
+        let mut env = credentials.env.clone();
+        env.insert("PGOPTIONS".into(), "-c statement_timeout=0".into());
+        let mut args: Vec<OsString> = vec!["-D".into(), self.data_dir().into()];
+        args.extend(["--source-server".into(), credentials.conninfo.to_text().into()]);
+        args.extend(self.restore_options(deadline).await?);
+        for (name, value) in &self.settings().rewind {
+            if FORBIDDEN.contains(&name.as_str()) {
+                tracing::warn!("postgresql.rewind: the option {name} is not allowed and left out");
+                continue;
+            }
+            args.push(
+                value
+                    .as_ref()
+                    .map_or_else(|| format!("--{name}"), |value| format!("--{name}={value}"))
+                    .into(),
+            );
+        }
+        tracing::info!("running pg_rewind");
+        let output = self.run("pg_rewind", args, &env, deadline).await?;
+        let text = format!("{}{}", output.stdout, output.stderr);
+        for line in text.lines() {
+            tracing::info!("pg_rewind: {line}");
+        }
+        if output.status.success() {
+            Ok(Rewound::Done)
+        } else {
+            Ok(Rewound::Failed(last_lines(&text)))
+        }
+    }
+
+    /// `--restore-target-wal`, where there is a restore_command that pg_rewind finds in the configuration.
+    async fn restore_options(&self, deadline: Instant) -> Result<Vec<OsString>> {
+        let settings = self.settings();
+        let version = self.version(deadline).await?;
+        let in_data_dir = settings.local.config_dir == settings.local.data_dir;
+        let finds_config =
+            in_data_dir && settings.local.config_base_name == "postgresql" || version.is_at_least(15);
+        let has_command = settings
+            .recovery_conf
+            .get("restore_command")
+            .is_some_and(|command| !command.is_empty());
+        if !has_command || !version.is_at_least(13) || !finds_config {
+            return Ok(Vec::new());
+        }
+        // A former primary's file may lack it.
+        self.write_postgresql_conf(Some(&Recovery::Follow(Follow::default())), deadline)
+            .await?;
+        let mut options: Vec<OsString> = vec!["--restore-target-wal".into()];
+        if version.is_at_least(15) {
+            let config: PathBuf = self.config_path();
+            let mut option = OsString::from("--config-file=");
+            option.push(config);
+            options.push(option);
+        }
+        Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_systems_identity_is_read() {
+        let identity = SystemIdentity::parse("7268616322854375442|3|0/3000158|\n").unwrap();
+        assert_eq!((identity.timeline, identity.lsn), (Timeline(3), Lsn(0x300_0158)));
+        assert_eq!(
+            identity.system_identifier.unwrap().as_str(),
+            "7268616322854375442"
+        );
+        assert_eq!(SystemIdentity::parse("psql: error"), None);
     }
 }

@@ -1,5 +1,6 @@
 //! The handle of the local server: its settings, its paths, and what is remembered between calls.
 
+use crate::callbacks::Callbacks;
 use crate::connection::Connections;
 use crate::follow::FollowMemory;
 use crate::parameters::ParameterMemory;
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) connections: Connections,
     pub(crate) parameters: Mutex<ParameterMemory>,
     pub(crate) follow: Mutex<FollowMemory>,
+    pub(crate) callbacks: Mutex<Callbacks>,
 }
 
 /// A lock that outlives a panic of another holder: what it guards is replaced as a whole.
@@ -72,6 +74,7 @@ impl Server {
                 connections: Connections::default(),
                 parameters: Mutex::default(),
                 follow: Mutex::default(),
+                callbacks: Mutex::default(),
             }),
         }
     }

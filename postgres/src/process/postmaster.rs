@@ -88,6 +88,11 @@ impl Postmaster {
         }
     }
 
+    /// When the process was started, in clock ticks since the machine's: together with the pid it names one process.
+    pub(crate) fn started_ticks(&self) -> Option<i64> {
+        stat_fields(self.pid())?.get(19)?.parse().ok()
+    }
+
     /// Sends a signal; that the process is gone is no error.
     ///
     /// # Errors

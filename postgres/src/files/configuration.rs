@@ -1,0 +1,318 @@
+//! Writing all files of the server together: before a start and when settings change.
+
+use super::passfile;
+use super::pg_hba;
+use super::postgresql_conf::{self, Contents, RECOVERY_PARAMETERS, is_recovery_parameter};
+use super::{ensure_directory, mode_for, name_of, remove, signal, with_suffix, write_if_changed};
+use crate::server::locked;
+use crate::{Error, Follow, Instant, Recovery, RecoverySignal, Result, Server};
+use config::PostgresqlSettings;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Recovery settings that would turn following into something else.
+fn is_target_or_source(name: &str) -> bool {
+    name.starts_with("recovery_target") || matches!(name, "primary_conninfo" | "primary_slot_name")
+}
+
+impl Server {
+    /// `<base>.conf`.
+    pub(crate) fn config_path(&self) -> PathBuf {
+        let settings = self.settings();
+        settings
+            .local
+            .config_dir
+            .join(format!("{}.conf", settings.local.config_base_name))
+    }
+
+    fn base_config_path(&self) -> PathBuf {
+        let settings = self.settings();
+        settings
+            .local
+            .config_dir
+            .join(format!("{}.base.conf", settings.local.config_base_name))
+    }
+
+    /// Writes everything that a start needs; returns the names of the files that changed.
+    pub(crate) async fn write_configuration(
+        &self,
+        recovery: &Recovery,
+        deadline: Instant,
+    ) -> Result<Vec<String>> {
+        let settings = self.settings();
+        let mut changed = Vec::new();
+        for directory in directories(&settings) {
+            ensure_directory(&directory)?;
+        }
+        changed.extend(self.write_postgresql_conf(Some(recovery), deadline).await?);
+        changed.extend(self.write_hba_and_ident()?);
+        if let Recovery::Follow(Follow {
+            source: Some(source), ..
+        }) = recovery
+        {
+            self.write_passfile(&self.replication_conninfo(source))?;
+        }
+        let data_dir = &settings.local.data_dir;
+        match recovery {
+            Recovery::Primary => signal::write(data_dir, RecoverySignal::None)?,
+            Recovery::Follow(_) => signal::write(data_dir, RecoverySignal::Standby)?,
+            Recovery::Custom(wanted) => {
+                let standby = wanted.get("standby_mode").is_some_and(|mode| is_true(mode));
+                let kind = if standby {
+                    RecoverySignal::Standby
+                } else {
+                    RecoverySignal::Recovery
+                };
+                signal::write(data_dir, kind)?;
+            }
+            Recovery::Keep => {}
+        }
+        Ok(changed)
+    }
+
+    /// Writes `<base>.conf`, keeping what was there before it became ours. `recovery` `None`: the recovery settings in
+    /// the file stay.
+    pub(crate) async fn write_postgresql_conf(
+        &self,
+        recovery: Option<&Recovery>,
+        deadline: Instant,
+    ) -> Result<Vec<String>> {
+        let settings = self.settings();
+        let (path, base) = (self.config_path(), self.base_config_path());
+        if settings.custom_conf.is_none() && !base.exists() {
+            match fs::rename(&path, &base) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    write_if_changed(&base, "", mode_for(&base, &settings.local.data_dir))?;
+                }
+                Err(error) => return Err(Error::file("rename", path)(error)),
+            }
+        }
+        let parameters = self.valid_parameters(deadline).await?;
+        let recovery_settings = match recovery {
+            Some(Recovery::Keep) | None => {
+                let present = fs::read_to_string(&path).unwrap_or_default();
+                let mut present = postgresql_conf::read_settings(&present);
+                present.retain(|name, _| is_recovery_parameter(name));
+                present
+            }
+            Some(recovery) => self.recovery_settings(recovery, deadline).await?,
+        };
+        let contents = Contents {
+            include: settings.custom_conf.clone().unwrap_or_else(|| name_of(&base)),
+            hba_file: self.access_file("hba_file", "pg_hba.conf").display().to_string(),
+            ident_file: self
+                .access_file("ident_file", "pg_ident.conf")
+                .display()
+                .to_string(),
+            parameters,
+            recovery: recovery_settings,
+        };
+        let mut changed = Vec::new();
+        if write_if_changed(
+            &path,
+            &contents.render(),
+            mode_for(&path, &settings.local.data_dir),
+        )? {
+            changed.push(name_of(&path));
+        }
+        let auto = settings.local.data_dir.join("postgresql.auto.conf");
+        if recovery != Some(&Recovery::Keep)
+            && let Ok(text) = fs::read_to_string(&auto)
+        {
+            let cleaned = postgresql_conf::without_recovery_settings(&text);
+            if write_if_changed(&auto, &cleaned, mode_for(&auto, &settings.local.data_dir))? {
+                changed.push(name_of(&auto));
+            }
+        }
+        Ok(changed)
+    }
+
+    /// The recovery settings in `postgresql.conf` for what the server is to do.
+    pub(crate) async fn recovery_settings(
+        &self,
+        recovery: &Recovery,
+        deadline: Instant,
+    ) -> Result<BTreeMap<String, String>> {
+        let settings = self.settings();
+        let version = self.version(deadline).await?;
+        let mut wanted: BTreeMap<String, String> = match recovery {
+            Recovery::Primary | Recovery::Keep => BTreeMap::new(),
+            Recovery::Custom(wanted) => wanted.clone(),
+            Recovery::Follow(follow) => {
+                let mut wanted = settings.recovery_conf.clone();
+                wanted.retain(|name, _| !is_target_or_source(name));
+                wanted.extend(follow.overrides.clone());
+                wanted.insert("recovery_target_timeline".to_owned(), "latest".to_owned());
+                for target in ["", "_name", "_time", "_xid", "_lsn"] {
+                    wanted.insert(format!("recovery_target{target}"), String::new());
+                }
+                if let Some(source) = &follow.source {
+                    wanted.insert(
+                        "primary_conninfo".to_owned(),
+                        self.written_conninfo(source, version).to_text(),
+                    );
+                    if let Some(slot) = source.slot.as_ref().filter(|_| settings.use_slots) {
+                        wanted.insert("primary_slot_name".to_owned(), slot.0.clone());
+                    }
+                }
+                wanted
+            }
+        };
+        if let Some(trigger) = wanted.remove("trigger_file") {
+            wanted.entry("promote_trigger_file".to_owned()).or_insert(trigger);
+        }
+        if version.is_at_least(16) {
+            wanted.remove("promote_trigger_file");
+        }
+        // standby_mode is a signal file since version 12; what is no recovery parameter has no place here.
+        wanted.retain(|name, _| RECOVERY_PARAMETERS.contains(&name.as_str()));
+        Ok(wanted)
+    }
+
+    /// `hba_file` or `ident_file`: the user's own, or the default one in `config_dir`.
+    fn access_file(&self, parameter: &str, default: &str) -> PathBuf {
+        self.custom_access_file(parameter, default)
+            .unwrap_or_else(|| self.settings().local.config_dir.join(default))
+    }
+
+    fn custom_access_file(&self, parameter: &str, default: &str) -> Option<PathBuf> {
+        let settings = self.settings();
+        if parameter == "hba_file" && locked(&self.shared.parameters).bootstrap_hba.is_some() {
+            return None;
+        }
+        let path = settings.local.config_dir.join(
+            settings
+                .parameters
+                .get(parameter)
+                .filter(|path| !path.is_empty())?,
+        );
+        (path != settings.local.config_dir.join(default)).then_some(path)
+    }
+
+    /// Whether the user has an `hba_file` of their own.
+    pub(crate) fn has_custom_hba_file(&self) -> bool {
+        self.custom_access_file("hba_file", "pg_hba.conf").is_some()
+    }
+
+    /// Writes `pg_hba.conf` and `pg_ident.conf` where they are ours; returns the names of those that changed.
+    pub(crate) fn write_hba_and_ident(&self) -> Result<Vec<String>> {
+        let settings = self.settings();
+        let bootstrap = locked(&self.shared.parameters).bootstrap_hba.clone();
+        let files = [
+            (
+                "hba_file",
+                "pg_hba.conf",
+                bootstrap.or_else(|| settings.pg_hba.clone()),
+            ),
+            ("ident_file", "pg_ident.conf", settings.pg_ident.clone()),
+        ];
+        let mut changed = Vec::new();
+        for (parameter, name, lines) in files {
+            let Some(lines) = lines.filter(|_| self.custom_access_file(parameter, name).is_none()) else {
+                continue;
+            };
+            let path = settings.local.config_dir.join(name);
+            if write_if_changed(
+                &path,
+                &pg_hba::render(&lines),
+                mode_for(&path, &settings.local.data_dir),
+            )? {
+                changed.push(name.to_owned());
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Writes the password of the replication role for a connection; without a password there is no file to write.
+    pub(crate) fn write_passfile(&self, conninfo: &crate::Conninfo) -> Result<bool> {
+        match &self.settings().local.authentication.replication.password {
+            Some(password) => {
+                passfile::write(&self.passfile(), &passfile::lines(conninfo, password.reveal()))
+            }
+            None => Ok(false),
+        }
+    }
+
+    fn backed_up_files(&self) -> Vec<PathBuf> {
+        let settings = self.settings();
+        let directory = &settings.local.config_dir;
+        let mut files = vec![
+            self.config_path(),
+            directory.join("pg_hba.conf"),
+            directory.join("pg_ident.conf"),
+        ];
+        if settings.custom_conf.is_none() {
+            files.push(self.base_config_path());
+        }
+        files
+    }
+
+    fn backup_of(&self, file: &Path) -> PathBuf {
+        self.data_dir().join(name_of(&with_suffix(file, "backup")))
+    }
+
+    /// Copies the configuration files into the data directory, so that copies of it carry them along.
+    pub(crate) fn back_up_configuration(&self) {
+        let data_dir = self.data_dir();
+        for file in self.backed_up_files() {
+            let backup = self.backup_of(&file);
+            if let Ok(text) = fs::read_to_string(&file)
+                && let Err(error) = write_if_changed(&backup, &text, mode_for(&backup, &data_dir))
+            {
+                tracing::warn!("no backup of {} was made: {error}", file.display());
+            }
+        }
+    }
+
+    /// Brings configuration files that are missing in `config_dir` back from the data directory.
+    pub(crate) fn restore_configuration(&self) -> Result<()> {
+        let settings = self.settings();
+        ensure_directory(&settings.local.config_dir)?;
+        for file in self.backed_up_files() {
+            if file.exists() {
+                continue;
+            }
+            let mode = mode_for(&file, &settings.local.data_dir);
+            match fs::read_to_string(self.backup_of(&file)) {
+                Ok(text) => drop(write_if_changed(&file, &text, mode)?),
+                Err(_) if name_of(&file) == "pg_ident.conf" => drop(write_if_changed(&file, "", mode)?),
+                Err(_) => {}
+            }
+        }
+        remove(&settings.local.data_dir.join(signal::PROMOTE))?;
+        if let Some(trigger) = settings
+            .recovery_conf
+            .get("promote_trigger_file")
+            .filter(|path| !path.is_empty())
+        {
+            remove(&settings.local.data_dir.join(trigger))?;
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn is_true(text: &str) -> bool {
+    matches!(text.to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1")
+}
+
+fn directories(settings: &PostgresqlSettings) -> Vec<PathBuf> {
+    let mut directories = vec![settings.local.config_dir.clone()];
+    for name in ["unix_socket_directories", "stats_temp_directory"] {
+        let list = settings
+            .parameters
+            .get(name)
+            .map(String::as_str)
+            .unwrap_or_default();
+        let paths = list.split(',').map(|path| path.trim().trim_matches('"'));
+        // Names that begin with @ are abstract sockets.
+        directories.extend(
+            paths
+                .filter(|path| !path.is_empty() && !path.starts_with('@'))
+                .map(|path| settings.local.data_dir.join(path)),
+        );
+    }
+    directories
+}

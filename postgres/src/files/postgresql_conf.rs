@@ -1,0 +1,181 @@
+//! The text of `postgresql.conf`: an include of the user's own file, sorted parameters, then the recovery settings.
+
+use super::HEADER;
+use std::collections::BTreeMap;
+
+/// The parameters of recovery: never among the ordinary ones (PostgreSQL manual, "Archive Recovery", "Recovery Target",
+/// "Standby Servers").
+pub(crate) const RECOVERY_PARAMETERS: [&str; 15] = [
+    "archive_cleanup_command",
+    "primary_conninfo",
+    "primary_slot_name",
+    "promote_trigger_file",
+    "recovery_end_command",
+    "recovery_min_apply_delay",
+    "recovery_target",
+    "recovery_target_action",
+    "recovery_target_inclusive",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_timeline",
+    "recovery_target_xid",
+    "restore_command",
+];
+
+pub(crate) fn is_recovery_parameter(name: &str) -> bool {
+    RECOVERY_PARAMETERS.contains(&name)
+}
+
+/// What the file is made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// The file that is included first.
+    pub include: String,
+    /// Ordinary parameters.
+    pub parameters: BTreeMap<String, String>,
+    /// `hba_file`
+    pub hba_file: String,
+    /// `ident_file`
+    pub ident_file: String,
+    /// Recovery settings.
+    pub recovery: BTreeMap<String, String>,
+}
+
+impl Contents {
+    /// The text of the file.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = format!("{HEADER}include '{}'\n\n", escape(&self.include));
+        for (name, value) in &self.parameters {
+            text.push_str(&line(name, value));
+        }
+        text.push_str(&line("hba_file", &self.hba_file));
+        text.push_str(&line("ident_file", &self.ident_file));
+        if !self.recovery.is_empty() {
+            text.push_str("\n# recovery.conf\n");
+            for (name, value) in &self.recovery {
+                text.push_str(&line(name, value));
+            }
+        }
+        text
+    }
+}
+
+pub(crate) fn line(name: &str, value: &str) -> String {
+    format!("{name} = '{}'\n", escape(value))
+}
+
+fn escape(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('\'', "''")
+        .replace('\n', "\\n")
+        .replace('\r', "\\r")
+}
+
+/// The parameter that a line sets, with its value where that is written in quotes as we write it.
+fn setting(line: &str) -> Option<(String, String)> {
+    let line = line.trim_start();
+    let end = line.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.'))?;
+    let (name, rest) = line.split_at(end);
+    if name.is_empty() {
+        return None;
+    }
+    let rest = rest.trim_start();
+    let value = rest.strip_prefix('=').unwrap_or(rest).trim();
+    let value = match value.strip_prefix('\'') {
+        None => value
+            .split(['#', ' ', '\t'])
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
+        Some(quoted) => {
+            let mut text = String::new();
+            let mut chars = quoted.chars().peekable();
+            while let Some(c) = chars.next() {
+                match c {
+                    '\'' if chars.next_if_eq(&'\'').is_some() => text.push('\''),
+                    '\'' => break,
+                    '\\' => match chars.next() {
+                        Some('n') => text.push('\n'),
+                        Some('r') => text.push('\r'),
+                        Some(c) => text.push(c),
+                        None => break,
+                    },
+                    c => text.push(c),
+                }
+            }
+            text
+        }
+    };
+    Some((name.to_ascii_lowercase(), value))
+}
+
+/// All settings of a configuration file, the last of each name; includes are not followed.
+pub(crate) fn read_settings(text: &str) -> BTreeMap<String, String> {
+    text.lines().filter_map(setting).collect()
+}
+
+/// The text of `postgresql.auto.conf` without recovery settings, which pg_basebackup and pg_rewind may have left there
+/// and which would beat ours.
+pub(crate) fn without_recovery_settings(text: &str) -> String {
+    let keeps = |line: &&str| !setting(line).is_some_and(|(name, _)| is_recovery_parameter(&name));
+    text.lines()
+        .filter(keeps)
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+    use proptest::prelude::*;
+
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn the_layout_is_patronis() {
+        let contents = Contents {
+            include: "postgresql.base.conf".to_owned(),
+            parameters: map(&[("work_mem", "4MB"), ("archive_command", "cp '%p' \\x")]),
+            hba_file: "/data/pg_hba.conf".to_owned(),
+            ident_file: "/data/pg_ident.conf".to_owned(),
+            recovery: map(&[("recovery_target_timeline", "latest"), ("primary_slot_name", "a")]),
+        };
+        expect![[r#"
+            # Do not edit this file manually!
+            # It will be overwritten by Patroni!
+            include 'postgresql.base.conf'
+
+            archive_command = 'cp ''%p'' \\x'
+            work_mem = '4MB'
+            hba_file = '/data/pg_hba.conf'
+            ident_file = '/data/pg_ident.conf'
+
+            # recovery.conf
+            primary_slot_name = 'a'
+            recovery_target_timeline = 'latest'
+        "#]]
+        .assert_eq(&contents.render());
+    }
+
+    #[test]
+    fn recovery_settings_are_taken_out_of_the_auto_file() {
+        let text = "# comment\nwork_mem = '4MB'\nprimary_conninfo = 'host=a'\n  Restore_Command='x'\n";
+        assert_eq!(without_recovery_settings(text), "# comment\nwork_mem = '4MB'\n");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(value in "\\PC{0,40}") {
+            prop_assert_eq!(read_settings(&line("a_b", &value)), map(&[("a_b", &value)]));
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Which parameters a server program takes: it is asked itself, by letting it read a configuration file and exit
+//! (`postgres -C`). It knows its own names, ranges, units and words, those of no sample file included.
+
+use crate::command::Invocation;
+use crate::files::postgresql_conf::line;
+use crate::files::write_if_changed;
+use crate::{Error, Instant, Result};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What is wrong with one parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Complaint {
+    /// The server does not know it, or cannot take it from a file.
+    Unknown(String),
+    /// Its value is none.
+    Invalid(String),
+    /// Its value is out of range; the nearest one that is not.
+    OutOfRange(String, String),
+}
+
+/// The parameters that the program accepts, with numbers out of range moved to their bounds. What was changed is logged.
+pub(crate) async fn accepted(
+    program: &Path,
+    parameters: &BTreeMap<String, String>,
+    deadline: Instant,
+) -> Result<BTreeMap<String, String>> {
+    let directory =
+        tempfile::tempdir().map_err(Error::file("create a directory in", std::env::temp_dir()))?;
+    let file = directory.path().join("check.conf");
+    let mut accepted = parameters.clone();
+    // Each round mends at least one parameter, and none twice.
+    for _ in 0..=parameters.len() * 2 {
+        // Messages are wanted in English whatever is configured.
+        let text: String = accepted
+            .iter()
+            .filter(|(name, _)| !matches!(name.as_str(), "lc_messages" | "config_file" | "data_directory"))
+            .map(|(name, value)| line(name, value))
+            .collect();
+        write_if_changed(&file, &text, 0o600)?;
+        let output = Invocation::new(program, ["-C", "max_connections", "-D"])
+            .arg(directory.path())
+            .arg(format!("--config-file={}", file.display()))
+            .env("LC_ALL", "C")
+            .run(deadline)
+            .await?;
+        if output.status.success() {
+            return Ok(accepted);
+        }
+        let complaints = complaints(&output.stderr, &text, &accepted);
+        if complaints.is_empty() {
+            // It is something else than the parameters (say, it runs as root): the start will tell.
+            tracing::debug!("the parameters could not be checked: {}", output.failure());
+            return Ok(accepted);
+        }
+        for complaint in complaints {
+            mend(&mut accepted, complaint);
+        }
+    }
+    Ok(accepted)
+}
+
+fn mend(parameters: &mut BTreeMap<String, String>, complaint: Complaint) {
+    match complaint {
+        Complaint::Unknown(name) => {
+            if let Some(value) = parameters.remove(&name) {
+                tracing::warn!("Removing unexpected parameter={name} value={value} from the config");
+            }
+        }
+        Complaint::Invalid(name) => {
+            if let Some(value) = parameters.remove(&name) {
+                tracing::warn!(
+                    "parameter {name} is left out: PostgreSQL does not take the value {value:?} for it"
+                );
+            }
+        }
+        Complaint::OutOfRange(name, bound) => {
+            if parameters.get(&name) == Some(&bound) {
+                parameters.remove(&name);
+            } else if let Some(value) = parameters.insert(name.clone(), bound.clone()) {
+                tracing::warn!("parameter {name}={value} is out of range, {bound} is used instead");
+            }
+        }
+    }
+}
+
+fn complaints(stderr: &str, text: &str, parameters: &BTreeMap<String, String>) -> Vec<Complaint> {
+    let mut found = Vec::new();
+    for message in stderr.lines() {
+        if let Some(name) = message
+            .split_once("parameter \"")
+            .and_then(|(_, rest)| rest.split_once('"'))
+            .map(|(name, _)| name.to_ascii_lowercase())
+            .filter(|name| parameters.contains_key(name))
+        {
+            let unknown =
+                message.contains("unrecognized configuration parameter") || message.contains("cannot be");
+            found.push(match nearest_bound(message) {
+                Some(bound) => Complaint::OutOfRange(name, bound),
+                None if unknown => Complaint::Unknown(name),
+                None => Complaint::Invalid(name),
+            });
+        } else if let Some((_, rest)) = message
+            .split_once("syntax error in file")
+            .filter(|_| !message.contains("token \"\""))
+        {
+            let number = rest.split_once(" line ").and_then(|(_, rest)| {
+                rest.split(|c: char| !c.is_ascii_digit())
+                    .next()
+                    .and_then(|digits| digits.parse::<usize>().ok())
+            });
+            let name = number.and_then(|number| text.lines().nth(number.checked_sub(1)?)?.split(' ').next());
+            found.extend(name.map(|name| Complaint::Invalid(name.to_owned())));
+        }
+    }
+    found
+}
+
+/// Of `V [unit] is outside the valid range for parameter "x" (MIN [unit] .. MAX [unit])` the bound next to V, as a
+/// plain number, which counts in the parameter's own unit.
+fn nearest_bound(message: &str) -> Option<String> {
+    let (before, after) = message.split_once(" is outside the valid range for parameter ")?;
+    let value: f64 = before
+        .rsplit(": ")
+        .next()?
+        .trim()
+        .split(' ')
+        .next()?
+        .parse()
+        .ok()?;
+    let (low, high) = after
+        .rsplit_once('(')?
+        .1
+        .trim_end()
+        .trim_end_matches(')')
+        .split_once(" .. ")?;
+    let plain = |bound: &str| bound.trim().split(' ').next().map(str::to_owned);
+    let low = plain(low)?;
+    if value < low.parse::<f64>().ok()? {
+        Some(low)
+    } else {
+        plain(high)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_complaints_are_understood() {
+        let parameters: BTreeMap<String, String> = ["a", "b", "c", "d", "e"]
+            .map(|n| (n.to_owned(), String::new()))
+            .into();
+        let stderr = "\
+2026-11-22 20:42:36.326 GMT [31380] LOG:  unrecognized configuration parameter \"a\" in file \"/x.conf\" line 3
+2026-11-22 20:42:36.385 GMT [31396] LOG:  invalid value for parameter \"b\": \"foo\"
+2026-11-22 20:42:36.385 GMT [31396] HINT:  Available values: minimal, replica, logical.
+2026-11-22 20:42:36.432 GMT [31417] LOG:  0 8kB is outside the valid range for parameter \"c\" (16 8kB .. 1073741823 8kB)
+2026-11-22 20:42:36.385 GMT [31396] LOG:  999 is outside the valid range for parameter \"d\" (1 .. 262)
+2026-11-22 20:42:36.385 GMT [31396] LOG:  parameter \"e\" requires a Boolean value
+2026-11-22 20:42:36.385 GMT [31396] FATAL:  configuration file \"/x.conf\" contains errors
+";
+        let name = str::to_owned;
+        assert_eq!(
+            complaints(stderr, "", &parameters),
+            [
+                Complaint::Unknown(name("a")),
+                Complaint::Invalid(name("b")),
+                Complaint::OutOfRange(name("c"), name("16")),
+                Complaint::OutOfRange(name("d"), name("262")),
+                Complaint::Invalid(name("e")),
+            ]
+        );
+        let syntax = "LOG:  syntax error in file \"/x.conf\" line 2, near token \"?\"";
+        assert_eq!(
+            complaints(syntax, "a = '1'\nb = x?\n", &parameters),
+            [Complaint::Invalid(name("b"))]
+        );
+    }
+}
