@@ -1,7 +1,30 @@
 //! Making a replica: pg_basebackup or a script.
 
-use crate::{Instant, Result, Server, Source};
+use crate::command::Invocation;
+use crate::files::passfile::Credentials;
+use crate::{Conninfo, DataDirectory, Error, Instant, Result, Server, Source};
 use config::ReplicaMethod;
+use std::ffi::OsString;
+use std::time::Duration;
+
+/// How often pg_basebackup is tried, and what lies between.
+const BASEBACKUP_ATTEMPTS: u32 = 2;
+const BASEBACKUP_PAUSE: Duration = Duration::from_secs(5);
+
+/// Options of pg_basebackup that are given here.
+const FORBIDDEN: [&str; 11] = [
+    "pgdata",
+    "format",
+    "wal-method",
+    "xlog-method",
+    "gzip",
+    "version",
+    "dbname",
+    "host",
+    "port",
+    "username",
+    "password",
+];
 
 /// What a replica is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,12 +58,168 @@ impl Server {
         methods: &CloneMethods,
         deadline: Instant,
     ) -> Result<String> {
-        todo!()
+        let settings = self.settings();
+        let methods = match methods {
+            CloneMethods::Configured => settings.create_replica_methods.clone(),
+            CloneMethods::Named(names) => settings.methods(names),
+            CloneMethods::BasebackupOnly => vec![settings.basebackup()],
+        };
+        let mut failure =
+            Error::Setting("no configured method can make a replica without a running source".to_owned());
+        for method in &methods {
+            let (name, outcome) = match method {
+                ReplicaMethod::Basebackup { options } => match &from.source {
+                    Some(source) => ("basebackup", self.basebackup(source, options, deadline).await),
+                    None => continue,
+                },
+                ReplicaMethod::Custom { no_leader: false, .. } if from.source.is_none() => continue,
+                ReplicaMethod::Custom { name, .. } => (
+                    name.as_str(),
+                    self.custom_clone(method, from.source.as_ref(), deadline).await,
+                ),
+            };
+            match outcome {
+                Ok(()) => {
+                    tracing::info!("replica has been created using {name}");
+                    self.mark_finished()?;
+                    self.restore_configuration()?;
+                    return Ok(name.to_owned());
+                }
+                Err(error @ Error::Timeout { .. }) => {
+                    self.remove_data_directory().await?;
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::error!("Error creating replica using method {name}: {error}");
+                    failure = error;
+                }
+            }
+        }
+        if self.data_directory() != DataDirectory::Empty {
+            self.remove_data_directory().await?;
+        }
+        Err(failure)
+    }
+
+    async fn basebackup(
+        &self,
+        source: &Source,
+        options: &[(String, Option<String>)],
+        deadline: Instant,
+    ) -> Result<()> {
+        let role = self.settings().local.authentication.replication.clone();
+        let credentials = Credentials::new(self.replication_conninfo(source), &role)?;
+        let mut pgdata = OsString::from("--pgdata=");
+        pgdata.push(self.data_dir());
+        let mut args: Vec<OsString> = vec![pgdata, "-X".into(), "stream".into(), "--no-password".into()];
+        args.push(format!("--dbname={}", credentials.conninfo.to_text()).into());
+        // Otherwise the copy begins only after the next of the source's own checkpoints.
+        if !options.iter().any(|(name, _)| name == "checkpoint") {
+            args.push("--checkpoint=fast".into());
+        }
+        for (name, value) in options {
+            if FORBIDDEN.contains(&name.as_str()) {
+                tracing::error!("basebackup: the option {name} is not allowed and left out");
+                continue;
+            }
+            args.push(
+                value
+                    .as_ref()
+                    .map_or_else(|| format!("--{name}"), |value| format!("--{name}={value}"))
+                    .into(),
+            );
+        }
+        let mut invocation = Invocation::new(self.program("pg_basebackup"), args).env("LC_ALL", "C");
+        invocation.env.extend(credentials.env.clone());
+        let mut attempt = 1;
+        loop {
+            self.remove_data_directory().await?;
+            let outcome = self
+                .fill(&invocation, deadline)
+                .await
+                .and_then(crate::command::Output::into_success);
+            let Err(error) = outcome else { return Ok(()) };
+            self.remove_data_directory().await?;
+            let next = Instant::now() + BASEBACKUP_PAUSE;
+            if attempt == BASEBACKUP_ATTEMPTS || next >= deadline || matches!(error, Error::Spawn { .. }) {
+                return Err(error);
+            }
+            tracing::warn!(
+                "pg_basebackup is tried again in {} s: {error}",
+                BASEBACKUP_PAUSE.as_secs()
+            );
+            tokio::time::sleep_until(next).await;
+            attempt += 1;
+        }
+    }
+
+    async fn custom_clone(
+        &self,
+        method: &ReplicaMethod,
+        source: Option<&Source>,
+        deadline: Instant,
+    ) -> Result<()> {
+        let ReplicaMethod::Custom {
+            name,
+            command,
+            no_params,
+            keep_data,
+            options,
+            ..
+        } = method
+        else {
+            return Err(Error::Setting("pg_basebackup is no script".to_owned()));
+        };
+        let data_dir = self.data_dir();
+        if !keep_data {
+            self.remove_data_directory().await?;
+        }
+        let role = self.settings().local.authentication.replication.clone();
+        let conninfo = source.map_or_else(Conninfo::new, |source| self.replication_conninfo(source));
+        let credentials = Credentials::new(conninfo, &role)?;
+        let mut arguments = options.clone();
+        if !no_params {
+            let ours = [
+                ("scope", self.scope().to_owned()),
+                ("role", "replica".to_owned()),
+                ("datadir", data_dir.display().to_string()),
+                ("connstring", credentials.conninfo.to_text()),
+            ];
+            for (key, value) in ours {
+                arguments.retain(|(name, _)| name != key);
+                arguments.push((key.to_owned(), value));
+            }
+        }
+        let mut invocation = Invocation::of_command_line(command)?;
+        for (key, value) in arguments {
+            invocation = invocation.arg(format!("--{key}={value}"));
+        }
+        invocation.env.extend(credentials.env.clone());
+        let outcome = self.fill(&invocation, deadline).await;
+        let failure = match outcome {
+            Err(error) => error,
+            Ok(output) if !output.status.success() => output.failure(),
+            Ok(_) if self.data_directory() != DataDirectory::Filled => Error::Unsuitable(format!(
+                "replica method {name} succeeded, but left no cluster in {}",
+                data_dir.display()
+            )),
+            Ok(_) => return Ok(()),
+        };
+        if !keep_data {
+            self.remove_data_directory().await?;
+        }
+        Err(failure)
     }
 
     /// The configured methods that work without a running source.
     #[must_use]
     pub fn methods_without_leader(&self) -> Vec<ReplicaMethod> {
-        todo!()
+        let works = |method: &ReplicaMethod| matches!(method, ReplicaMethod::Custom { no_leader: true, .. });
+        self.settings()
+            .create_replica_methods
+            .iter()
+            .filter(|method| works(method))
+            .cloned()
+            .collect()
     }
 }

@@ -124,7 +124,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    async fn finish(&mut self, invocation: &Invocation) -> Result<Output> {
+    /// Its process id, while it runs.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    pub(crate) async fn finish(&mut self, invocation: &Invocation) -> Result<Output> {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let (out, err, input) = (
             self.child.stdout.take(),

@@ -144,7 +144,11 @@ fn end_of_record(start: Lsn, total: u64, block_size: u64, segment_size: u64) -> 
         }
         remaining -= left_on_page;
         position += left_on_page;
-        position += if position % segment_size == 0 { 40 } else { 24 };
+        position += if position.is_multiple_of(segment_size) {
+            40
+        } else {
+            24
+        };
     }
 }
 

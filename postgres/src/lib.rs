@@ -3,15 +3,6 @@
 //! This package acts and observes; it decides nothing about the cluster. [`Server`] is the handle; it is cheap to
 //! clone. Every call that waits takes a deadline and may be dropped at any await.
 
-#![allow(
-    clippy::todo,
-    clippy::unused_async,
-    unused_variables,
-    unused_imports,
-    dead_code,
-    reason = "signatures first"
-)]
-
 pub mod bootstrap;
 pub mod callbacks;
 pub mod clone;

@@ -40,10 +40,18 @@ pub struct Applied {
     pub reloaded: bool,
 }
 
+/// The last parameters that were checked.
+#[derive(Clone)]
+struct Checked {
+    by: ServerVersion,
+    wanted: BTreeMap<String, String>,
+    /// What the server made of them.
+    accepted: BTreeMap<String, String>,
+}
+
 #[derive(Default)]
 pub(crate) struct ParameterMemory {
-    /// The last parameters that were checked, with what the server made of them.
-    checked: Option<(ServerVersion, BTreeMap<String, String>, BTreeMap<String, String>)>,
+    checked: Option<Checked>,
     /// `Some`: `synchronous_standby_names` is not the user's.
     synchronous_standby_names: Option<String>,
     forces_feedback: bool,
@@ -51,6 +59,8 @@ pub(crate) struct ParameterMemory {
     pub(crate) raised: BTreeMap<String, u64>,
     /// While a custom bootstrap is finished: the rules of `pg_hba.conf`.
     pub(crate) bootstrap_hba: Option<Vec<String>>,
+    /// What `pg_hba.conf` held before that.
+    pub(crate) former_hba: Option<String>,
 }
 
 impl Server {
@@ -61,10 +71,14 @@ impl Server {
         let version = self.version(deadline).await?;
         let known = locked(&self.shared.parameters).checked.clone();
         let mut accepted = match known {
-            Some((of, asked, accepted)) if of == version && asked == wanted => accepted,
+            Some(known) if known.by == version && known.wanted == wanted => known.accepted,
             _ => {
                 let accepted = check::accepted(&self.program("postgres"), &wanted, deadline).await?;
-                locked(&self.shared.parameters).checked = Some((version, wanted, accepted.clone()));
+                locked(&self.shared.parameters).checked = Some(Checked {
+                    by: version,
+                    wanted,
+                    accepted: accepted.clone(),
+                });
                 accepted
             }
         };

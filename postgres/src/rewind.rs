@@ -181,20 +181,8 @@ impl Server {
     async fn identify_local_system(&self, deadline: Instant) -> Result<SystemIdentity> {
         let settings = self.settings();
         let mut conninfo = Conninfo::new();
-        match self.local_address(settings.use_unix_socket_repl) {
-            crate::process::readiness::Address::Tcp(host, port) => {
-                conninfo = conninfo.with("host", host).with("port", port.to_string());
-            }
-            crate::process::readiness::Address::Unix(socket) => {
-                let directory = socket.parent().unwrap_or(&socket).display().to_string();
-                let port = socket
-                    .extension()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned();
-                conninfo = conninfo.with("host", directory).with("port", port);
-            }
-        }
+        self.local_address(settings.use_unix_socket_repl)
+            .write_to(&mut conninfo);
         let role = &settings.local.authentication.replication;
         conninfo.set("user", role.username.clone());
         for (keyword, value) in &role.options {

@@ -27,6 +27,28 @@ pub(crate) enum Address {
     Unix(PathBuf),
 }
 
+impl Address {
+    /// Sets `host` and `port`.
+    pub(crate) fn write_to(&self, conninfo: &mut crate::Conninfo) {
+        match self {
+            Self::Tcp(host, port) => {
+                conninfo.set("host", Some(host.clone()));
+                conninfo.set("port", Some(port.to_string()));
+            }
+            Self::Unix(socket) => {
+                conninfo.set(
+                    "host",
+                    socket.parent().map(|directory| directory.display().to_string()),
+                );
+                conninfo.set(
+                    "port",
+                    socket.extension().map(|port| port.to_string_lossy().into_owned()),
+                );
+            }
+        }
+    }
+}
+
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
