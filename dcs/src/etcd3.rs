@@ -1,0 +1,492 @@
+//! etcd by its version 3 API over gRPC, with the keys and guards that Patroni's `etcd3` uses.
+
+mod cache;
+mod calls;
+mod convert;
+mod endpoints;
+mod faults;
+mod lease;
+mod link;
+mod srv;
+mod watch;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use config::Etcd3Config;
+use etcd_client::DeleteOptions;
+use ha::cluster::{Cluster, Leader, Version};
+use ha::pg::MemberName;
+use tokio::task::JoinHandle;
+
+use self::cache::Cache;
+use self::calls::{Answer, Budget, Calls, Heard};
+use self::lease::Lease;
+use crate::verbs::{self, Guarded};
+use crate::{
+    Changes, Dcs, Error, Expect, Failure, Identity, Key, Layout, Op, OpResult, Record, Timing, Txn, TxnResult,
+};
+
+/// A connection to an etcd cluster.
+pub struct Etcd3 {
+    calls: Arc<Calls>,
+    layout: Layout,
+    member: Option<Holder>,
+}
+
+/// What only a member has: a name, a lease, and a watched copy with the tasks that keep it.
+struct Holder {
+    name: MemberName,
+    lease: Lease,
+    cache: Arc<Cache>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Etcd3 {
+    /// Connects, authenticates, and lists etcd's members. With an identity it will hold a lease and watches the
+    /// cluster's keys, in tasks of the present runtime; without one it only reads and writes, and every read goes
+    /// to a quorum.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] while no endpoint answers: try again. [`Error::Fatal`] if credentials or certificates
+    /// are wrong.
+    pub async fn connect(
+        config: &Etcd3Config,
+        layout: Layout,
+        identity: Option<Identity>,
+        timing: Timing,
+    ) -> Result<Self, Error> {
+        let configured = configured(config, timing).await?;
+        let calls = Arc::new(Calls::new(config, configured, timing));
+        let budget = calls.persistent();
+        if config.use_proxies {
+            watch::read(&calls, &layout, budget).await?;
+        } else {
+            calls.refresh_endpoints(budget).await?;
+        }
+        let member = identity.map(|identity| {
+            let cache = Arc::new(Cache::new(layout.clone()));
+            let keep = watch::keep(calls.clone(), cache.clone(), layout.clone());
+            let tasks = [
+                tokio::spawn(keep),
+                tokio::spawn(watch::refresh_members(calls.clone())),
+            ];
+            let lease = Lease::new(identity.lease.as_deref().and_then(|id| id.parse().ok()));
+            Holder {
+                name: identity.name,
+                lease,
+                cache,
+                tasks,
+            }
+        });
+        Ok(Self {
+            calls,
+            layout,
+            member,
+        })
+    }
+
+    /// Takes over another configuration: other endpoints, credentials or certificates, without losing the lease.
+    ///
+    /// # Errors
+    /// As [`Etcd3::connect`]; the former configuration stays in use.
+    pub async fn reload(&self, config: &Etcd3Config) -> Result<(), Error> {
+        let configured = configured(config, self.calls.timing()).await?;
+        self.calls.reconfigure(config, configured);
+        Ok(())
+    }
+
+    fn holder(&self, operation: &'static str) -> Result<&Holder, Error> {
+        self.member.as_ref().ok_or_else(|| {
+            let source = "opened without a member's identity".into();
+            Error::Fatal(Failure {
+                operation,
+                endpoint: self.calls.current(),
+                source,
+            })
+        })
+    }
+
+    async fn txn(
+        &self,
+        operation: &'static str,
+        budget: Budget,
+        txn: &Txn,
+    ) -> Result<Option<Answer<TxnResult>>, Error> {
+        let txn = convert::txn(txn);
+        let answer = self.calls.run(operation, budget, move |mut client| {
+            let txn = txn.clone();
+            Box::pin(async move {
+                match client.txn(txn).await {
+                    Ok(response) => Ok(Heard::new(Some(convert::result(&response)), response.header())),
+                    Err(error) if faults::is_lease_gone(&error) => Ok(Heard::new(None, None)),
+                    Err(error) => Err(error),
+                }
+            })
+        });
+        let Answer {
+            value,
+            term,
+            is_repeat,
+        } = answer.await?;
+        Ok(value.map(|value| Answer {
+            value,
+            term,
+            is_repeat,
+        }))
+    }
+
+    /// A transaction that binds no key to a lease.
+    async fn unbound(
+        &self,
+        operation: &'static str,
+        budget: Budget,
+        txn: &Txn,
+    ) -> Result<Answer<TxnResult>, Error> {
+        self.txn(operation, budget, txn).await?.ok_or_else(|| {
+            let source = "a lease was missed that was not asked for".into();
+            Error::Rejected(Failure {
+                operation,
+                endpoint: self.calls.current(),
+                source,
+            })
+        })
+    }
+
+    /// A transaction that binds the leader key to the lease, which is prolonged first and proved to live afterwards.
+    /// `None` is the answer of a guard that did not hold.
+    async fn hold(
+        &self,
+        operation: &'static str,
+        budget: Budget,
+        txn: impl Fn(&Holder, i64) -> Txn,
+        is_held: impl Fn(&TxnResult, &Holder, i64) -> bool,
+    ) -> Result<bool, Error> {
+        let holder = self.holder(operation)?;
+        loop {
+            let kept = holder.lease.keep(&self.calls, budget).await?;
+            let Some(answer) = self.txn(operation, budget, &txn(holder, kept.id)).await? else {
+                holder.lease.forget(kept.id).await;
+                self.check(operation, budget)?;
+                continue;
+            };
+            if !is_held(&answer.value, holder, kept.id) {
+                self.learn_found(&self.layout.leader(), &answer.value);
+                return Ok(false);
+            }
+            if !answer.is_repeat && !has_found(&answer.value) {
+                let record = record(&holder.name.0, answer.value.revision, kept.id);
+                self.learn(&self.layout.leader(), answer.value.revision, Some(record));
+            }
+            if kept.is_confirmed_by(answer.term) || self.is_held(holder, budget).await? {
+                return Ok(true);
+            }
+            self.check(operation, budget)?;
+        }
+    }
+
+    /// Prolongs the lease and reads the leader key from a quorum: whether it is ours, bound to our lease, and the
+    /// prolongation is good.
+    async fn is_held(&self, holder: &Holder, budget: Budget) -> Result<bool, Error> {
+        const OPERATION: &str = "renew the leader key";
+        loop {
+            let kept = holder.lease.keep(&self.calls, budget).await?;
+            let answer = self.read_leader(OPERATION, budget).await?;
+            if !answer
+                .value
+                .is_some_and(|record| verbs::is_ours(&record, &holder.name, kept.id))
+            {
+                return Ok(false);
+            }
+            if kept.is_confirmed_by(answer.term) {
+                return Ok(true);
+            }
+            // etcd has elected a leader between the two: once more, within its term.
+            self.check(OPERATION, budget)?;
+        }
+    }
+
+    async fn read_leader(
+        &self,
+        operation: &'static str,
+        budget: Budget,
+    ) -> Result<Answer<Option<Record>>, Error> {
+        let key = self.layout.leader();
+        let read = self.calls.run(operation, budget, move |mut client| {
+            let key = key.clone();
+            Box::pin(async move {
+                let response = client.get(key, None).await?;
+                Ok(Heard::new(
+                    response.kvs().first().map(convert::record),
+                    response.header(),
+                ))
+            })
+        });
+        read.await
+    }
+
+    fn check(&self, operation: &'static str, budget: Budget) -> Result<(), Error> {
+        if budget.is_spent() {
+            let source = "etcd's leader or the lease changed again and again".into();
+            return Err(Error::Unavailable(Failure {
+                operation,
+                endpoint: self.calls.current(),
+                source,
+            }));
+        }
+        Ok(())
+    }
+
+    /// What this member has just written shows in the copy before the watch tells it.
+    fn learn(&self, key: &str, revision: i64, record: Option<Record>) {
+        if let Some(holder) = &self.member {
+            holder.cache.tell(key, revision, record, true);
+        }
+    }
+
+    /// What a refused write found in its place.
+    fn learn_found(&self, key: &str, result: &TxnResult) {
+        if let (Some(holder), Some(OpResult::Get(found))) = (&self.member, result.results.first()) {
+            let revision = found
+                .as_ref()
+                .map_or(result.revision, |record| record.mod_revision);
+            holder.cache.tell(key, revision, found.clone(), false);
+        }
+    }
+
+    /// Status is written in every cycle anyway; everything else is worth waiting for.
+    fn budget(&self, key: Key) -> Budget {
+        match key {
+            Key::Status | Key::Failsafe => self.calls.brief(),
+            Key::Initialize | Key::Config | Key::Failover | Key::Sync | Key::History => {
+                self.calls.persistent()
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Dcs for Etcd3 {
+    async fn load(&self) -> Result<Cluster, Error> {
+        let budget = self.calls.persistent();
+        let snapshot = match &self.member {
+            None => watch::read(&self.calls, &self.layout, budget).await?,
+            Some(holder) => holder
+                .cache
+                .snapshot(budget.deadline())
+                .await
+                .map_err(|trouble| {
+                    let (operation, endpoint) = ("read the cluster", self.calls.current());
+                    Error::Unavailable(Failure {
+                        operation,
+                        endpoint,
+                        source: trouble.into(),
+                    })
+                })?,
+        };
+        Ok(snapshot.cluster(&self.layout))
+    }
+
+    async fn touch_member(&self, data: &str) -> Result<bool, Error> {
+        const OPERATION: &str = "write the member key";
+        let holder = self.holder(OPERATION)?;
+        let budget = self.calls.brief();
+        let key = self.layout.member(&holder.name);
+        let lease = holder.lease.keep_if_due(&self.calls, budget).await?;
+        if holder
+            .cache
+            .get(&key)
+            .is_some_and(|record| record.value == data && record.lease == lease)
+        {
+            return Ok(true);
+        }
+        let put = Op::Put {
+            key: key.clone(),
+            value: data.to_owned(),
+            lease,
+        };
+        let txn = Txn {
+            then: vec![put],
+            ..Txn::default()
+        };
+        match self.txn(OPERATION, budget, &txn).await? {
+            Some(answer) => {
+                let revision = answer.value.revision;
+                self.learn(&key, revision, Some(record(data, revision, lease)));
+                Ok(true)
+            }
+            None => {
+                tracing::warn!("lease {lease} is gone: the member key is written in the next cycle");
+                holder.lease.forget(lease).await;
+                Ok(false)
+            }
+        }
+    }
+
+    async fn acquire_leader(&self) -> Result<bool, Error> {
+        self.hold(
+            "acquire the leader key",
+            self.calls.persistent(),
+            |holder, lease| verbs::acquire_leader(&self.layout, &holder.name, lease),
+            |result, holder, lease| verbs::is_acquired(result, &holder.name, lease),
+        )
+        .await
+    }
+
+    async fn renew_leader(&self, _seen: Option<&Leader>) -> Result<bool, Error> {
+        const OPERATION: &str = "renew the leader key";
+        let holder = self.holder(OPERATION)?;
+        let budget = self.calls.persistent();
+        if self.is_held(holder, budget).await? {
+            return Ok(true);
+        }
+        // The key is gone, bound to another lease, or another member's.
+        self.hold(
+            OPERATION,
+            budget,
+            |holder, lease| verbs::rebind_leader(&self.layout, &holder.name, lease),
+            |result, _, _| verbs::is_rebound(result),
+        )
+        .await
+    }
+
+    async fn take_leader(&self) -> Result<bool, Error> {
+        self.hold(
+            "take the leader key",
+            self.calls.persistent(),
+            |holder, lease| verbs::take_leader(&self.layout, &holder.name, lease),
+            |result, _, _| result.succeeded,
+        )
+        .await
+    }
+
+    async fn release_leader(&self, status: Option<&str>) -> Result<bool, Error> {
+        const OPERATION: &str = "release the leader key";
+        let holder = self.holder(OPERATION)?;
+        let txn = verbs::release_leader(&self.layout, &holder.name, status);
+        let answer = self.unbound(OPERATION, self.calls.brief(), &txn).await?;
+        let is_released = verbs::is_released(&answer.value, answer.is_repeat);
+        if answer.value.succeeded {
+            self.learn(&self.layout.leader(), answer.value.revision, None);
+        } else {
+            self.learn_found(&self.layout.leader(), &answer.value);
+        }
+        Ok(is_released)
+    }
+
+    async fn write(&self, key: Key, value: &str, expect: Expect) -> Result<Option<Version>, Error> {
+        const OPERATION: &str = "write a key of the cluster";
+        let txn = verbs::write(&self.layout, key, value, expect);
+        let answer = self.unbound(OPERATION, self.budget(key), &txn).await?;
+        let path = self.layout.key(key);
+        if answer.value.succeeded {
+            let revision = answer.value.revision;
+            self.learn(&path, revision, Some(record(value, revision, 0)));
+        } else {
+            self.learn_found(&path, &answer.value);
+        }
+        match verbs::written(&answer.value, value, expect, answer.is_repeat) {
+            Guarded::Done(version) => Ok(Some(version)),
+            Guarded::Refused => Ok(None),
+            Guarded::Unknown => {
+                let source = "an attempt without an answer may have written it".into();
+                let endpoint = self.calls.current();
+                Err(Error::Unavailable(Failure {
+                    operation: OPERATION,
+                    endpoint,
+                    source,
+                }))
+            }
+        }
+    }
+
+    async fn delete(&self, key: Key, expect: Expect) -> Result<bool, Error> {
+        let txn = verbs::delete(&self.layout, key, expect);
+        let answer = self
+            .unbound("delete a key of the cluster", self.budget(key), &txn)
+            .await?;
+        let path = self.layout.key(key);
+        if answer.value.succeeded {
+            self.learn(&path, answer.value.revision, None);
+        } else {
+            self.learn_found(&path, &answer.value);
+        }
+        Ok(verbs::is_deleted(&answer.value, answer.is_repeat))
+    }
+
+    async fn delete_cluster(&self) -> Result<(), Error> {
+        let prefix = self.layout.prefix().to_owned();
+        let deleted = self.calls.run(
+            "delete the cluster",
+            self.calls.persistent(),
+            move |mut client| {
+                let prefix = prefix.clone();
+                Box::pin(async move {
+                    let response = client
+                        .delete(prefix, Some(DeleteOptions::new().with_prefix()))
+                        .await?;
+                    Ok(Heard::new((), response.header()))
+                })
+            },
+        );
+        deleted.await.map(|_| ())
+    }
+
+    fn changes(&self) -> tokio::sync::watch::Receiver<Changes> {
+        match &self.member {
+            Some(holder) => holder.cache.changes(),
+            None => tokio::sync::watch::channel(Changes::default()).1,
+        }
+    }
+
+    fn set_timing(&self, timing: Timing) {
+        self.calls.set_timing(timing);
+    }
+
+    fn lease(&self) -> Option<String> {
+        self.member.as_ref()?.lease.id().map(|id| id.to_string())
+    }
+}
+
+/// The configured endpoints; checks on the way that the certificates can be used.
+async fn configured(config: &Etcd3Config, timing: Timing) -> Result<Vec<String>, Error> {
+    const OPERATION: &str = "connect to etcd";
+    let endpoint = format!("{:?}", config.endpoints);
+    let tls = link::tls(config);
+    if let Err(error) = tls.client_config() {
+        return Err(Error::Fatal(Failure {
+            operation: OPERATION,
+            endpoint,
+            source: error.into(),
+        }));
+    }
+    srv::configured(config, timing.retry_timeout)
+        .await
+        .map_err(|error| {
+            Error::Unavailable(Failure {
+                operation: OPERATION,
+                endpoint,
+                source: error.into(),
+            })
+        })
+}
+
+fn record(value: &str, mod_revision: i64, lease: i64) -> Record {
+    Record {
+        value: value.to_owned(),
+        mod_revision,
+        lease,
+    }
+}
+
+fn has_found(result: &TxnResult) -> bool {
+    matches!(result.results.first(), Some(OpResult::Get(_)))
+}

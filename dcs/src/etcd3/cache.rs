@@ -1,0 +1,236 @@
+//! The watched copy of the cluster's keys.
+//!
+//! Two layers: what the watch has told so far, and above it what the verbs' own answers have told sooner. The watch
+//! takes an entry of the upper layer away when it has come as far.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{Changes, Layout, Record, Snapshot};
+
+/// What a verb's answer told about a key.
+#[derive(Debug, Clone)]
+struct Told {
+    revision: i64,
+    record: Option<Record>,
+    /// This member made the change itself, so that it is no news.
+    is_own: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    watched: Snapshot,
+    told: BTreeMap<String, Told>,
+    /// Why the copy is not being kept, if it is not.
+    trouble: Option<String>,
+}
+
+/// The copy.
+pub(super) struct Cache {
+    layout: Layout,
+    state: Mutex<State>,
+    is_ready: watch::Sender<bool>,
+    changes: watch::Sender<Changes>,
+}
+
+impl Cache {
+    pub(super) fn new(layout: Layout) -> Self {
+        let state = State {
+            trouble: Some("the first read is under way".to_owned()),
+            ..State::default()
+        };
+        Self {
+            layout,
+            state: Mutex::new(state),
+            is_ready: watch::channel(false).0,
+            changes: watch::channel(Changes::default()).0,
+        }
+    }
+
+    pub(super) fn changes(&self) -> watch::Receiver<Changes> {
+        self.changes.subscribe()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A fresh read from which the watch goes on.
+    pub(super) fn replace(&self, snapshot: Snapshot) {
+        let mut state = self.lock();
+        state.told.retain(|_, told| told.revision > snapshot.revision);
+        let old = std::mem::replace(&mut state.watched, snapshot);
+        state.trouble = None;
+        self.changes.send_if_modified(|changes| {
+            let before = *changes;
+            changes.note_all(&self.layout, &old, &state.watched);
+            *changes != before
+        });
+        drop(state);
+        self.is_ready.send_replace(true);
+    }
+
+    /// The copy is no longer kept, until the next [`Cache::replace`].
+    pub(super) fn invalidate(&self, trouble: String) {
+        self.lock().trouble = Some(trouble);
+        self.is_ready.send_replace(false);
+    }
+
+    /// One change that the watch told.
+    pub(super) fn apply(&self, key: &str, revision: i64, record: Option<Record>) {
+        let mut state = self.lock();
+        if revision
+            <= state
+                .watched
+                .records
+                .get(key)
+                .map_or(0, |known| known.mod_revision)
+        {
+            return;
+        }
+        let is_own = state
+            .told
+            .get(key)
+            .is_some_and(|told| told.is_own && told.revision == revision);
+        if state.told.get(key).is_some_and(|told| told.revision <= revision) {
+            state.told.remove(key);
+        }
+        let old = match &record {
+            Some(record) => state.watched.records.insert(key.to_owned(), record.clone()),
+            None => state.watched.records.remove(key),
+        };
+        state.watched.revision = state.watched.revision.max(revision);
+        if !is_own {
+            self.changes.send_if_modified(|changes| {
+                let before = *changes;
+                changes.note(&self.layout, key, old.as_ref(), record.as_ref());
+                *changes != before
+            });
+        }
+    }
+
+    /// What an answer told about a key at `revision`.
+    pub(super) fn tell(&self, key: &str, revision: i64, record: Option<Record>, is_own: bool) {
+        let mut state = self.lock();
+        let known = state
+            .watched
+            .records
+            .get(key)
+            .map_or(0, |known| known.mod_revision);
+        let told = state.told.get(key).map_or(0, |told| told.revision);
+        let is_known = record.is_some() && revision <= known || revision <= state.watched.revision;
+        if revision > told && !is_known {
+            state.told.insert(
+                key.to_owned(),
+                Told {
+                    revision,
+                    record,
+                    is_own,
+                },
+            );
+        }
+    }
+
+    /// One key, as far as is known; `None` when it is absent or nothing is known just now.
+    pub(super) fn get(&self, key: &str) -> Option<Record> {
+        let state = self.lock();
+        if state.trouble.is_some() {
+            return None;
+        }
+        match state.told.get(key) {
+            Some(told) => told.record.clone(),
+            None => state.watched.records.get(key).cloned(),
+        }
+    }
+
+    /// All keys; waits until they are known, and says why they are not when `deadline` passes.
+    pub(super) async fn snapshot(&self, deadline: Instant) -> Result<Snapshot, String> {
+        let mut is_ready = self.is_ready.subscribe();
+        let _ = timeout_at(deadline, is_ready.wait_for(|ready| *ready)).await;
+        let state = self.lock();
+        if let Some(trouble) = &state.trouble {
+            return Err(trouble.clone());
+        }
+        let mut snapshot = state.watched.clone();
+        for (key, told) in &state.told {
+            match &told.record {
+                Some(record) => snapshot.records.insert(key.clone(), record.clone()),
+                None => snapshot.records.remove(key),
+            };
+            snapshot.revision = snapshot.revision.max(told.revision);
+        }
+        Ok(snapshot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(value: &str, mod_revision: i64) -> Record {
+        Record {
+            value: value.to_owned(),
+            mod_revision,
+            lease: 0,
+        }
+    }
+
+    fn cache() -> Cache {
+        let cache = Cache::new(Layout::new("service", "a", None));
+        let records = BTreeMap::from([("/service/a/leader".to_owned(), record("x", 5))]);
+        cache.replace(Snapshot { revision: 5, records });
+        cache
+    }
+
+    const LEADER: &str = "/service/a/leader";
+
+    #[test]
+    fn own_writes_show_at_once_and_are_no_news() {
+        let cache = cache();
+        let before = *cache.changes().borrow();
+        cache.tell(LEADER, 7, Some(record("y", 7)), true);
+        assert_eq!(cache.get(LEADER).unwrap().value, "y");
+        cache.apply(LEADER, 6, Some(record("z", 6)));
+        assert_eq!(
+            cache.get(LEADER).unwrap().value,
+            "y",
+            "an older event does not show"
+        );
+        assert_eq!(cache.changes().borrow().leader, before.leader + 1, "z was news");
+        cache.apply(LEADER, 7, Some(record("y", 7)));
+        assert_eq!(cache.changes().borrow().leader, before.leader + 1, "y was not");
+        cache.tell(LEADER, 8, None, true);
+        assert_eq!(cache.get(LEADER), None);
+    }
+
+    #[test]
+    fn what_a_refused_write_told_is_still_news_when_the_watch_tells_it() {
+        let cache = cache();
+        let before = *cache.changes().borrow();
+        cache.tell(LEADER, 6, Some(record("z", 6)), false);
+        assert_eq!(cache.get(LEADER).unwrap().value, "z");
+        cache.apply(LEADER, 6, Some(record("z", 6)));
+        assert_eq!(cache.changes().borrow().leader, before.leader + 1);
+    }
+
+    #[test]
+    fn a_rebuilt_copy_does_not_lose_what_was_told_meanwhile() {
+        let cache = cache();
+        cache.invalidate("test".to_owned());
+        assert_eq!(cache.get(LEADER), None);
+        cache.tell(LEADER, 9, Some(record("y", 9)), true);
+        cache.replace(Snapshot {
+            revision: 8,
+            ..Snapshot::default()
+        });
+        assert_eq!(cache.get(LEADER).unwrap().value, "y");
+        cache.replace(Snapshot {
+            revision: 10,
+            ..Snapshot::default()
+        });
+        assert_eq!(cache.get(LEADER), None);
+    }
+}
