@@ -64,6 +64,32 @@ pub(super) fn is_authentication_off(error: &etcd_client::Error) -> bool {
         if status.message() == "etcdserver: authentication is not enabled")
 }
 
+/// The error in few words: what the server said, or the innermost cause.
+pub(super) fn words(error: &etcd_client::Error) -> String {
+    let etcd_client::Error::GRpcStatus(status) = error else {
+        return error.to_string();
+    };
+    let mut words = status.message().to_owned();
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // The transport's own words repeat their cause or say nothing.
+        if !words.contains(&text) && text != "transport error" {
+            words = if words.is_empty() {
+                text
+            } else {
+                format!("{words}: {text}")
+            };
+        }
+        cause = error.source();
+    }
+    if words.is_empty() {
+        status.code().to_string()
+    } else {
+        words
+    }
+}
+
 fn judge_status(status: &tonic::Status) -> Verdict {
     let text = status.message();
     if AUTHENTICATE.contains(&text) {

@@ -20,8 +20,14 @@ pub(super) enum LinkError {
     Tls(#[from] net::tls::Error),
     #[error("malformed address or certificate")]
     Transport(#[from] tonic::transport::Error),
-    #[error(transparent)]
-    Etcd(#[from] etcd_client::Error),
+    #[error("{}", faults::words(.0))]
+    Etcd(etcd_client::Error),
+}
+
+impl From<etcd_client::Error> for LinkError {
+    fn from(error: etcd_client::Error) -> Self {
+        Self::Etcd(error)
+    }
 }
 
 /// A client for the endpoint `url`, authenticated if there is a user.

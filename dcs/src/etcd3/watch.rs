@@ -8,8 +8,8 @@ use etcd_client::{EventType, GetOptions, WatchOptions, WatchStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::cache::Cache;
-use super::calls::{Calls, Heard, chain};
-use super::convert;
+use super::calls::{Calls, Heard};
+use super::{convert, faults};
 use crate::{Error, Layout};
 
 /// Follows the keys at `layout` for ever.
@@ -137,7 +137,7 @@ async fn listen(calls: &Calls, cache: &Cache, mut stream: WatchStream) -> String
                 let answer_by = Instant::now() + timing.retry_timeout / 3;
                 let asked = timeout_at(answer_by, stream.request_progress()).await;
                 if let Ok(Err(error)) = asked {
-                    return chain(&error);
+                    return faults::words(&error);
                 }
                 match timeout_at(answer_by, stream.message()).await {
                     Ok(heard) => heard,
@@ -148,7 +148,7 @@ async fn listen(calls: &Calls, cache: &Cache, mut stream: WatchStream) -> String
         let response = match heard {
             Ok(Some(response)) => response,
             Ok(None) => return "the stream ended".to_owned(),
-            Err(error) => return chain(&error),
+            Err(error) => return faults::words(&error),
         };
         let header = response
             .header()

@@ -1,0 +1,493 @@
+//! The contract of [`Dcs`], scenario by scenario, on every store.
+
+use std::time::{Duration, Instant};
+
+use ha::cluster::Version;
+use ha::pg::Lsn;
+use tamada_dcs::etcd3::Etcd3;
+use tamada_dcs::memory::{MemoryDcs, SharedStore};
+use tamada_dcs::{Dcs, Expect, Identity, Key, Layout, Op, Timing, Txn};
+
+use crate::etcd::Etcd;
+
+pub(crate) const TIMING: Timing = Timing {
+    ttl: Duration::from_secs(5),
+    loop_wait: Duration::from_secs(1),
+    retry_timeout: Duration::from_secs(3),
+};
+
+pub(crate) fn identity(name: &str) -> Identity {
+    Identity {
+        name: name.into(),
+        lease: None,
+    }
+}
+
+/// A store to play on; every scenario has a scope of its own.
+enum Stage<'a> {
+    Memory(SharedStore),
+    Etcd(&'a Etcd),
+}
+
+struct Scene<'a> {
+    stage: &'a Stage<'a>,
+    layout: Layout,
+}
+
+impl Scene<'_> {
+    async fn open(&self, identity: Identity) -> Box<dyn Dcs> {
+        match self.stage {
+            Stage::Memory(store) => Box::new(MemoryDcs::new(store, &self.layout, &identity, TIMING)),
+            Stage::Etcd(etcd) => {
+                let layout = self.layout.clone();
+                Box::new(
+                    Etcd3::connect(&etcd.config(), layout, Some(identity), TIMING)
+                        .await
+                        .unwrap(),
+                )
+            }
+        }
+    }
+
+    async fn member(&self, name: &str) -> Box<dyn Dcs> {
+        self.open(identity(name)).await
+    }
+
+    /// A foreign hand.
+    fn put(&self, key: &str, value: &str) {
+        let key = format!("{}{key}", self.layout.prefix());
+        match self.stage {
+            Stage::Memory(store) => {
+                let put = Op::Put {
+                    key,
+                    value: value.to_owned(),
+                    lease: 0,
+                };
+                store.with(|store| {
+                    store.txn(&Txn {
+                        then: vec![put],
+                        ..Txn::default()
+                    })
+                });
+            }
+            Stage::Etcd(etcd) => {
+                etcd.ctl(&["put", "--", &key, value]).unwrap();
+            }
+        }
+    }
+
+    fn wipe(&self) {
+        let prefix = self.layout.prefix();
+        match self.stage {
+            Stage::Memory(store) => {
+                store.with(|store| store.delete_range(prefix));
+            }
+            Stage::Etcd(etcd) => {
+                etcd.ctl(&["del", "--prefix", prefix]).unwrap();
+            }
+        }
+    }
+}
+
+/// Waits for a change that makes `is_so` true; a limit instead of a sleep.
+pub(crate) async fn eventually<T>(
+    dcs: &dyn Dcs,
+    limit: Duration,
+    what: &str,
+    is_so: impl Fn(&ha::cluster::Cluster) -> Option<T>,
+) -> T {
+    let until = tokio::time::Instant::now() + limit;
+    let mut changes = dcs.changes();
+    loop {
+        if let Ok(cluster) = dcs.load().await
+            && let Some(found) = is_so(&cluster)
+        {
+            return found;
+        }
+        assert!(
+            tokio::time::Instant::now() < until,
+            "not within {limit:?}: {what}"
+        );
+        let step = until.min(tokio::time::Instant::now() + Duration::from_millis(200));
+        let _ = tokio::time::timeout_at(step, changes.changed()).await;
+    }
+}
+
+async fn one_member_holds_the_leader_key(scene: &Scene<'_>) {
+    let (a, b) = (scene.member("a").await, scene.member("b").await);
+    assert!(a.load().await.unwrap().is_empty());
+    assert!(a.acquire_leader().await.unwrap());
+    assert!(!b.acquire_leader().await.unwrap());
+    let leader = a.load().await.unwrap().leader.unwrap();
+    assert_eq!(
+        (leader.name.as_str(), Some(&leader.session)),
+        ("a", a.lease().as_ref())
+    );
+    assert!(a.renew_leader(Some(&leader)).await.unwrap());
+    assert_eq!(
+        a.load().await.unwrap().leader,
+        Some(leader),
+        "a renewal writes nothing"
+    );
+    assert!(!b.renew_leader(None).await.unwrap());
+    assert!(!b.release_leader(Some(r#"{"optime":1}"#)).await.unwrap());
+    assert_eq!(
+        b.load().await.unwrap().status.optime,
+        None,
+        "only the leader tells its position"
+    );
+
+    assert!(a.release_leader(Some(r#"{"optime":77}"#)).await.unwrap());
+    let cluster = a.load().await.unwrap();
+    assert_eq!((cluster.leader, cluster.status.optime), (None, Some(Lsn(77))));
+    assert!(!a.release_leader(None).await.unwrap());
+    assert!(b.acquire_leader().await.unwrap());
+    assert!(a.take_leader().await.unwrap());
+    assert!(!b.renew_leader(None).await.unwrap());
+}
+
+async fn a_leader_whose_key_was_overwritten_has_lost_it(scene: &Scene<'_>) {
+    let a = scene.member("a").await;
+    assert!(a.acquire_leader().await.unwrap());
+    scene.put("leader", "stranger");
+    assert!(!a.renew_leader(None).await.unwrap());
+    let name = |cluster: &ha::cluster::Cluster| cluster.leader.clone().filter(|l| l.name.0 == "stranger");
+    let found = eventually(&*a, Duration::from_secs(2), "the stranger shows", name).await;
+    assert_eq!(found.session, "0", "bound to no lease");
+}
+
+async fn a_leader_recreates_its_key_and_binds_it_to_its_lease(scene: &Scene<'_>) {
+    let a = scene.member("a").await;
+    assert!(a.acquire_leader().await.unwrap());
+    scene.wipe();
+    assert!(a.renew_leader(None).await.unwrap(), "the store was wiped");
+    scene.put("leader", "a");
+    assert!(
+        a.renew_leader(None).await.unwrap(),
+        "the key is ours but bound to no lease"
+    );
+    let leader = a.load().await.unwrap().leader.unwrap();
+    assert_eq!(Some(leader.session), a.lease());
+}
+
+async fn writes_are_guarded(scene: &Scene<'_>) {
+    let a = scene.member("a").await;
+    let first = a
+        .write(Key::Config, r#"{"ttl":30}"#, Expect::Absent)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        a.load().await.unwrap().config.unwrap().version,
+        first,
+        "own writes show at once"
+    );
+    assert_eq!(a.write(Key::Config, "{}", Expect::Absent).await.unwrap(), None);
+    let second = a
+        .write(Key::Config, r#"{"ttl":31}"#, Expect::Version(first))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        a.write(Key::Config, "{}", Expect::Version(first)).await.unwrap(),
+        None
+    );
+    scene.put("config", r#"{"ttl":32}"#);
+    assert_eq!(
+        a.write(Key::Config, "{}", Expect::Version(second)).await.unwrap(),
+        None
+    );
+    let config = a.load().await.unwrap().config.unwrap();
+    assert_eq!(
+        config.value["ttl"], 32,
+        "a refused write shows what stands in its place"
+    );
+    assert!(
+        a.write(Key::Config, r#"{"ttl":33}"#, Expect::Version(config.version))
+            .await
+            .unwrap()
+            .is_some()
+    );
+
+    assert!(!a.delete(Key::Sync, Expect::Version(Version(1))).await.unwrap());
+    let sync = r#"{"leader":"a","quorum":0,"sync_standby":null}"#;
+    let version = a.write(Key::Sync, sync, Expect::Anything).await.unwrap().unwrap();
+    assert!(!a.delete(Key::Sync, Expect::Version(second)).await.unwrap());
+    assert!(a.delete(Key::Sync, Expect::Version(version)).await.unwrap());
+    assert!(a.load().await.unwrap().sync.is_empty());
+    assert!(
+        a.write(Key::Initialize, "", Expect::Absent)
+            .await
+            .unwrap()
+            .is_some()
+    );
+    assert_eq!(a.load().await.unwrap().initialize.as_deref(), Some(""));
+    assert!(a.delete(Key::Initialize, Expect::Anything).await.unwrap());
+    a.delete_cluster().await.unwrap();
+    let gone = |cluster: &ha::cluster::Cluster| cluster.is_empty().then_some(());
+    eventually(&*a, Duration::from_secs(2), "everything is deleted", gone).await;
+}
+
+async fn a_member_key_is_written_when_it_changes(scene: &Scene<'_>) {
+    let (a, b) = (scene.member("a").await, scene.member("b").await);
+    let data = r#"{"conn_url":"postgres://h:1/postgres","state":"running"}"#;
+    assert!(a.touch_member(data).await.unwrap());
+    let member = a.load().await.unwrap().member(&"a".into()).cloned().unwrap();
+    assert_eq!(
+        (Some(&member.session), member.data.to_json().as_str()),
+        (a.lease().as_ref(), data)
+    );
+    assert!(a.touch_member(data).await.unwrap());
+    assert_eq!(
+        a.load().await.unwrap().member(&"a".into()),
+        Some(&member),
+        "unchanged"
+    );
+    let changed = data.replace("running", "stopping");
+    assert!(a.touch_member(&changed).await.unwrap());
+    let version = a.load().await.unwrap().members[0].version;
+    assert!(version > member.version);
+    let seen =
+        |cluster: &ha::cluster::Cluster| cluster.members.first().filter(|m| m.version == version).cloned();
+    eventually(&*b, Duration::from_secs(2), "the other member sees it", seen).await;
+    // A key that is bound to no lease of ours is written again, however equal it is.
+    scene.put("members/a", &changed);
+    scene.put("members/a/deeper", "ignored");
+    let foreign =
+        |cluster: &ha::cluster::Cluster| cluster.members.first().filter(|m| m.session == "0").cloned();
+    eventually(&*a, Duration::from_secs(2), "the foreign write", foreign).await;
+    assert!(a.touch_member(&changed).await.unwrap());
+    let cluster = a.load().await.unwrap();
+    assert_eq!(
+        (cluster.members.len(), Some(&cluster.members[0].session)),
+        (1, a.lease().as_ref())
+    );
+}
+
+async fn keys_of_a_silent_member_run_out(scene: &Scene<'_>) {
+    let (a, b) = (scene.member("a").await, scene.member("b").await);
+    assert!(a.touch_member("{}").await.unwrap());
+    assert!(a.acquire_leader().await.unwrap());
+    let begun = Instant::now();
+    // Half of ttl later the lease is prolonged, and lives for another ttl.
+    tokio::time::sleep(TIMING.ttl / 2).await;
+    assert!(a.renew_leader(None).await.unwrap());
+    let renewed = Instant::now();
+    let free = |cluster: &ha::cluster::Cluster| {
+        (cluster.leader.is_none() && cluster.members.is_empty()).then_some(())
+    };
+    let seen = |cluster: &ha::cluster::Cluster| cluster.leader.clone();
+    eventually(&*b, Duration::from_secs(2), "the leader shows", seen).await;
+    eventually(
+        &*b,
+        TIMING.ttl + Duration::from_secs(3),
+        "leader and member keys run out",
+        free,
+    )
+    .await;
+    let lived = renewed.elapsed();
+    assert!(
+        lived >= TIMING.ttl - Duration::from_millis(50),
+        "{lived:?} of {:?}",
+        begun.elapsed()
+    );
+    assert!(b.acquire_leader().await.unwrap());
+    assert!(
+        !a.renew_leader(None).await.unwrap(),
+        "with a new lease, but not as leader"
+    );
+    assert!(a.touch_member("{}").await.unwrap());
+    assert_eq!(a.load().await.unwrap().members.len(), 1);
+}
+
+async fn another_ttl_means_another_lease(scene: &Scene<'_>) {
+    let a = scene.member("a").await;
+    assert!(a.touch_member("{}").await.unwrap() && a.acquire_leader().await.unwrap());
+    let old = a.lease();
+    a.set_timing(Timing {
+        ttl: Duration::from_secs(5),
+        ..TIMING
+    });
+    assert!(a.renew_leader(None).await.unwrap() && a.touch_member("{}").await.unwrap());
+    let cluster = a.load().await.unwrap();
+    assert_ne!(a.lease(), old);
+    assert_eq!(Some(cluster.leader.unwrap().session), a.lease());
+    assert_eq!(Some(&cluster.members[0].session), a.lease().as_ref());
+}
+
+async fn a_member_that_comes_back_takes_its_lease_up_again(scene: &Scene<'_>) {
+    let a = scene.member("a").await;
+    assert!(a.acquire_leader().await.unwrap());
+    let (lease, leader) = (a.lease(), a.load().await.unwrap().leader);
+    drop(a);
+    let back = scene
+        .open(Identity {
+            name: "a".into(),
+            lease: lease.clone(),
+        })
+        .await;
+    assert!(back.renew_leader(None).await.unwrap());
+    assert_eq!((back.lease(), back.load().await.unwrap().leader), (lease, leader));
+    let late = scene
+        .open(Identity {
+            name: "b".into(),
+            lease: Some("4711".into()),
+        })
+        .await;
+    assert!(!late.acquire_leader().await.unwrap());
+    assert!(late.lease().is_some_and(|lease| lease != "4711"));
+}
+
+async fn changes_are_told_at_once(scene: &Scene<'_>) {
+    let (a, b) = (scene.member("a").await, scene.member("b").await);
+    b.load().await.unwrap();
+    let mut changes = b.changes();
+    // Of several the quickest counts: other work on the machine delays now and then.
+    let mut quickest = Duration::MAX;
+    for round in 0..5 {
+        let before = *changes.borrow_and_update();
+        a.write(Key::Config, &format!(r#"{{"ttl":{round}}}"#), Expect::Anything)
+            .await
+            .unwrap();
+        let begun = Instant::now();
+        tokio::time::timeout(Duration::from_secs(5), changes.changed())
+            .await
+            .unwrap()
+            .unwrap();
+        quickest = quickest.min(begun.elapsed());
+        let after = *changes.borrow_and_update();
+        assert_eq!(
+            after,
+            tamada_dcs::Changes {
+                config: before.config + 1,
+                ..before
+            }
+        );
+    }
+    assert!(quickest < Duration::from_millis(100), "{quickest:?}");
+    assert!(a.acquire_leader().await.unwrap());
+    let until = tokio::time::Instant::now() + Duration::from_secs(5);
+    let told = |changes: &tamada_dcs::Changes| changes.leader == 1;
+    tokio::time::timeout_at(until, changes.wait_for(told))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(a.release_leader(Some(r#"{"optime":1}"#)).await.unwrap());
+    let told = |changes: &tamada_dcs::Changes| changes.leader == 2 && changes.status == 1;
+    tokio::time::timeout_at(until, changes.wait_for(told))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+async fn malformed_values_do_not_break_the_view(scene: &Scene<'_>) {
+    let a = scene.member("a").await;
+    for key in [
+        "config",
+        "failover",
+        "sync",
+        "history",
+        "status",
+        "failsafe",
+        "members/x",
+        "unknown",
+    ] {
+        scene.put(key, "{broken");
+    }
+    scene.put("optime/leader", "5");
+    let seen = |cluster: &ha::cluster::Cluster| (!cluster.members.is_empty()).then(|| cluster.clone());
+    let cluster = eventually(&*a, Duration::from_secs(2), "the member shows", seen).await;
+    assert!(cluster.config.is_none() && cluster.sync.is_empty() && cluster.failsafe.is_none());
+    assert_eq!(cluster.members.len(), 1);
+}
+
+async fn play(stage: &Stage<'_>) {
+    let scene = |scope: &str| Scene {
+        stage,
+        layout: Layout::new("/service/", scope, None),
+    };
+    let (s1, s2, s3, s4, s5) = (scene("s1"), scene("s2"), scene("s3"), scene("s4"), scene("s5"));
+    let (s6, s7, s8, s9, s10) = (scene("s6"), scene("s7"), scene("s8"), scene("s9"), scene("s10"));
+    tokio::join!(
+        one_member_holds_the_leader_key(&s1),
+        a_leader_whose_key_was_overwritten_has_lost_it(&s2),
+        a_leader_recreates_its_key_and_binds_it_to_its_lease(&s3),
+        writes_are_guarded(&s4),
+        a_member_key_is_written_when_it_changes(&s5),
+        keys_of_a_silent_member_run_out(&s6),
+        another_ttl_means_another_lease(&s7),
+        a_member_that_comes_back_takes_its_lease_up_again(&s8),
+        malformed_values_do_not_break_the_view(&s10),
+    );
+    changes_are_told_at_once(&s9).await;
+}
+
+#[tokio::test]
+async fn memory_keeps_the_contract() {
+    play(&Stage::Memory(SharedStore::new())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_keeps_the_contract() {
+    let etcd = Etcd::start(1);
+    play(&Stage::Etcd(&etcd)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_cluster_keeps_the_contract() {
+    let etcd = Etcd::start(3);
+    play(&Stage::Etcd(&etcd)).await;
+}
+
+#[tokio::test]
+async fn an_unreachable_store_in_memory_is_an_error() {
+    let store = SharedStore::new();
+    let a = MemoryDcs::new(&store, &Layout::new("service", "a", None), &identity("a"), TIMING);
+    assert!(a.acquire_leader().await.unwrap());
+    a.set_reachable(false);
+    assert!(a.renew_leader(None).await.unwrap_err().is_maybe_applied() && a.load().await.is_err());
+    a.set_reachable(true);
+    assert!(a.renew_leader(None).await.unwrap());
+}
+
+#[tokio::test]
+async fn the_layout_is_patronis_byte_for_byte() {
+    let etcd = Etcd::start(1);
+    let layout = Layout::new("/service/", "batman", None);
+    let a = Etcd3::connect(&etcd.config(), layout, Some(identity("a")), TIMING)
+        .await
+        .unwrap();
+    let member = r#"{"conn_url":"postgres://127.0.0.1:5432/postgres","state":"running"}"#;
+    assert!(a.touch_member(member).await.unwrap() && a.acquire_leader().await.unwrap());
+    let keys = [
+        (Key::Initialize, "7277694203142172922"),
+        (Key::Config, r#"{"ttl":30}"#),
+        (Key::Failover, "{}"),
+        (Key::Sync, r#"{"leader":"a","quorum":0,"sync_standby":null}"#),
+        (Key::History, "[]"),
+        (Key::Status, r#"{"optime":67108968}"#),
+        (Key::Failsafe, r#"{"a":"http://127.0.0.1:8008/patroni"}"#),
+    ];
+    for (key, value) in keys {
+        assert!(a.write(key, value, Expect::Anything).await.unwrap().is_some());
+    }
+    let expected = format!(
+        "/service/batman/config\n{{\"ttl\":30}}\n\
+         /service/batman/failover\n{{}}\n\
+         /service/batman/failsafe\n{{\"a\":\"http://127.0.0.1:8008/patroni\"}}\n\
+         /service/batman/history\n[]\n\
+         /service/batman/initialize\n7277694203142172922\n\
+         /service/batman/leader\na\n\
+         /service/batman/members/a\n{member}\n\
+         /service/batman/status\n{{\"optime\":67108968}}\n\
+         /service/batman/sync\n{{\"leader\":\"a\",\"quorum\":0,\"sync_standby\":null}}\n"
+    );
+    assert_eq!(etcd.ctl(&["get", "--prefix", "/"]).unwrap(), expected);
+    let json = etcd
+        .ctl(&["get", "/service/batman/leader", "-w", "json"])
+        .unwrap();
+    assert!(
+        json.contains(&format!("\"lease\":{}", a.lease().unwrap())),
+        "{json}"
+    );
+}
