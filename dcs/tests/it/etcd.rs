@@ -106,38 +106,42 @@ impl Etcd {
         self.members[index].child = Some(child);
     }
 
-    /// Waits until a quorum answers.
+    /// Waits until every running member has its place in the quorum.
     pub(crate) fn wait(&self) {
         let limit = Instant::now() + Duration::from_secs(20);
-        loop {
-            let health = self.ctl(&["get", "x"]);
-            if health.is_ok()
-                || health
-                    .as_ref()
-                    .is_err_and(|text| text.contains("user name is empty"))
-            {
-                return;
+        for url in self.urls() {
+            loop {
+                let health = self.ctl_at(&url, &["get", "x"]);
+                if health.is_ok()
+                    || health
+                        .as_ref()
+                        .is_err_and(|text| text.contains("user name is empty"))
+                {
+                    break;
+                }
+                assert!(Instant::now() < limit, "etcd does not start: {health:?}");
+                std::thread::sleep(Duration::from_millis(50));
             }
-            assert!(Instant::now() < limit, "etcd does not start: {health:?}");
-            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    pub(crate) fn ctl(&self, args: &[&str]) -> Result<String, String> {
-        let urls: Vec<_> = self
-            .members
-            .iter()
-            .filter(|member| member.child.is_some())
-            .collect();
-        let urls: Vec<_> = urls
-            .iter()
+    fn urls(&self) -> Vec<String> {
+        let running = self.members.iter().filter(|member| member.child.is_some());
+        running
             .map(|member| format!("{}://127.0.0.1:{}", self.scheme, member.port))
-            .collect();
+            .collect()
+    }
+
+    pub(crate) fn ctl(&self, args: &[&str]) -> Result<String, String> {
+        self.ctl_at(&self.urls().join(","), args)
+    }
+
+    fn ctl_at(&self, urls: &str, args: &[&str]) -> Result<String, String> {
         let output = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
             .args([
                 "--endpoints",
-                &urls.join(","),
+                urls,
                 "--command-timeout",
                 "3s",
                 "--dial-timeout",
