@@ -305,7 +305,7 @@ async fn another_ttl_means_another_lease(scene: &Scene<'_>) {
     assert!(a.touch_member("{}").await.unwrap() && a.acquire_leader().await.unwrap());
     let old = a.lease();
     a.set_timing(Timing {
-        ttl: Duration::from_secs(7),
+        ttl: Duration::from_secs(5),
         ..TIMING
     });
     assert!(a.renew_leader(None).await.unwrap() && a.touch_member("{}").await.unwrap());
