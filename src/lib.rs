@@ -1,5 +1,6 @@
 //! The program: the daemon that keeps one PostgreSQL server, and the tool that shows and steers the cluster.
 
+pub mod ctl;
 pub mod daemon;
 
 /// The Patroni version whose behaviour, keys and texts this program has; published in the member key.

@@ -1,1 +1,13 @@
-//! End-to-end tests.
+//! Tests of the program as its users meet it, against real servers.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    unreachable_pub,
+    missing_docs,
+    reason = "a test fails by panicking, and its functions are nobody's interface"
+)]
+
+mod ctl;

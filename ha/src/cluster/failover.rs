@@ -38,6 +38,8 @@ pub struct Failover {
     pub candidate: Option<MemberName>,
     /// When to do it; `None` for at once.
     pub scheduled_at: Option<Timestamp>,
+    /// The same as it was written, with its offset, to be shown.
+    pub scheduled_at_text: Option<String>,
     /// `scheduled_at` was there and could not be read as a time with a zone.
     pub schedule_is_invalid: bool,
 }
@@ -77,6 +79,7 @@ impl Failover {
             candidate: candidate.map(MemberName),
             scheduled_at,
             schedule_is_invalid: schedule.is_some() && scheduled_at.is_none(),
+            scheduled_at_text: schedule.filter(|_| scheduled_at.is_some()),
         })
     }
 

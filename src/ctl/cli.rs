@@ -1,0 +1,185 @@
+//! The command line: which command with which options, and the exit code.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use super::dsn::Dsn;
+use super::edit_config::EditConfig;
+use super::error::Error;
+use super::failover::Failover;
+use super::flush::Flush;
+use super::history::History;
+use super::list::{List, Topology};
+use super::pause::Pause;
+use super::reinit::Reinit;
+use super::reload::Reload;
+use super::remove::Remove;
+use super::restart::Restart;
+use super::session::Session;
+use super::settings::Settings;
+use super::show_config::ShowConfig;
+use super::standby_cluster::{DemoteCluster, PromoteCluster};
+use super::switchover::Switchover;
+use super::version::Version;
+use super::{console, log};
+
+/// Command-line interface for interacting with the cluster.
+#[derive(Debug, Parser)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    /// Configuration file [env: PATRONICTL_CONFIG_FILE] [default: patronictl.yaml in ~/.config/patroni]
+    #[arg(short, long, value_name = "FILE")]
+    config_file: Option<PathBuf>,
+    /// The DCS connect url [env: DCS_URL]
+    #[arg(short, long, alias = "dcs", value_name = "URL")]
+    dcs_url: Option<String>,
+    /// Allow connections to SSL sites without certs
+    #[arg(short = 'k', long)]
+    insecure: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Demote cluster to a standby cluster
+    DemoteCluster(DemoteCluster),
+    /// Generate a dsn for the provided member, defaults to a dsn of the leader
+    Dsn(Dsn),
+    /// Edit cluster configuration
+    EditConfig(EditConfig),
+    /// Failover to a replica
+    Failover(Failover),
+    /// Discard scheduled events
+    Flush(Flush),
+    /// Show the history of failovers/switchovers
+    History(History),
+    /// List the members of a cluster
+    List(List),
+    /// Disable auto failover
+    Pause(Pause),
+    /// Promote cluster, make it run standalone
+    PromoteCluster(PromoteCluster),
+    /// Reinitialize cluster member
+    Reinit(Reinit),
+    /// Reload cluster member configuration
+    Reload(Reload),
+    /// Remove cluster from DCS
+    Remove(Remove),
+    /// Restart cluster member
+    Restart(Restart),
+    /// Resume auto failover
+    Resume(Pause),
+    /// Show cluster configuration
+    ShowConfig(ShowConfig),
+    /// Switchover to a replica
+    Switchover(Switchover),
+    /// Print the members of a cluster as a tree
+    Topology(Topology),
+    /// Output version of this command or of the members of a cluster
+    Version(Version),
+}
+
+/// Runs `tamada ctl` with `args`, the first of which is the program's name as it is shown. Exit codes as in Patroni's
+/// patronictl: 0 for success and for what a member refused, 1 for errors, 2 for wrong usage.
+#[must_use]
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let parsed = Cli::command().try_get_matches_from(args).and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        if let Command::Flush(flush) = &cli.command {
+            let usage = |text| clap::Error::raw(ErrorKind::InvalidValue, format!("{text}\n"));
+            flush.check().map_err(usage)?;
+        }
+        Ok(cli)
+    });
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody is left to tell when the output is closed.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+        }
+    };
+    log::start();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console::report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Error> {
+    let settings = Settings::load(cli.config_file, cli.dcs_url, cli.insecure)?;
+    let session = Session::new(settings);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::new(format!("could not start: {error}")))?;
+    let result = runtime.block_on(until_interrupted(&session, command(cli.command, &session)));
+    // A thread may still wait for an answer that will not come.
+    runtime.shutdown_background();
+    result
+}
+
+async fn until_interrupted(
+    session: &Session,
+    command: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
+    let interrupted = async {
+        loop {
+            if tokio::signal::ctrl_c().await.is_err() {
+                // Without a handler the signal ends the program by itself.
+                std::future::pending::<()>().await;
+            }
+            if session.minds_interrupt() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        result = command => result,
+        () = interrupted => Err(Error::Aborted),
+    }
+}
+
+async fn command(command: Command, session: &Session) -> Result<(), Error> {
+    match command {
+        Command::DemoteCluster(demote) => demote.run(session).await,
+        Command::Dsn(dsn) => dsn.run(session).await,
+        Command::EditConfig(edit) => edit.run(session).await,
+        Command::Failover(failover) => failover.run(session).await,
+        Command::Flush(flush) => flush.run(session).await,
+        Command::History(history) => history.run(session).await,
+        Command::List(list) => list.run(session).await,
+        Command::Pause(pause) => pause.run(session, true).await,
+        Command::PromoteCluster(promote) => promote.run(session).await,
+        Command::Reinit(reinit) => reinit.run(session).await,
+        Command::Reload(reload) => reload.run(session).await,
+        Command::Remove(remove) => remove.run(session).await,
+        Command::Restart(restart) => restart.run(session).await,
+        Command::Resume(resume) => resume.run(session, false).await,
+        Command::ShowConfig(show) => show.run(session).await,
+        Command::Switchover(switchover) => switchover.run(session).await,
+        Command::Topology(topology) => topology.run(session).await,
+        Command::Version(version) => version.run(session).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,575 @@
+//! The table of `list` and `topology`: what the keys of a cluster look like to a person or a script.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use config::{DynamicConfig, SynchronousMode};
+use ha::cluster::{Cluster, Member, MemberData};
+use ha::pg::{Lsn, MemberName, ReplicationState};
+
+use super::schedule::offset_time;
+use super::table::{Cell, Column, Format, Table};
+use super::view::{View, dynamic_config};
+
+/// The longest reason for a restart that the grids show.
+const REASON_WIDTH_MAX: usize = 50;
+const BYTES_PER_MEBIBYTE: u64 = 1024 * 1024;
+
+/// The members of `view` as a table, and for the grids what there is to say about the cluster below it.
+pub(crate) fn render(view: &View, cluster_name: &str, format: Format, extended: bool) -> String {
+    let mut text = table(view, cluster_name, format, extended).render(format);
+    if format.is_grid() {
+        for (group, cluster) in &view.groups {
+            let lines = service_lines(cluster);
+            if !lines.is_empty() && view.is_citus && view.group.is_none() {
+                text.push_str(&format!("Citus group: {group}\n"));
+            }
+            text.extend(lines);
+        }
+    }
+    text
+}
+
+fn table(view: &View, cluster_name: &str, format: Format, extended: bool) -> Table {
+    let columns = columns(view, format, extended);
+    let title_details = title_details(view);
+    let title = match (view.is_citus, view.group) {
+        (true, Some(group)) => format!(" Citus cluster: {cluster_name} (group: {group}, {title_details}) "),
+        (true, None) => format!(" Citus cluster: {cluster_name} "),
+        (false, _) => format!(" Cluster: {cluster_name} ({title_details}) "),
+    };
+    let shows_ports = shows_ports(view);
+    let mut rows = Vec::new();
+    for (group, cluster) in &view.groups {
+        let config = dynamic_config(Some(cluster));
+        let places = if format == Format::Topology {
+            topology(cluster)
+        } else {
+            plain_order(cluster)
+        };
+        for (label, member) in places {
+            let row = Row {
+                cluster_name,
+                group: *group,
+                label,
+                cluster,
+                config: &config,
+                member,
+                shows_ports,
+                format,
+            };
+            rows.push(columns.iter().map(|column| row.cell(*column)).collect());
+        }
+    }
+    let is_grid = format.is_grid();
+    Table {
+        title: Some(title),
+        columns: columns.iter().map(|column| column.heading(is_grid)).collect(),
+        rows,
+        omits_empty_cells: true,
+    }
+}
+
+/// The columns in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Cluster,
+    Group,
+    Member,
+    Host,
+    Role,
+    State,
+    Timeline,
+    ReceiveLsn,
+    ReceiveLag,
+    ReplayLsn,
+    ReplayLag,
+    PendingRestart,
+    PendingRestartReason,
+    ScheduledRestart,
+    Tags,
+}
+
+impl Field {
+    const ALWAYS: [Self; 9] = [
+        Self::Member,
+        Self::Host,
+        Self::Role,
+        Self::State,
+        Self::Timeline,
+        Self::ReceiveLsn,
+        Self::ReceiveLag,
+        Self::ReplayLsn,
+        Self::ReplayLag,
+    ];
+
+    /// Shown when some member has a value for it.
+    const OPTIONAL: [Self; 4] = [
+        Self::PendingRestart,
+        Self::PendingRestartReason,
+        Self::ScheduledRestart,
+        Self::Tags,
+    ];
+
+    fn is_used_by(self, data: &MemberData) -> bool {
+        match self {
+            Self::PendingRestart => data.pending_restart,
+            Self::PendingRestartReason => !data.pending_restart_reason.is_empty(),
+            Self::ScheduledRestart => data.scheduled_restart.is_some(),
+            Self::Tags => !data.tags.0.is_empty(),
+            Self::Cluster
+            | Self::Group
+            | Self::Member
+            | Self::Host
+            | Self::Role
+            | Self::State
+            | Self::Timeline
+            | Self::ReceiveLsn
+            | Self::ReceiveLag
+            | Self::ReplayLsn
+            | Self::ReplayLag => true,
+        }
+    }
+
+    fn heading(self, is_grid: bool) -> Column {
+        match self {
+            Self::Cluster => Column::left("Cluster"),
+            Self::Group => Column::right("Group"),
+            Self::Member => Column::left("Member"),
+            Self::Host => Column::left("Host"),
+            Self::Role => Column::left("Role"),
+            Self::State => Column::left("State"),
+            Self::Timeline => Column::right("TL"),
+            Self::ReceiveLsn => Column::right("Receive LSN"),
+            Self::ReplayLsn => Column::right("Replay LSN"),
+            Self::ReceiveLag | Self::ReplayLag if is_grid => Column::right("Lag"),
+            Self::ReceiveLag => Column::right("Receive Lag"),
+            Self::ReplayLag => Column::right("Replay Lag"),
+            Self::PendingRestart => Column::left("Pending restart"),
+            Self::PendingRestartReason => Column::left("Pending restart reason"),
+            Self::ScheduledRestart => Column::left("Scheduled restart"),
+            Self::Tags => Column::left("Tags"),
+        }
+    }
+}
+
+fn columns(view: &View, format: Format, extended: bool) -> Vec<Field> {
+    let mut fields = Vec::new();
+    if !format.is_grid() {
+        fields.push(Field::Cluster);
+    }
+    // With a group the title of a grid names it already.
+    if view.is_citus && !(format.is_grid() && view.group.is_some()) {
+        fields.push(Field::Group);
+    }
+    fields.extend(Field::ALWAYS);
+    for field in Field::OPTIONAL {
+        if extended || located(view).any(|(member, ..)| field.is_used_by(&member.data)) {
+            fields.push(field);
+        }
+    }
+    fields
+}
+
+/// The members whose host is known.
+fn located(view: &View) -> impl Iterator<Item = (&Member, String, u16)> {
+    let members = view.groups.values().flat_map(|cluster| &cluster.members);
+    members.filter_map(|member| {
+        member
+            .data
+            .host_and_port()
+            .map(|(host, port)| (member, host, port))
+    })
+}
+
+/// Ports are shown when one is not PostgreSQL's usual, or when two members are on one host.
+fn shows_ports(view: &View) -> bool {
+    let mut hosts = BTreeSet::new();
+    located(view).any(|(_, host, port)| port != 5432 || !hosts.insert(host))
+}
+
+fn title_details(view: &View) -> &str {
+    match view.cluster().and_then(|cluster| cluster.initialize.as_deref()) {
+        None => "uninitialized",
+        Some("") => "initializing",
+        Some(identifier) => identifier,
+    }
+}
+
+fn plain_order(cluster: &Cluster) -> Vec<(String, &Member)> {
+    let mut members: Vec<_> = cluster.members.iter().collect();
+    members.sort_by(|a, b| a.name.cmp(&b.name));
+    members
+        .into_iter()
+        .map(|member| (member.name.0.clone(), member))
+        .collect()
+}
+
+/// The leader, and below each member those that stream from it. Members that name each other in a circle hang on
+/// nobody and are not shown.
+fn topology(cluster: &Cluster) -> Vec<(String, &Member)> {
+    let leader = cluster.leader_member();
+    let mut children: BTreeMap<Option<&MemberName>, Vec<&Member>> = BTreeMap::new();
+    for member in &cluster.members {
+        if cluster.is_leader(&member.name) {
+            continue;
+        }
+        let upstream = member.data.tags.replicatefrom();
+        let parent = upstream
+            .as_ref()
+            .filter(|name| **name != member.name && !cluster.is_leader(name))
+            .and_then(|name| cluster.member(name));
+        children
+            .entry(parent.or(leader).map(|parent| &parent.name))
+            .or_default()
+            .push(member);
+    }
+    let mut places = Vec::new();
+    if let Some(leader) = leader {
+        places.push((leader.name.0.clone(), leader));
+    }
+    push_children(&mut places, &children, leader.map(|leader| &leader.name), 0);
+    places
+}
+
+fn push_children<'a>(
+    places: &mut Vec<(String, &'a Member)>,
+    children: &BTreeMap<Option<&MemberName>, Vec<&'a Member>>,
+    parent: Option<&MemberName>,
+    depth: usize,
+) {
+    for member in children.get(&parent).into_iter().flatten() {
+        places.push((format!("{}+ {}", "  ".repeat(depth), member.name), *member));
+        push_children(places, children, Some(&member.name), depth + 1);
+    }
+}
+
+/// One member, and what is needed to describe it.
+struct Row<'a> {
+    cluster_name: &'a str,
+    group: u32,
+    label: String,
+    cluster: &'a Cluster,
+    config: &'a DynamicConfig,
+    member: &'a Member,
+    shows_ports: bool,
+    format: Format,
+}
+
+impl Row<'_> {
+    fn cell(&self, field: Field) -> Cell {
+        let data = &self.member.data;
+        match field {
+            Field::Cluster => Cell::text(self.cluster_name),
+            Field::Group => Cell::Number(self.group.into()),
+            Field::Member => Cell::text(&self.label),
+            Field::Host => Cell::text(self.host()),
+            Field::Role => Cell::text(self.role()),
+            Field::State => Cell::text(self.state()),
+            Field::Timeline => data
+                .timeline
+                .map_or(Cell::empty(), |timeline| Cell::Number(timeline.0.into())),
+            Field::ReceiveLsn => self.lsn(self.positions().0),
+            Field::ReceiveLag => self.lag(self.positions().0),
+            Field::ReplayLsn => self.lsn(self.positions().1),
+            Field::ReplayLag => self.lag(self.positions().1),
+            Field::PendingRestart => Cell::text(if data.pending_restart { "*" } else { "" }),
+            Field::PendingRestartReason => Cell::text(self.pending_restart_reason()),
+            Field::ScheduledRestart => Cell::text(scheduled_restart(data)),
+            Field::Tags if data.tags.0.is_empty() => Cell::empty(),
+            Field::Tags => Cell::Mapping(data.tags.0.clone()),
+        }
+    }
+
+    fn is_leader(&self) -> bool {
+        self.cluster.is_leader(&self.member.name)
+    }
+
+    fn host(&self) -> String {
+        match self.member.data.host_and_port() {
+            Some((host, port)) if self.shows_ports => format!("{host}:{port}"),
+            Some((host, _)) => host,
+            None => String::new(),
+        }
+    }
+
+    fn role(&self) -> &'static str {
+        let is_standby_cluster = self.config.standby_cluster.is_some();
+        let is_voter = self.cluster.sync.lists(&self.member.name, false);
+        match self.config.synchronous_mode() {
+            _ if self.is_leader() && is_standby_cluster => "Standby Leader",
+            _ if self.is_leader() => "Leader",
+            SynchronousMode::On if is_voter => "Sync Standby",
+            SynchronousMode::Quorum if is_voter => "Quorum Standby",
+            SynchronousMode::Off | SynchronousMode::On | SynchronousMode::Quorum => "Replica",
+        }
+    }
+
+    fn state(&self) -> &'static str {
+        let data = &self.member.data;
+        let is_primary = self.is_leader() && self.config.standby_cluster.is_none();
+        let replication = data
+            .replication_state
+            .filter(|_| !is_primary)
+            .map(ReplicationState::as_str);
+        replication
+            .or(data.state.map(ha::pg::ServerState::as_str))
+            .unwrap_or_default()
+    }
+
+    /// What the member has received and replayed. Older agents publish one position for both: it counts as received
+    /// while the member streams, as replayed otherwise.
+    fn positions(&self) -> (Option<Lsn>, Option<Lsn>) {
+        let data = &self.member.data;
+        let some = |lsn: Option<Lsn>| lsn.filter(|lsn| *lsn > Lsn::ZERO);
+        match (
+            some(data.receive_lsn),
+            some(data.replay_lsn),
+            some(data.xlog_location),
+        ) {
+            (None, None, both) if self.state() == ReplicationState::Streaming.as_str() => (both, None),
+            (None, None, both) => (None, both),
+            (received, replayed, _) => (received, replayed),
+        }
+    }
+
+    fn lsn(&self, lsn: Option<Lsn>) -> Cell {
+        if self.is_leader() {
+            return Cell::empty();
+        }
+        Cell::text(lsn.map_or("unknown".to_owned(), |lsn| lsn.to_string()))
+    }
+
+    fn lag(&self, lsn: Option<Lsn>) -> Cell {
+        match lsn {
+            Some(lsn) if !self.is_leader() => {
+                let optime = self.cluster.status.optime.unwrap_or_default();
+                Cell::Number(mebibytes(lsn.behind(optime)))
+            }
+            Some(_) | None => Cell::empty(),
+        }
+    }
+
+    fn pending_restart_reason(&self) -> String {
+        let reasons = self
+            .member
+            .data
+            .pending_restart_reason
+            .iter()
+            .map(|(name, reason)| {
+                let full = format!("{name}: {}->{}", reason.old_value, reason.new_value);
+                if self.format.is_grid() && full.chars().count() > REASON_WIDTH_MAX {
+                    format!("{name}: [hidden - too long]")
+                } else {
+                    full
+                }
+            });
+        reasons.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Rounded to the nearest, halves to the even number.
+fn mebibytes(bytes: u64) -> u64 {
+    let (whole, rest) = (bytes / BYTES_PER_MEBIBYTE, bytes % BYTES_PER_MEBIBYTE);
+    let half = BYTES_PER_MEBIBYTE / 2;
+    whole + u64::from(rest > half || (rest == half && whole % 2 == 1))
+}
+
+fn scheduled_restart(data: &MemberData) -> String {
+    let text = |key: &str| {
+        let value = data.scheduled_restart.as_ref()?.0.get(key)?;
+        Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    };
+    match (text("schedule"), text("postgres_version")) {
+        (Some(time), Some(version)) => format!("{time} if version < {version}"),
+        (time, _) => time.unwrap_or_default(),
+    }
+}
+
+/// What a person should know about the cluster, as lines that begin with a blank.
+fn service_lines(cluster: &Cluster) -> Vec<String> {
+    let mut lines = Vec::new();
+    if dynamic_config(Some(cluster)).pause {
+        lines.push(" Maintenance mode: on\n".to_owned());
+    }
+    let Some(failover) = &cluster.failover else {
+        return lines;
+    };
+    if let Some(time) = &failover.scheduled_at_text {
+        lines.push(format!(" Switchover scheduled at: {}\n", offset_time(time)));
+        for (label, name) in [("from", &failover.leader), ("to", &failover.candidate)] {
+            lines.extend(name.iter().map(|name| format!("{label:>24}: {name}\n")));
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use dcs::{Layout, Record, Snapshot};
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn cluster(keys: &[(&str, &str)]) -> Cluster {
+        let record = |value: &str| Record {
+            value: value.to_owned(),
+            mod_revision: 1,
+            lease: 0,
+        };
+        let records = keys
+            .iter()
+            .map(|(key, value)| (format!("/service/c/{key}"), record(value)))
+            .collect();
+        Snapshot { revision: 1, records }.cluster(&Layout::new("service", "c", None))
+    }
+
+    fn check(view: &View, format: Format, expected: &Expect) {
+        expected.assert_eq(&render(view, "c", format, false));
+    }
+
+    fn member(host: &str, rest: &str) -> String {
+        format!(r#"{{"conn_url":"postgres://{host}/postgres","state":"running","role":"replica"{rest}}}"#)
+    }
+
+    #[test]
+    fn lag_is_in_mebibytes_to_the_nearest_and_to_the_even_one() {
+        for (bytes, expected) in [
+            (0, 0),
+            (524_287, 0),
+            (524_288, 0),
+            (524_289, 1),
+            (1_572_863, 1),
+            (1_572_864, 2),
+            (2_621_440, 2),
+        ] {
+            assert_eq!(mebibytes(bytes), expected, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn ports_show_when_one_is_unusual_or_a_host_has_two_members() {
+        for (hosts, expected) in [
+            (["h1:5432", "h2"], ["h1", "h2"]),
+            (["h1:5432", "h2:5433"], ["h1:5432", "h2:5433"]),
+            (["h1:5432", "h1:5432"], ["h1:5432", "h1:5432"]),
+            (["h1", ""], ["h1", ""]),
+        ] {
+            let members = hosts.map(|host| member(host, ""));
+            let keys = [
+                ("members/a", members[0].as_str()),
+                ("members/b", members[1].as_str()),
+            ];
+            let text = render(&View::of(cluster(&keys)), "c", Format::Tsv, false);
+            let shown: Vec<_> = text
+                .lines()
+                .skip(1)
+                .filter_map(|line| line.split('\t').nth(2))
+                .collect();
+            assert_eq!(shown, expected, "{hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_position_published_for_both_counts_by_the_state() {
+        let (streaming, archive) = (
+            member("a", r#","xlog_location":100,"replication_state":"streaming""#),
+            member(
+                "b",
+                r#","xlog_location":100,"replication_state":"in archive recovery""#,
+            ),
+        );
+        let only_replayed = member("c", r#","xlog_location":100,"replay_lsn":90"#);
+        let keys = [
+            ("status", r#"{"optime":5242980}"#),
+            ("members/a", streaming.as_str()),
+            ("members/b", archive.as_str()),
+            ("members/c", only_replayed.as_str()),
+        ];
+        check(
+            &View::of(cluster(&keys)),
+            Format::Tsv,
+            &expect![[r#"
+            Cluster	Member	Host	Role	State	TL	Receive LSN	Receive Lag	Replay LSN	Replay Lag
+            c	a	a	Replica	streaming		0/64	5	unknown	
+            c	b	b	Replica	in archive recovery		unknown		0/64	5
+            c	c	c	Replica	running		unknown		0/5A	5
+        "#]],
+        );
+    }
+
+    #[test]
+    fn members_that_name_each_other_hang_on_nobody() {
+        let from = |name: &str| member(name, &format!(r#","tags":{{"replicatefrom":"{name}"}}"#));
+        let (a, b, c, d) = (member("a", ""), from("c"), from("b"), from("d"));
+        let keys = [
+            ("leader", "a"),
+            ("members/a", a.as_str()),
+            ("members/b", b.as_str()),
+            ("members/c", c.as_str()),
+            ("members/d", d.as_str()),
+        ];
+        let cluster = cluster(&keys);
+        let labels: Vec<_> = topology(&cluster).into_iter().map(|(label, _)| label).collect();
+        assert_eq!(labels, ["a", "+ d"]);
+    }
+
+    #[test]
+    fn a_citus_cluster_is_shown_by_groups() {
+        let (a, b) = (member("a", ""), member("b", ""));
+        let coordinator = cluster(&[
+            ("initialize", "7000000000000000001"),
+            ("leader", "a"),
+            ("members/a", &a),
+        ]);
+        let worker = cluster(&[
+            ("leader", "b"),
+            ("members/b", &b),
+            ("config", r#"{"pause":true}"#),
+        ]);
+        let view = View {
+            groups: [(0, coordinator), (1, worker.clone())].into(),
+            is_citus: true,
+            group: None,
+        };
+        check(
+            &view,
+            Format::Pretty,
+            &expect![[r#"
+            + Citus cluster: c -----+--------+---------+----+-------------+-----+------------+-----+
+            | Group | Member | Host | Role   | State   | TL | Receive LSN | Lag | Replay LSN | Lag |
+            +-------+--------+------+--------+---------+----+-------------+-----+------------+-----+
+            |     0 | a      | a    | Leader | running |    |             |     |            |     |
+            |     1 | b      | b    | Leader | running |    |             |     |            |     |
+            +-------+--------+------+--------+---------+----+-------------+-----+------------+-----+
+            Citus group: 1
+             Maintenance mode: on
+        "#]],
+        );
+        check(
+            &view,
+            Format::Tsv,
+            &expect![[r#"
+            Cluster	Group	Member	Host	Role	State	TL	Receive LSN	Receive Lag	Replay LSN	Replay Lag
+            c	0	a	a	Leader	running					
+            c	1	b	b	Leader	running					
+        "#]],
+        );
+        let view = View {
+            groups: [(1, worker)].into(),
+            is_citus: true,
+            group: Some(1),
+        };
+        check(
+            &view,
+            Format::Pretty,
+            &expect![[r#"
+            + Citus cluster: c (group: 1, uninitialized) ---------+-----+------------+-----+
+            | Member | Host | Role   | State   | TL | Receive LSN | Lag | Replay LSN | Lag |
+            +--------+------+--------+---------+----+-------------+-----+------------+-----+
+            | b      | b    | Leader | running |    |             |     |            |     |
+            +--------+------+--------+---------+----+-------------+-----+------------+-----+
+             Maintenance mode: on
+        "#]],
+        );
+    }
+}

@@ -1,0 +1,37 @@
+//! `tamada ctl`, also called as patronictl: shows a cluster and steers it, through the DCS and the members' REST API.
+//!
+//! One file per command; [`cli`] lists them. What is computed stands apart from what asks and prints: [`member_table`],
+//! [`table`], [`view`], [`schedule`], [`config_change`].
+
+mod cli;
+mod config_change;
+mod console;
+mod dcs_url;
+mod dsn;
+mod edit_config;
+mod error;
+mod failover;
+mod flush;
+mod history;
+mod list;
+mod log;
+mod member_table;
+mod members;
+mod pause;
+mod prompt;
+mod reinit;
+mod reload;
+mod remove;
+mod rest;
+mod restart;
+mod schedule;
+mod session;
+mod settings;
+mod show_config;
+mod standby_cluster;
+mod switchover;
+mod table;
+mod version;
+mod view;
+
+pub use cli::main;

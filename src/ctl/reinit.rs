@@ -1,0 +1,129 @@
+//! `reinit`: replicas are made anew from a copy.
+
+use std::time::Duration;
+
+use clap::Args;
+use ha::cluster::Member;
+use ha::pg::ServerState;
+use net::http::Method;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::console::print_line;
+use super::error::Error;
+use super::members::{Action, confirm, select};
+use super::prompt;
+use super::rest::{SHORT, is_refused, print_verdict};
+use super::session::Session;
+use super::view::RoleFilter;
+
+/// How often the members are asked while `--wait` waits.
+const POLL: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Args)]
+pub(crate) struct Reinit {
+    /// Cluster
+    cluster_name: String,
+    /// Members
+    member_names: Vec<String>,
+    /// Citus group
+    #[arg(long)]
+    group: Option<u32>,
+    /// Get basebackup from leader
+    #[arg(long)]
+    from_leader: bool,
+    /// Wait until reinitialization completes
+    #[arg(long)]
+    wait: bool,
+    /// Do not ask for confirmation at any point
+    #[arg(long)]
+    force: bool,
+}
+
+impl Reinit {
+    pub(crate) async fn run(self, session: &Session) -> Result<(), Error> {
+        let view = session
+            .store(&self.cluster_name, self.group)
+            .await?
+            .view()
+            .await?;
+        let (names, action) = (&self.member_names, Action::Reinitialize);
+        let members = select(
+            &view,
+            &self.cluster_name,
+            names,
+            RoleFilter::Replica,
+            action,
+            self.force,
+        )
+        .await?;
+        if !self.force {
+            confirm(&members, action).await?;
+        }
+        let mut started = Vec::new();
+        for member in members {
+            if self.reinitialize(session, member).await? {
+                started.push(member);
+            }
+        }
+        if self.wait {
+            wait(session, started).await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Asks one member; whether it has begun.
+    async fn reinitialize(&self, session: &Session, member: &Member) -> Result<bool, Error> {
+        let mut force = self.force;
+        loop {
+            let body = json!({"force": force, "from_leader": self.from_leader});
+            let response = session
+                .request(member, (Method::POST, "reinitialize"), Some(&body), SHORT)
+                .await?;
+            print_verdict(&response, member, "reinitialize")?;
+            if !is_refused(&response) {
+                return Ok(true);
+            }
+            let is_busy = response.body.ends_with(" already in progress");
+            let question = "Do you want to cancel it and reinitialize anyway?";
+            if force || !is_busy || !prompt::confirm(question).await? {
+                return Ok(false);
+            }
+            force = true;
+        }
+    }
+}
+
+async fn wait(session: &Session, mut members: Vec<&Member>) -> Result<(), Error> {
+    let mut shown = Vec::new();
+    while !members.is_empty() {
+        let names: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
+        if names != shown {
+            print_line(&format!(
+                "Waiting for reinitialize to complete on: {}",
+                names.join(", ")
+            ))?;
+            shown = names;
+        }
+        sleep(POLL).await;
+        let mut waiting = Vec::new();
+        for member in members {
+            let response = session
+                .request(member, (Method::GET, "patroni"), None, SHORT)
+                .await?;
+            let state = response.json().unwrap_or_default();
+            let state = state
+                .get("state")
+                .and_then(Value::as_str)
+                .and_then(ServerState::parse);
+            if state == Some(ServerState::CreatingReplica) {
+                waiting.push(member);
+            } else {
+                print_line(&format!("Reinitialize is completed on: {}", member.name))?;
+            }
+        }
+        members = waiting;
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! `restart`: restarts PostgreSQL on members, at once or later.
+
+use clap::Args;
+use ha::cluster::Member;
+use jiff::{ToSpan, Zoned};
+use net::http::{Method, StatusCode};
+use serde_json::{Map, Value};
+
+use super::console::print_line;
+use super::error::Error;
+use super::members::{Action, confirm, confirm_scheduled, select};
+use super::prompt;
+use super::rest::{RESTART, SHORT, failure, is_refused};
+use super::schedule;
+use super::session::Session;
+use super::view::RoleFilter;
+
+#[derive(Debug, Args)]
+pub(crate) struct Restart {
+    /// Cluster
+    cluster_name: String,
+    /// Members; default: all of the role
+    member_names: Vec<String>,
+    /// Citus group
+    #[arg(long)]
+    group: Option<u32>,
+    /// Restart only members with this role
+    #[arg(short, long, value_parser = RoleFilter::parse, default_value = "any")]
+    role: RoleFilter,
+    /// Restart a single member only
+    #[arg(long)]
+    any: bool,
+    /// Timestamp of a scheduled restart in unambiguous format (e.g. ISO 8601)
+    #[arg(long, value_name = "TIMESTAMP")]
+    scheduled: Option<String>,
+    /// Restart if the PostgreSQL version is less than provided (e.g. 9.5.2)
+    #[arg(long, value_name = "VERSION")]
+    pg_version: Option<String>,
+    /// Restart if pending
+    #[arg(long)]
+    pending: bool,
+    /// Return error and fail over if necessary when restarting takes longer than this.
+    #[arg(long)]
+    timeout: Option<String>,
+    /// Do not ask for confirmation at any point
+    #[arg(long)]
+    force: bool,
+}
+
+impl Restart {
+    pub(crate) async fn run(self, session: &Session) -> Result<(), Error> {
+        let view = session
+            .store(&self.cluster_name, self.group)
+            .await?
+            .view()
+            .await?;
+        let mut members = select(
+            &view,
+            &self.cluster_name,
+            &self.member_names,
+            self.role,
+            Action::Restart,
+            self.force,
+        )
+        .await?;
+        let at = self.time().await?;
+        let mut body = Map::new();
+        if self.pending {
+            body.insert("restart_pending".to_owned(), true.into());
+            // Who needs a restart may be another one at a later time.
+            if at.is_none() {
+                members.retain(|member| member.data.pending_restart);
+            }
+        }
+        if self.any {
+            members = one_of(members);
+        }
+        match &at {
+            _ if self.force => {}
+            Some(at) => confirm_scheduled(&members, Action::Restart, at, self.pending).await?,
+            None => confirm(&members, Action::Restart).await?,
+        }
+        if let Some(version) = self.version().await? {
+            body.insert("postgres_version".to_owned(), version.into());
+        }
+        if let Some(at) = &at {
+            if view.dynamic_config().pause {
+                return Err(Error::new("Can't schedule restart in the paused state"));
+            }
+            body.insert("schedule".to_owned(), schedule::iso_format(at).into());
+        }
+        if let Some(timeout) = &self.timeout {
+            body.insert("timeout".to_owned(), timeout.as_str().into());
+        }
+        let body = Value::Object(body);
+        for member in members {
+            if at.is_some() && self.force && member.data.scheduled_restart.is_some() {
+                let response = session
+                    .request(member, (Method::DELETE, "restart"), None, SHORT)
+                    .await?;
+                if is_refused(&response) {
+                    print_line(&failure(&response, member, "flush scheduled restart"))?;
+                }
+            }
+            restart(session, member, &body).await?;
+        }
+        Ok(())
+    }
+
+    async fn time(&self) -> Result<Option<Zoned>, Error> {
+        let now = Zoned::now();
+        let text = match &self.scheduled {
+            Some(text) => text.clone(),
+            None if self.force => return Ok(None),
+            None => {
+                let next_hour = now
+                    .saturating_add(1.hour())
+                    .strftime("%Y-%m-%dT%H:%M")
+                    .to_string();
+                let question = format!("When should the restart take place (e.g. {next_hour}) ");
+                prompt::text(&question, "now").await?
+            }
+        };
+        schedule::parse(&text, &now).map_err(Error::new)
+    }
+
+    /// Below which version of PostgreSQL a member is restarted.
+    async fn version(&self) -> Result<Option<String>, Error> {
+        let text = match &self.pg_version {
+            Some(text) => text.clone(),
+            None if self.force => return Ok(None),
+            None => {
+                let question = "Restart if the PostgreSQL version is less than provided (e.g. 9.5.2) ";
+                prompt::text(question, "").await?
+            }
+        };
+        if text.is_empty() {
+            return Ok(None);
+        }
+        check_server_version(&text).map_err(Error::new)?;
+        Ok(Some(text))
+    }
+}
+
+/// A full version: two numbers from 10 on, three before.
+fn check_server_version(text: &str) -> Result<(), String> {
+    let parts: Vec<Option<u32>> = text.split('.').map(|part| part.parse().ok()).collect();
+    match parts.as_slice() {
+        [Some(10..), Some(_)] | [Some(_), Some(_), Some(_)] => Ok(()),
+        parts if parts.contains(&None) => Err(format!("Invalid PostgreSQL version: {text}")),
+        _ => Err(format!(
+            "Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: {text}"
+        )),
+    }
+}
+
+/// Any one; which does not matter, but it shall not always be the same.
+fn one_of(members: Vec<&Member>) -> Vec<&Member> {
+    let nanoseconds = usize::try_from(Zoned::now().subsec_nanosecond()).unwrap_or(0);
+    let index = nanoseconds.checked_rem(members.len()).unwrap_or(0);
+    members.into_iter().skip(index).take(1).collect()
+}
+
+async fn restart(session: &Session, member: &Member, body: &Value) -> Result<(), Error> {
+    let response = session
+        .request(member, (Method::POST, "restart"), Some(body), RESTART)
+        .await?;
+    let name = &member.name;
+    print_line(&match response.status {
+        StatusCode::OK => format!("Success: restart on member {name}"),
+        StatusCode::ACCEPTED => format!("Success: restart scheduled on member {name}"),
+        StatusCode::CONFLICT => format!("Failed: another restart is already scheduled on member {name}"),
+        _ => failure(&response, member, "restart"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_server_version;
+
+    #[test]
+    fn a_version_is_complete() {
+        for good in ["9.5.2", "16.4", "16.0"] {
+            assert_eq!(check_server_version(good), Ok(()), "{good}");
+        }
+        for bad in ["16", "9.6", "1.2.3.4"] {
+            let expected = format!("Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: {bad}");
+            assert_eq!(check_server_version(bad), Err(expected));
+        }
+        for bad in ["", "a.b", "16.", "16.4 beta"] {
+            assert_eq!(
+                check_server_version(bad),
+                Err(format!("Invalid PostgreSQL version: {bad}"))
+            );
+        }
+    }
+}

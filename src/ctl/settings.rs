@@ -1,0 +1,154 @@
+//! Where the cluster is and how its members are spoken to: the configuration file, the environment, the options.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use config::{BasicAuth, ClientConfig, DcsConfig, Map, Problem, layers};
+use dcs::etcd3::Etcd3;
+use dcs::{Dcs, Layout, Timing};
+use net::tls::{ClientOptions, Verify};
+
+use super::dcs_url;
+use super::error::Error;
+
+/// What the commands work with.
+pub(crate) struct Settings {
+    /// The configuration's own cluster.
+    pub(crate) scope: Option<String>,
+    pub(crate) namespace: String,
+    /// The configuration's own Citus group.
+    pub(crate) citus_group: Option<u32>,
+    pub(crate) dcs: DcsConfig,
+    pub(crate) rest_auth: Option<BasicAuth>,
+    pub(crate) rest_tls: ClientOptions,
+}
+
+impl Settings {
+    /// Reads the file that was named, else the usual one if it is there, and the environment over it.
+    ///
+    /// # Errors
+    /// The named file cannot be read, or the configuration cannot be used.
+    pub(crate) fn load(
+        file: Option<PathBuf>,
+        dcs_url: Option<String>,
+        insecure: bool,
+    ) -> Result<Self, Error> {
+        let file = file.or_else(|| variable("PATRONICTL_CONFIG_FILE").map(PathBuf::from));
+        let files = match file {
+            Some(path) => read(&path).map_err(|_| {
+                let path = path.display();
+                Error::new(format!(
+                    "Provided config file {path} not existing or no read rights. Check the -c/--config-file parameter"
+                ))
+            })?,
+            None => default_file().and_then(|path| read(&path).ok()).unwrap_or_default(),
+        };
+        let variables: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let mut tree = if files.is_empty() && !variables.keys().any(|name| name.starts_with("PATRONI_")) {
+            Map::new()
+        } else {
+            let (tree, problems) = layers::local(&files, &variables).map_err(refused)?;
+            problems.warnings().for_each(warn);
+            tree
+        };
+        if let Some(url) = dcs_url.or_else(|| variable("DCS_URL")) {
+            dcs_url::apply(&mut tree, &url).map_err(Error::new)?;
+        }
+        Self::new(&tree, insecure)
+    }
+
+    /// Connects to the DCS to read and write below `layout`, without a lease or a watch.
+    ///
+    /// # Errors
+    /// The DCS does not answer or its settings cannot be used.
+    pub(crate) async fn connect(&self, layout: Layout) -> Result<Arc<dyn Dcs>, Error> {
+        match &self.dcs {
+            DcsConfig::Etcd3(config) => Ok(Arc::new(
+                Etcd3::connect(config, layout, None, Timing::default()).await?,
+            )),
+            DcsConfig::Other { kind, .. } => {
+                let name = kind.name();
+                Err(Error::new(format!(
+                    "the DCS {name} is not supported yet: use etcd by its version 3 API, section etcd3"
+                )))
+            }
+        }
+    }
+
+    fn new(tree: &Map, insecure: bool) -> Result<Self, Error> {
+        let (client, problems) = ClientConfig::read(tree).map_err(refused)?;
+        problems.warnings().for_each(warn);
+        let dcs = client.dcs.ok_or_else(|| {
+            Error::new(
+                "Can not find suitable configuration of distributed configuration store: write its section into the \
+                 configuration file, or give --dcs-url etcd3://host:port",
+            )
+        })?;
+        let ctl = client.ctl;
+        let verify = match (ctl.insecure || insecure, ctl.certfile.is_some()) {
+            (false, _) => Verify::ChainAndHostName,
+            (true, true) => Verify::Chain,
+            (true, false) => Verify::None,
+        };
+        Ok(Self {
+            scope: client.scope,
+            namespace: client.namespace,
+            citus_group: client.citus.map(|citus| citus.group),
+            dcs,
+            rest_auth: ctl.authentication,
+            rest_tls: ClientOptions {
+                ca: ctl.cacert,
+                cert: ctl.certfile,
+                key: ctl.keyfile,
+                verify,
+            },
+        })
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// `patronictl.yaml` in the user's folder for configuration.
+fn default_file() -> Option<PathBuf> {
+    let folder = variable("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".config")))?;
+    Some(folder.join("patroni/patronictl.yaml"))
+}
+
+/// The file, or the files of the folder in the order of their names.
+fn read(path: &Path) -> std::io::Result<Vec<(String, String)>> {
+    let mut paths = vec![path.to_owned()];
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path)?.collect::<Result<Vec<_>, _>>()?;
+        paths = entries
+            .into_iter()
+            .filter(|entry| {
+                entry
+                    .file_name()
+                    .to_str()
+                    .is_some_and(layers::is_configuration_file)
+            })
+            .map(|entry| entry.path())
+            .collect();
+        paths.sort();
+    }
+    paths
+        .into_iter()
+        .map(|path| Ok((path.display().to_string(), std::fs::read_to_string(&path)?)))
+        .collect()
+}
+
+fn refused(problems: config::Problems) -> Error {
+    let errors: Vec<_> = problems.errors().map(Problem::to_string).collect();
+    Error::new(errors.join("\n"))
+}
+
+fn warn(problem: &Problem) {
+    tracing::warn!("{problem}");
+}
