@@ -1,23 +1,95 @@
 //! Picks daemon or ctl, by the name that the program is called with or by its first argument.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use tamada::ctl;
+use clap::{Parser, Subcommand};
+use tamada::{ctl, daemon};
+
+/// Keeps a PostgreSQL cluster alive: one elected primary, replicas that follow, failover within seconds.
+#[derive(Parser)]
+#[command(name = "tamada", disable_version_flag = true, arg_required_else_help = true)]
+struct Program {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Print the version and exit
+    #[arg(long, short = 'V')]
+    version: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the agent beside a PostgreSQL server
+    Run(Run),
+    /// Show the cluster and steer it, as patronictl does
+    #[command(disable_help_flag = true)]
+    Ctl {
+        /// A command of its own with its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+#[derive(clap::Args)]
+struct Run {
+    /// Patroni's YAML file, or a folder of them; without it PATRONI_* variables are read
+    #[arg(value_name = "CONFIG")]
+    config: Option<PathBuf>,
+}
+
+/// Called as `patroni`: Patroni's own command line.
+#[derive(Parser)]
+#[command(name = "patroni", disable_version_flag = true)]
+struct Patroni {
+    #[command(flatten)]
+    run: Run,
+    /// Print the version and exit
+    #[arg(long)]
+    version: bool,
+}
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
     let called_as = args.next().unwrap_or_default();
-    let is_patronictl = Path::new(&called_as)
+    let name = Path::new(&called_as)
         .file_name()
-        .is_some_and(|name| name == "patronictl");
+        .map(|name| name.to_string_lossy().into_owned());
     let mut rest = args.peekable();
-    if is_patronictl {
-        return ctl::main(std::iter::once(OsString::from("patronictl")).chain(rest));
+    if rest
+        .peek()
+        .is_some_and(|first| first == daemon::LAUNCH_SUBCOMMAND)
+    {
+        return daemon::launch(rest.skip(1));
     }
-    if rest.next_if(|first| first == "ctl").is_some() {
-        return ctl::main(std::iter::once(OsString::from("tamada ctl")).chain(rest));
+    match name.as_deref() {
+        Some("patronictl") => ctl("patronictl", rest),
+        Some("patroni") => patroni(Patroni::parse()),
+        _ => program(Program::parse()),
     }
-    ExitCode::from(2)
+}
+
+fn patroni(program: Patroni) -> ExitCode {
+    if program.version {
+        return say(&format!("patroni {}", tamada::PATRONI_VERSION));
+    }
+    daemon::run(program.run.config)
+}
+
+fn program(program: Program) -> ExitCode {
+    match program.command {
+        Some(Command::Run(run)) => daemon::run(run.config),
+        Some(Command::Ctl { arguments }) => ctl("tamada ctl", arguments.into_iter()),
+        None => say(&daemon::version_text()),
+    }
+}
+
+fn ctl(name: &str, arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    ctl::main(std::iter::once(OsString::from(name)).chain(arguments))
+}
+
+#[expect(clippy::print_stdout, reason = "this is what was asked for")]
+fn say(text: &str) -> ExitCode {
+    println!("{text}");
+    ExitCode::SUCCESS
 }

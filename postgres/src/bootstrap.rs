@@ -330,9 +330,11 @@ async fn set_role(client: &Client, role: &Role, attributes: &str) -> Result<()> 
         quote_ident(name),
         password.unwrap_or_default()
     );
-    rows(client, &what, &format!("{SILENTLY}{statement}{AGAIN}"))
-        .await
-        .map(drop)
+    // One at a time: a text of several statements is logged as a whole before its first one is executed.
+    rows(client, &what, SILENTLY).await?;
+    let set = rows(client, &what, &statement).await;
+    rows(client, &what, AGAIN).await?;
+    set.map(drop)
 }
 
 async fn grant_rewind(client: &Client, role: &Role) -> Result<()> {

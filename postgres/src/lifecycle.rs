@@ -357,17 +357,24 @@ impl Server {
             .map_err(Error::file("signal the postmaster of", self.data_dir()))
     }
 
-    /// Promotes the standby as `pg_ctl promote` does and waits until it takes writes.
+    /// Promotes the standby as `pg_ctl promote` does and waits until it takes writes. `is_allowed` is asked right
+    /// before the signal, after everything that has to be waited for.
     ///
     /// # Errors
-    /// [`Error::Timeout`] when it has not happened at the deadline; it may still happen.
-    pub async fn promote(&self, deadline: Instant) -> Result<()> {
+    /// [`Error::Unsuitable`] with the words of `is_allowed` when that refuses: nothing has happened then.
+    /// [`Error::Timeout`] when the server has not been promoted at the deadline; it may still happen.
+    pub async fn promote(
+        &self,
+        is_allowed: impl FnOnce() -> std::result::Result<(), String>,
+        deadline: Instant,
+    ) -> Result<()> {
         let postmaster = self.postmaster().ok_or(Error::NotRunning)?;
-        let client = self.connect(None, deadline).await?;
         let data_dir = self.data_dir();
         let watch = Watch::new(&[&data_dir, &data_dir.join("global")]);
+        is_allowed().map_err(Error::Unsuitable)?;
         self.request_promotion()?;
         let promoted = async {
+            let client = self.connect(None, deadline).await?;
             loop {
                 let answer = rows(
                     &client,

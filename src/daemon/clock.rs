@@ -19,3 +19,10 @@ pub fn now() -> Moment {
 pub fn epoch_seconds() -> i64 {
     jiff::Timestamp::now().as_second()
 }
+
+/// Microseconds on `CLOCK_MONOTONIC`, as init systems compare them.
+#[must_use]
+pub(crate) fn monotonic_microseconds() -> i64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec * 1_000_000 + time.tv_nsec / 1_000
+}

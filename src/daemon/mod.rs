@@ -1,7 +1,29 @@
 //! The daemon: observes with `dcs`, `postgres` and `net`, asks `ha` what to do, and does it.
 
+mod actions;
 pub mod api;
+mod apply;
+mod cache;
 pub mod clock;
+mod configuration;
+mod cycle;
+mod entry;
+mod http;
 pub mod inbox;
 pub mod log;
+mod notify;
+mod questions;
+mod reload;
+mod report;
+mod requests;
+mod schedule;
+mod settings;
+mod signals;
+mod start;
+pub mod store;
+mod task;
 pub mod view;
+mod wait;
+mod world;
+
+pub use entry::{LAUNCH_SUBCOMMAND, launch, run, version_text};

@@ -8,8 +8,11 @@ use std::time::Duration;
 use config::{DynamicConfig, LocalConfig};
 use ha::cluster::{Cluster, PendingRestartReason, ScheduledRestart};
 use ha::facts::{Moment, Node, SqlFacts, TaskStatus};
+use ha::memory::Memory;
 use ha::pg::{Lsn, Role, ServerState, SystemIdentifier, Timeline};
 use tokio::sync::watch;
+
+use super::settings::Settings;
 
 /// What the daemon knew at the end of its newest cycle.
 #[derive(Debug, Clone)]
@@ -91,3 +94,30 @@ impl View {
 
 /// Where the newest view is read.
 pub type ViewReceiver = watch::Receiver<Arc<View>>;
+
+impl View {
+    /// What is known before the first cycle.
+    pub(crate) fn first(settings: &Settings, memory: &Memory, cluster: Cluster, now: Moment) -> Self {
+        Self {
+            node: Arc::clone(&settings.node),
+            local: Arc::clone(&settings.local),
+            config: Arc::clone(&settings.config),
+            cluster: Some((Arc::new(cluster), now)),
+            lock_valid_until: None,
+            role: memory.role,
+            state: memory.state,
+            sql: None,
+            timeline: None,
+            latest_end_lsn: None,
+            system_identifier: None,
+            pending_restart: BTreeMap::new(),
+            scheduled_restart: None,
+            task: TaskStatus::Idle,
+            next_run: now,
+            dcs_last_seen: super::clock::epoch_seconds(),
+            watchdog_failed: false,
+            failsafe_until: None,
+            status_line: String::new(),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! How each action of the decision is done. Flat, and blind to the cluster's state.
+
+use ha::facts::{Answer, DcsFailure, LockAnswer, Source};
+use ha::step::{Action, Expect, Key, SlotChange};
+use postgres::slots::SlotDrop;
+
+use super::clock;
+use super::questions::{dcs_failure, follow_of};
+use super::world::World;
+
+impl World {
+    /// Does what the decision wants. Bounded in time by `retry_timeout`; long jobs are only begun.
+    pub(crate) async fn perform(&mut self, action: &Action) -> Answer {
+        match action {
+            Action::AcquireLeader => {
+                let sent_at = clock::now();
+                lock(sent_at, self.dcs.acquire_leader().await)
+            }
+            Action::RenewLeader { seen } => {
+                let sent_at = clock::now();
+                lock(sent_at, self.dcs.renew_leader(Some(seen)).await)
+            }
+            Action::TakeLeader => {
+                let sent_at = clock::now();
+                lock(sent_at, self.dcs.take_leader().await)
+            }
+            Action::ReleaseLeader { status } => {
+                let status = status.as_ref().map(ha::cluster::Status::to_json);
+                Answer::Lock(match self.dcs.release_leader(status.as_deref()).await {
+                    Ok(_) => LockAnswer::NotHeld,
+                    Err(error) => LockAnswer::Unknown(dcs_failure(&error)),
+                })
+            }
+            Action::Write { key, value, expect } => {
+                let written = self
+                    .dcs
+                    .write(store_key(*key), value, store_expect(*expect))
+                    .await;
+                Answer::Written(written.map_err(logged))
+            }
+            Action::Delete { key, expect } => {
+                let deleted = self.dcs.delete(store_key(*key), store_expect(*expect)).await;
+                let version = |is_deleted: bool| is_deleted.then_some(ha::cluster::Version(0));
+                Answer::Written(deleted.map(version).map_err(logged))
+            }
+            Action::TouchMember(data) => done(self.dcs.touch_member(&data.to_json()).await.map(drop)),
+            Action::Begin(task) => Answer::Done(self.begin(task)),
+            Action::CancelTask => {
+                self.jobs.cancel();
+                Answer::Done(Ok(()))
+            }
+            Action::BeginCheckpoint => {
+                self.checkpoint.begin(self.server.clone());
+                Answer::Done(Ok(()))
+            }
+            Action::Follow(source) => Answer::Done(self.follow(source.as_ref()).await),
+            Action::ResumeReplay => done(self.server.resume_replay(self.sql_deadline()).await),
+            Action::ChangeSlots(changes) => Answer::Done(self.change_slots(changes).await),
+        }
+    }
+
+    async fn follow(&self, source: Option<&Source>) -> Result<(), String> {
+        let follow = follow_of(source)?;
+        self.server
+            .follow(&follow, self.deadline())
+            .await
+            .map_err(|error| {
+                tracing::error!("could not change the recovery settings: {error}");
+                error.to_string()
+            })
+    }
+
+    /// One slot that cannot be changed does not keep the others from it.
+    async fn change_slots(&self, changes: &[SlotChange]) -> Result<(), String> {
+        let deadline = self.deadline();
+        let mut failure = None;
+        for change in changes {
+            let changed = match change {
+                SlotChange::CreatePhysical(name) => self.server.create_physical_slot(name, deadline).await,
+                SlotChange::Advance(name, to) => self.server.advance_slot(name, *to, None, deadline).await,
+                SlotChange::Drop(name) => {
+                    self.server
+                        .drop_slot(name, deadline)
+                        .await
+                        .map(|dropped| match dropped {
+                            SlotDrop::Dropped => tracing::info!("Dropped replication slot '{name}'"),
+                            SlotDrop::Active => {
+                                tracing::warn!("Unable to drop replication slot '{name}', slot is active");
+                            }
+                            SlotDrop::Missing => {}
+                        })
+                }
+            };
+            if let Err(error) = changed {
+                tracing::error!("could not change replication slots: {change:?}: {error}");
+                failure.get_or_insert(error.to_string());
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+fn lock(sent_at: ha::facts::Moment, answer: Result<bool, dcs::Error>) -> Answer {
+    Answer::Lock(match answer {
+        Ok(true) => LockAnswer::Held { sent_at },
+        Ok(false) => LockAnswer::NotHeld,
+        Err(error) => LockAnswer::Unknown(dcs_failure(&error)),
+    })
+}
+
+fn done<E: std::fmt::Display>(result: Result<(), E>) -> Answer {
+    Answer::Done(result.map_err(|error| {
+        let text = format!("{error:#}");
+        tracing::error!("{text}");
+        text
+    }))
+}
+
+fn logged(error: dcs::Error) -> DcsFailure {
+    let failure = dcs_failure(&error);
+    tracing::error!("{}", failure.0);
+    failure
+}
+
+fn store_key(key: Key) -> dcs::Key {
+    match key {
+        Key::Initialize => dcs::Key::Initialize,
+        Key::Config => dcs::Key::Config,
+        Key::Failover => dcs::Key::Failover,
+        Key::Sync => dcs::Key::Sync,
+        Key::History => dcs::Key::History,
+        Key::Status => dcs::Key::Status,
+        Key::Failsafe => dcs::Key::Failsafe,
+    }
+}
+
+fn store_expect(expect: Expect) -> dcs::Expect {
+    match expect {
+        Expect::Anything => dcs::Expect::Anything,
+        Expect::Absent => dcs::Expect::Absent,
+        Expect::Version(version) => dcs::Expect::Version(version),
+    }
+}

@@ -1,0 +1,268 @@
+//! The loop: asks the decision for its next step, takes it, and again, until the cycle is over; then tells what came of
+//! it and waits for a reason to begin the next one.
+
+use std::sync::Arc;
+
+use dcs::Changes;
+use ha::Facts;
+use ha::cluster::Cluster;
+use ha::facts::{Answer, Given, TaskStatus};
+use ha::memory::Memory;
+use ha::step::{Action, Exit, Outcome, Question, Step, Task};
+use tokio::sync::{mpsc, watch};
+
+use super::apply::Applier;
+use super::configuration::ConfigurationSource;
+use super::inbox::Message;
+use super::log::Log;
+use super::report::{self, Report, Wanted};
+use super::requests::Requests;
+use super::schedule::Schedule;
+use super::settings::{self, Change};
+use super::signals::Signals;
+use super::store::Reload;
+use super::view::View;
+use super::world::World;
+use super::{api, cache, clock};
+
+/// The daemon's loop with all that it keeps from cycle to cycle.
+pub(crate) struct Daemon {
+    pub(crate) world: World,
+    pub(crate) memory: Memory,
+    pub(crate) schedule: Schedule,
+    pub(crate) report: Report,
+    pub(crate) requests: Requests,
+    pub(crate) applier: Applier,
+    pub(crate) signals: Signals,
+    pub(crate) inbox: mpsc::Receiver<Message>,
+    pub(crate) view: watch::Sender<Arc<View>>,
+    pub(crate) log: Log,
+    pub(crate) configuration: ConfigurationSource,
+    pub(crate) store: Arc<dyn Reload>,
+    /// Tells of changes in the store.
+    pub(crate) changes: watch::Receiver<Changes>,
+    /// The changes that were looked at, without those that do not matter.
+    pub(crate) changes_seen: Changes,
+    /// The REST API, until the daemon is told to end.
+    pub(crate) rest: Option<api::Handle>,
+    /// The version of the `/config` key that is in force, by its value.
+    pub(crate) config_in_force: Option<serde_json::Value>,
+    /// `patroni.dynamic.json` is not what it should be.
+    pub(crate) cache_is_stale: bool,
+    /// The daemon was told to end.
+    pub(crate) is_stopping: bool,
+}
+
+impl Daemon {
+    /// Runs cycles until the decision is to end.
+    pub(crate) async fn run(mut self) -> Exit {
+        loop {
+            let outcome = self.cycle().await;
+            if let Some(exit) = self.conclude(&outcome) {
+                return exit;
+            }
+            self.wait(outcome.again_at).await;
+        }
+    }
+
+    async fn cycle(&mut self) -> Outcome {
+        let mut facts = Facts::new(self.given());
+        loop {
+            let step = ha::decide(&facts, &mut self.memory);
+            let answer = match &step {
+                Step::Observe(question) => self.world.ask(question).await,
+                Step::Act(action) => {
+                    if let Action::Begin(task) = action {
+                        self.job_begins(task);
+                    }
+                    self.world.perform(action).await
+                }
+                Step::Finish(outcome) => return (**outcome).clone(),
+            };
+            tracing::debug!("{step:?} -> {answer:?}");
+            // What the cluster has agreed on holds from the very cycle on that reads it.
+            if let (Step::Observe(Question::Cluster), Answer::Cluster(Ok(cluster))) = (&step, &answer)
+                && facts.journal.is_empty()
+                && self.adopt_config(cluster)
+            {
+                facts.given.config = Arc::clone(&self.world.settings.config);
+                facts.given.node = Arc::clone(&self.world.settings.node);
+            }
+            facts.learn(step, answer, clock::now());
+        }
+    }
+
+    fn given(&mut self) -> Given {
+        let task = self.world.jobs.take_status();
+        if let TaskStatus::Done { task, .. } = &task {
+            self.job_has_ended(task);
+        }
+        Given {
+            now: clock::now(),
+            wall_clock: jiff::Timestamp::now(),
+            node: Arc::clone(&self.world.settings.node),
+            config: Arc::clone(&self.world.settings.config),
+            task,
+            checkpoint: self.world.checkpoint.status(),
+            requests: self.requests.unanswered(self.memory.restart_request),
+            is_stopping: self.is_stopping,
+        }
+    }
+
+    fn job_begins(&mut self, task: &Task) {
+        match task {
+            // The server starts with the settings in force.
+            Task::Bootstrap | Task::Clone { .. } | Task::Start { .. } | Task::Restart { .. } => {
+                self.applier.forget();
+            }
+            Task::PostBootstrap
+            | Task::Stop { .. }
+            | Task::Promote { .. }
+            | Task::CrashRecovery
+            | Task::Rewind { .. } => {}
+        }
+    }
+
+    fn job_has_ended(&mut self, task: &Task) {
+        match task {
+            Task::Bootstrap | Task::Clone { .. } | Task::Rewind { .. } => self.cache_is_stale = true,
+            Task::PostBootstrap
+            | Task::Start { .. }
+            | Task::Stop { .. }
+            | Task::Restart { .. }
+            | Task::Promote { .. }
+            | Task::CrashRecovery => {}
+        }
+    }
+
+    /// Puts the `/config` key into force, if it is another one. Whether it is.
+    fn adopt_config(&mut self, cluster: &Cluster) -> bool {
+        let Some(key) = &cluster.config else {
+            return false;
+        };
+        let document = serde_json::Value::Object(key.value.clone());
+        if self.config_in_force.as_ref() == Some(&document) {
+            return false;
+        }
+        let config = settings::read_dynamic(&document);
+        self.config_in_force = Some(document);
+        if config == *self.world.settings.config {
+            return false;
+        }
+        self.cache_is_stale = true;
+        self.change_settings(Change::Dynamic(Arc::new(config)))
+    }
+
+    /// Puts a part of the settings into force. After an error the former ones stay.
+    pub(crate) fn change_settings(&mut self, change: Change) -> bool {
+        match self.world.settings.replaced(change) {
+            Ok((settings, postgresql)) => {
+                let config = &settings.config;
+                if postgresql != *self.world.server.settings() {
+                    self.applier.request();
+                }
+                self.world.server.configure(postgresql, config.retry_timeout);
+                self.world.dcs.set_timing(super::store::timing(config));
+                self.world.settings = settings;
+                true
+            }
+            Err(problems) => {
+                settings::log_problems(&problems);
+                tracing::error!("the former settings stay in force");
+                false
+            }
+        }
+    }
+
+    /// Tells what came of a cycle, and does what is to be done after each.
+    fn conclude(&mut self, outcome: &Outcome) -> Option<Exit> {
+        let wanted = Wanted {
+            debug: self.log.shows_debug(),
+            deduplicated: self.world.settings.local.log.deduplicate_heartbeat_logs,
+        };
+        let is_paused = self.world.settings.config.pause;
+        for line in self
+            .report
+            .lines(&outcome.notes, &outcome.reason, is_paused, wanted)
+        {
+            report::log(&line);
+        }
+        for (callback, role) in &outcome.callbacks {
+            self.world.server.run_callback(*callback, *role);
+        }
+        for reply in &outcome.replies {
+            self.requests.answer(reply.clone());
+        }
+        if !self.world.settings.is_for(self.memory.role) {
+            self.change_settings(Change::Role(self.memory.role));
+        }
+        if let Some(version) = self.world.seen.server_version
+            && !self.world.settings.is_of_version(version)
+        {
+            self.change_settings(Change::ServerVersion(version));
+        }
+        self.save_cache();
+        let server_runs = self
+            .world
+            .seen
+            .server
+            .as_ref()
+            .is_some_and(|server| server.sql.is_some());
+        if server_runs && !self.world.jobs.is_running() {
+            self.applier
+                .begin(&self.world.server, self.world.settings.config.retry_timeout);
+        }
+        let loop_wait = self.world.settings.config.loop_wait;
+        if self.schedule.advance(clock::now(), loop_wait) && outcome.exit.is_none() {
+            tracing::warn!("Loop time exceeded, rescheduling immediately.");
+        }
+        self.publish(report::status_line(&outcome.reason, is_paused));
+        outcome.exit
+    }
+
+    fn save_cache(&mut self) {
+        if !self.cache_is_stale || self.world.jobs.is_running() {
+            return;
+        }
+        let document = self.world.settings.config.adjusted_document();
+        match cache::write(&self.world.server.data_dir(), &document) {
+            Ok(is_written) => self.cache_is_stale = !is_written,
+            Err(error) => {
+                tracing::warn!("{error:#}");
+                // Not again in every cycle: a change or the end of a job tries anew.
+                self.cache_is_stale = false;
+            }
+        }
+    }
+
+    /// Shows the REST API what is.
+    pub(crate) fn publish(&mut self, status_line: String) {
+        let seen = &self.world.seen;
+        let sql = seen.server.as_ref().and_then(|server| server.sql.clone());
+        let settings = &self.world.settings;
+        self.view.send_replace(Arc::new(View {
+            node: Arc::clone(&settings.node),
+            local: Arc::clone(&settings.local),
+            config: Arc::clone(&settings.config),
+            cluster: self.memory.cluster.clone(),
+            lock_valid_until: self.memory.lock.map(|lock| lock.valid_until),
+            role: self.memory.role,
+            state: self.memory.state,
+            timeline: sql
+                .as_ref()
+                .and_then(|sql| sql.timeline)
+                .or(self.memory.last_timeline),
+            latest_end_lsn: seen.latest_end_lsn,
+            system_identifier: self.memory.system_identifier.clone(),
+            pending_restart: seen.pending_restart.clone(),
+            sql,
+            scheduled_restart: self.rest.as_ref().and_then(api::Handle::scheduled_restart),
+            task: self.world.jobs.shown(),
+            next_run: self.schedule.next_run(),
+            dcs_last_seen: seen.dcs_last_seen,
+            watchdog_failed: false,
+            failsafe_until: None,
+            status_line,
+        }));
+    }
+}

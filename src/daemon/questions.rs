@@ -1,0 +1,281 @@
+//! How each question of the decision is answered. Flat, and blind to the cluster's state: what to ask is decided
+//! elsewhere.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use ha::facts::{
+    Accepts, Answer, DataDirectory, DcsFailure, Divergence, LocalHistory, Peer, PeerAnswer, PeerStatus,
+    RecoveryDrift, RemoteHistory, Slot, Source, SqlFacts, WalSender,
+};
+use ha::pg::ReplicationState;
+use ha::step::Question;
+use postgres::process::Readiness;
+use postgres::{Drift, RecoverySignal, SlotType, SqlStatus, StatusWants};
+
+use super::clock;
+use super::world::World;
+
+impl World {
+    /// Finds out what the decision asks. Bounded in time by `retry_timeout`.
+    pub(crate) async fn ask(&mut self, question: &Question) -> Answer {
+        match question {
+            Question::Cluster => Answer::Cluster(self.load_cluster().await),
+            Question::Server => Answer::Server(self.look_at_server().await),
+            Question::DataDirectory => Answer::DataDirectory(self.look_at_data_directory().await),
+            Question::Peers(peers) => Answer::Peers(self.ask_peers(peers).await),
+            Question::Divergence(source) => Answer::Divergence(self.compare_with(source).await),
+            Question::HistoryFile(timeline) => {
+                let read = self.server.history_file(*timeline).unwrap_or_else(|error| {
+                    tracing::warn!("could not read the history of timeline {timeline}: {error}");
+                    None
+                });
+                Answer::HistoryFile(read.map(|(entries, _written_at)| entries))
+            }
+            Question::RecoveryDrift(source) => {
+                Answer::RecoveryDrift(self.recovery_drift(source.as_ref()).await)
+            }
+        }
+    }
+
+    async fn load_cluster(&mut self) -> Result<Arc<ha::cluster::Cluster>, DcsFailure> {
+        match self.dcs.load().await {
+            Ok(cluster) => {
+                self.seen.dcs_last_seen = clock::epoch_seconds();
+                Ok(Arc::new(cluster))
+            }
+            Err(error) => Err(dcs_failure(&error)),
+        }
+    }
+
+    async fn look_at_server(&mut self) -> ha::facts::Server {
+        let postmaster = self.server.postmaster();
+        let mut server = ha::facts::Server {
+            is_running: postmaster.is_some(),
+            postmaster_started: postmaster
+                .as_ref()
+                .map(|postmaster| postmaster.start_time_seconds()),
+            ..ha::facts::Server::default()
+        };
+        self.seen.latest_end_lsn = None;
+        if server.is_running {
+            let wants = StatusWants {
+                slots: true,
+                wal_senders: true,
+            };
+            match self.server.status(wants, self.sql_deadline()).await {
+                Ok(status) => {
+                    server.accepts = Accepts::Yes;
+                    self.seen.server_version = Some(status.server_version.0);
+                    self.seen.latest_end_lsn = status
+                        .wal_receiver
+                        .as_ref()
+                        .and_then(|receiver| receiver.latest_end_lsn);
+                    self.refresh_pending_restart(server.postmaster_started).await;
+                    server.sql = Some(self.sql_facts(status));
+                }
+                Err(error) => {
+                    server.accepts = match self.server.readiness(self.sql_deadline()).await {
+                        Readiness::Accepting => Accepts::Yes,
+                        Readiness::Rejecting => Accepts::Rejecting,
+                        Readiness::NoResponse => Accepts::NoResponse,
+                    };
+                    if server.accepts == Accepts::Yes {
+                        tracing::warn!("could not ask the local server for its state: {error}");
+                    }
+                }
+            }
+        }
+        self.seen.postmaster = postmaster;
+        self.seen.server = Some(server.clone());
+        server
+    }
+
+    /// The settings that wait for a restart are read once for each postmaster, and again after each reload.
+    async fn refresh_pending_restart(&mut self, postmaster_started: Option<i64>) {
+        if self.seen.pending_restart_of == postmaster_started {
+            return;
+        }
+        match self.server.pending_restart(self.sql_deadline()).await {
+            Ok(pending) => {
+                self.seen.pending_restart = pending;
+                self.seen.pending_restart_of = postmaster_started;
+            }
+            Err(error) => tracing::warn!("could not ask which settings wait for a restart: {error}"),
+        }
+    }
+
+    fn sql_facts(&self, status: SqlStatus) -> SqlFacts {
+        let streams = status
+            .wal_receiver
+            .as_ref()
+            .is_some_and(|receiver| receiver.status == "streaming");
+        let replication_state = if !status.in_recovery {
+            None
+        } else if streams {
+            Some(ReplicationState::Streaming)
+        } else {
+            status
+                .has_restore_command
+                .then_some(ReplicationState::InArchiveRecovery)
+        };
+        SqlFacts {
+            in_recovery: status.in_recovery,
+            timeline: status.timeline,
+            flushed: (!status.in_recovery).then_some(status.lsn),
+            received: status.received,
+            replayed: status.replayed,
+            replay_paused: status.replay_paused,
+            replication_state,
+            pending_restart: self.seen.pending_restart.clone(),
+            slots: status.slots.into_iter().map(slot).collect(),
+            wal_senders: status.wal_senders.into_iter().map(wal_sender).collect(),
+        }
+    }
+
+    async fn look_at_data_directory(&self) -> DataDirectory {
+        match self.server.data_directory() {
+            postgres::DataDirectory::Empty => DataDirectory::Empty,
+            postgres::DataDirectory::Inaccessible(why) => DataDirectory::Inaccessible(why),
+            postgres::DataDirectory::Filled => DataDirectory::Present {
+                control: self
+                    .server
+                    .control_data(self.deadline())
+                    .await
+                    .map_err(|error| error.to_string()),
+                has_recovery_signal: self.server.recovery_signal() != RecoverySignal::None,
+                has_backup_label: self.server.has_backup_label(),
+            },
+        }
+    }
+
+    async fn ask_peers(&self, peers: &[Peer]) -> Vec<PeerAnswer> {
+        let timeout = self.peer_timeout();
+        join_all(peers.iter().map(|peer| async move {
+            let status = match self.http.get(&peer.api_url, timeout).await {
+                Ok(response) => response
+                    .json()
+                    .and_then(|body| PeerStatus::from_json(&body))
+                    .ok_or_else(|| format!("{} has no position to tell ({})", peer.api_url, response.status)),
+                Err(error) => Err(error.to_string()),
+            };
+            PeerAnswer {
+                name: peer.name.clone(),
+                status,
+            }
+        }))
+        .await
+    }
+
+    async fn compare_with(&self, source: &Source) -> Divergence {
+        let leader = match source_of(source) {
+            Ok(leader) => leader,
+            Err(why) => {
+                return Divergence {
+                    local: Err(why.clone()),
+                    remote: Err(why),
+                };
+            }
+        };
+        let deadline = self.deadline();
+        if let Ok(both) = self.server.divergence(&leader, deadline).await {
+            return Divergence {
+                local: Ok(local_history(&both.local, both.shutdown_checkpoint_end)),
+                remote: Ok(remote_history(both.leader)),
+            };
+        }
+        // One side failed: say which.
+        let (local, remote) = futures_util::future::join(
+            self.server.local_position(deadline),
+            self.server.leader_facts(&leader, deadline),
+        )
+        .await;
+        Divergence {
+            local: local
+                .map(|local| local_history(&local, None))
+                .map_err(|error| error.to_string()),
+            remote: remote.map(remote_history).map_err(|error| error.to_string()),
+        }
+    }
+
+    async fn recovery_drift(&self, source: Option<&Source>) -> RecoveryDrift {
+        let drift = match follow_of(source) {
+            Ok(follow) => self
+                .server
+                .drift(&follow, self.sql_deadline())
+                .await
+                .map_err(|error| error.to_string()),
+            Err(why) => Err(why),
+        };
+        match drift {
+            Ok(Drift::Same) => RecoveryDrift::None,
+            Ok(Drift::Reload(names)) => {
+                tracing::debug!("recovery settings differ, a reload is needed: {names:?}");
+                RecoveryDrift::Reload
+            }
+            Ok(Drift::Restart(names)) => {
+                tracing::debug!("recovery settings differ, a restart is needed: {names:?}");
+                RecoveryDrift::Restart
+            }
+            Err(why) => {
+                tracing::warn!("could not compare the recovery settings: {why}");
+                RecoveryDrift::None
+            }
+        }
+    }
+}
+
+pub(crate) fn dcs_failure(error: &dcs::Error) -> DcsFailure {
+    DcsFailure(format!("{error:#}"))
+}
+
+/// A source in the form that the local server takes.
+pub(crate) fn source_of(source: &Source) -> Result<postgres::Source, String> {
+    postgres::Source::from_conn_url(&source.conn_url, source.slot.clone()).map_err(|error| error.to_string())
+}
+
+/// What a standby of this source does.
+pub(crate) fn follow_of(source: Option<&Source>) -> Result<postgres::Follow, String> {
+    Ok(postgres::Follow {
+        source: source.map(source_of).transpose()?,
+        ..postgres::Follow::default()
+    })
+}
+
+fn slot(slot: postgres::Slot) -> Slot {
+    Slot {
+        name: slot.name,
+        is_logical: slot.slot_type != SlotType::Physical,
+        is_active: slot.active,
+        restart_lsn: slot.restart_lsn,
+        confirmed_flush: slot.confirmed_flush_lsn,
+        has_xmin: slot.has_xmin,
+        is_lost: slot.wal_status.as_deref() == Some("lost"),
+    }
+}
+
+fn wal_sender(sender: postgres::WalSender) -> WalSender {
+    WalSender {
+        application_name: sender.application_name,
+        is_streaming: sender.state == "streaming",
+        sync_state: sender.sync_state.unwrap_or_default(),
+        flushed: sender.flush,
+    }
+}
+
+fn local_history(local: &postgres::LocalPosition, checkpoint_end: Option<ha::pg::Lsn>) -> LocalHistory {
+    LocalHistory {
+        timeline: local.timeline,
+        lsn: local.lsn,
+        was_standby: local.in_recovery,
+        checkpoint_end,
+    }
+}
+
+fn remote_history(leader: postgres::LeaderFacts) -> RemoteHistory {
+    RemoteHistory {
+        in_recovery: leader.in_recovery,
+        timeline: leader.timeline,
+        history: leader.history,
+    }
+}

@@ -1,0 +1,186 @@
+//! The settings in force: the node's own configuration and the cluster's, and what follows from both.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use config::{
+    DynamicConfig, HostPort, LocalConfig, Minimums, ParameterRole, PostgresqlSettings, Problems,
+    ReplicaMethod, Severity,
+};
+use ha::cluster::Tags;
+use ha::facts::Node;
+use ha::pg::{MemberName, Role};
+
+/// The settings in force.
+pub(crate) struct Settings {
+    pub(crate) local: Arc<LocalConfig>,
+    pub(crate) config: Arc<DynamicConfig>,
+    pub(crate) node: Arc<Node>,
+    /// The server program's version as in `server_version_num`; `None` while it could not be asked.
+    server_version: Option<u32>,
+    role: Option<ParameterRole>,
+}
+
+impl Settings {
+    /// The settings that follow from both sides.
+    ///
+    /// # Errors
+    /// The two do not go together: everything that is wrong.
+    pub(crate) fn new(
+        local: Arc<LocalConfig>,
+        config: Arc<DynamicConfig>,
+        server_version: Option<u32>,
+        role: Role,
+    ) -> Result<(Self, PostgresqlSettings), Problems> {
+        let role = parameter_role(role);
+        let (postgresql, warnings) =
+            PostgresqlSettings::new(&local, &config, server_version.map(major), role)?;
+        log_problems(&warnings);
+        let node = Arc::new(node(&local, &config, &postgresql, server_version));
+        let settings = Self {
+            local,
+            config,
+            node,
+            server_version,
+            role,
+        };
+        Ok((settings, postgresql))
+    }
+
+    /// The same with another part replaced.
+    ///
+    /// # Errors
+    /// As [`Settings::new`]; the settings in force stay as they are.
+    pub(crate) fn replaced(&self, change: Change) -> Result<(Self, PostgresqlSettings), Problems> {
+        let (mut local, mut config) = (Arc::clone(&self.local), Arc::clone(&self.config));
+        let (mut version, mut role) = (self.server_version, self.role);
+        match change {
+            Change::Local(new) => local = new,
+            Change::Dynamic(new) => config = new,
+            Change::Role(new) => role = parameter_role(new),
+            Change::ServerVersion(new) => version = Some(new),
+        }
+        let (postgresql, warnings) = PostgresqlSettings::new(&local, &config, version.map(major), role)?;
+        log_problems(&warnings);
+        let node = Arc::new(node(&local, &config, &postgresql, version));
+        let settings = Self {
+            local,
+            config,
+            node,
+            server_version: version,
+            role,
+        };
+        Ok((settings, postgresql))
+    }
+
+    /// Whether settings made for this role would be others.
+    pub(crate) fn is_for(&self, role: Role) -> bool {
+        self.role == parameter_role(role)
+    }
+
+    /// Whether settings made for a server of this version would be others.
+    pub(crate) fn is_of_version(&self, server_version: u32) -> bool {
+        self.server_version == Some(server_version)
+    }
+}
+
+/// A part of the settings that has changed.
+pub(crate) enum Change {
+    Local(Arc<LocalConfig>),
+    Dynamic(Arc<DynamicConfig>),
+    Role(Role),
+    ServerVersion(u32),
+}
+
+fn major(server_version: u32) -> u32 {
+    server_version / 10_000 * 10_000
+}
+
+fn parameter_role(role: Role) -> Option<ParameterRole> {
+    match role {
+        Role::Primary | Role::Promoted => Some(ParameterRole::Primary),
+        Role::Replica | Role::Demoted => Some(ParameterRole::Replica),
+        Role::StandbyLeader => Some(ParameterRole::StandbyLeader),
+        Role::Uninitialized => None,
+    }
+}
+
+/// Reads the document of the `/config` key, and tells of what in it cannot be used.
+pub(crate) fn read_dynamic(document: &serde_json::Value) -> DynamicConfig {
+    let (config, problems) = DynamicConfig::read(document, Minimums::PATRONI);
+    log_problems(&problems);
+    config
+}
+
+/// Tells of the findings about a configuration.
+pub(crate) fn log_problems(problems: &Problems) {
+    for problem in &problems.0 {
+        match problem.severity {
+            Severity::Warning => tracing::warn!("{problem}"),
+            Severity::Error => tracing::error!("{problem}"),
+        }
+    }
+}
+
+/// What this member publishes of itself, and what its decisions depend on.
+fn node(
+    local: &LocalConfig,
+    config: &DynamicConfig,
+    postgresql: &PostgresqlSettings,
+    server_version: Option<u32>,
+) -> Node {
+    let url = |address: &HostPort| format!("postgres://{address}/{}", local.postgresql.database);
+    let scheme = if local.restapi.certfile.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let is_without_leader =
+        |method: &ReplicaMethod| matches!(method, ReplicaMethod::Custom { no_leader: true, .. });
+    Node {
+        name: MemberName(local.name.clone()),
+        scope: local.scope.clone(),
+        conn_url: url(&connect_address(local)),
+        api_url: format!("{scheme}://{}/patroni", local.restapi.connect_address),
+        proxy_url: local.postgresql.proxy_address.as_ref().map(url),
+        tags: Tags(local.tags.published()),
+        version: crate::PATRONI_VERSION.to_owned(),
+        may_bootstrap: local.tree.contains_key("bootstrap"),
+        has_method_without_leader: postgresql.create_replica_methods.iter().any(is_without_leader),
+        use_pg_rewind: postgresql.use_pg_rewind && has_program(local, "pg_rewind"),
+        use_slots: postgresql.use_slots,
+        remove_data_directory_on_rewind_failure: postgresql.remove_data_directory_on_rewind_failure,
+        remove_data_directory_on_diverged_timelines: postgresql.remove_data_directory_on_diverged_timelines,
+        config_json: config.adjusted_document().to_string(),
+        server_version: server_version.unwrap_or_default(),
+    }
+}
+
+/// Where other members reach this server: as written, else where it listens itself.
+fn connect_address(local: &LocalConfig) -> HostPort {
+    let listen = &local.postgresql.listen;
+    let is_everywhere = |host: &str| matches!(host, "" | "*" | "0.0.0.0" | "::");
+    local
+        .postgresql
+        .connect_address
+        .clone()
+        .unwrap_or_else(|| HostPort {
+            host: match listen.hosts.first() {
+                Some(host) if !is_everywhere(host) => host.clone(),
+                Some(_) | None => "localhost".to_owned(),
+            },
+            port: listen.port,
+        })
+}
+
+/// Whether one of PostgreSQL's programs is there.
+pub(crate) fn has_program(local: &LocalConfig, program: &str) -> bool {
+    let name = local.postgresql.bin_name.file_name(program);
+    let is_in = |dir: &Path| dir.join(name).is_file();
+    if local.postgresql.bin_dir.as_os_str().is_empty() {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|dir| is_in(&dir))
+    } else {
+        is_in(&local.postgresql.bin_dir)
+    }
+}

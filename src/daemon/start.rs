@@ -1,0 +1,322 @@
+//! From nothing to the first cycle, in the order that Patroni has: configuration, store, the guard against a second
+//! member of our name, the cluster's settings, the REST API, and only then PostgreSQL.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use config::{DynamicConfig, LocalConfig};
+use dcs::{Changes, Identity};
+use ha::cluster::Cluster;
+use ha::memory::Memory;
+use ha::pg::{MemberName, Role, ServerState};
+use ha::step::Exit;
+use postgres::process::{DetachedLauncher, Readiness};
+use postgres::{Instant, Server, ServerOptions, StatusWants, StopMode, StopOptions};
+use tokio::sync::watch;
+
+use super::apply::Applier;
+use super::configuration::ConfigurationSource;
+use super::cycle::Daemon;
+use super::inbox::Inbox;
+use super::log::Log;
+use super::report::Report;
+use super::requests::Requests;
+use super::schedule::Schedule;
+use super::settings::{self, Settings};
+use super::signals::{Asked, Signals};
+use super::store::{self, Store};
+use super::task::{Checkpoint, Jobs};
+use super::view::{View, ViewReceiver};
+use super::world::{Seen, World};
+use super::{LAUNCH_SUBCOMMAND, api, cache, clock, http, notify};
+
+/// How long to wait before the store is tried again at the start.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a server that could not be created is given to stop.
+const ASIDE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a live member of our name is given to answer.
+const GUARD_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Starts the daemon and runs it to its end.
+///
+/// # Errors
+/// It could not be started; what is wrong, and what can be done.
+pub(crate) async fn run(path: Option<PathBuf>, log: &Log) -> anyhow::Result<Exit> {
+    let configuration = ConfigurationSource::new(path)?;
+    let (local, warnings) = configuration.read()?;
+    log.configure(&local.log);
+    settings::log_problems(&warnings);
+    tracing::info!(
+        "{}, member {} of cluster {}",
+        super::version_text(),
+        local.name,
+        local.scope
+    );
+    check_programs(&local)?;
+    let mut signals = Signals::listen()?;
+    let local = Arc::new(local);
+    let starting = prepare(&local, log, configuration);
+    // From here on a signal is heard; until the loop runs there is nothing to be stopped.
+    let daemon = tokio::select! {
+        daemon = starting => daemon?,
+        () = stop_asked(&mut signals) => return Ok(Exit::Graceful),
+    };
+    let daemon = daemon(signals);
+    let server = daemon.world.server.clone();
+    notify::ready();
+    let exit = daemon.run().await;
+    if exit == Exit::FailedBootstrap {
+        set_aside(&server).await;
+    }
+    Ok(exit)
+}
+
+/// What there is of a cluster that could not be created is kept for a look at it, out of the way of another try.
+async fn set_aside(server: &Server) {
+    let options = StopOptions {
+        mode: StopMode::Immediate,
+        checkpoint_first: false,
+        escalate_at: None,
+    };
+    let set_aside = async {
+        server.stop(options, None, Instant::now() + ASIDE_TIMEOUT).await?;
+        server.set_data_directory_aside().await
+    };
+    if let Err(error) = set_aside.await {
+        tracing::error!("could not set {} aside: {error}", server.data_dir().display());
+    }
+}
+
+async fn stop_asked(signals: &mut Signals) {
+    while signals.next().await != Asked::Stop {}
+}
+
+/// Everything up to the first cycle; the signals are given to the loop when it begins.
+async fn prepare(
+    local: &Arc<LocalConfig>,
+    log: &Log,
+    configuration: ConfigurationSource,
+) -> anyhow::Result<impl FnOnce(Signals) -> Daemon> {
+    let launcher = DetachedLauncher::own_executable(LAUNCH_SUBCOMMAND)
+        .context("could not find this program's own file")?;
+    let http = Arc::new(net::http::Client::new(&http::options(local))?);
+    let remembered = remembered_config(local);
+    let provisional = settings::read_dynamic(&remembered);
+    let store = connect(local, &provisional).await?;
+    let cluster = first_reading(&store).await;
+    refuse_second_member(local, &cluster, &http).await?;
+    let (document, config) = match &cluster.config {
+        Some(key) => {
+            let document = serde_json::Value::Object(key.value.clone());
+            let config = settings::read_dynamic(&document);
+            (Some(document), config)
+        }
+        None => (None, provisional),
+    };
+    store.dcs.set_timing(store::timing(&config));
+    let config = Arc::new(config);
+    let retry_timeout = config.retry_timeout;
+    // Only the server's program can tell its version, on which the server's settings depend.
+    let (_, postgresql) = Settings::new(Arc::clone(local), Arc::clone(&config), None, Role::Uninitialized)?;
+    let server = Server::new(ServerOptions {
+        scope: local.scope.clone(),
+        name: MemberName(local.name.clone()),
+        settings: postgresql,
+        retry_timeout,
+        launcher: Arc::new(launcher),
+    });
+    let version = server.version(Instant::now() + retry_timeout).await?;
+    let memory = first_memory(&server, retry_timeout).await?;
+    let (settings, postgresql) = Settings::new(Arc::clone(local), config, Some(version.0), memory.role)?;
+    server.configure(postgresql, retry_timeout);
+
+    let (inbox, messages) = Inbox::new();
+    let now = clock::now();
+    let first = View::first(&settings, &memory, cluster, now);
+    let (view, view_receiver) = watch::channel(Arc::new(first));
+    let rest = start_rest(local, &settings, server.clone(), view_receiver, inbox).await?;
+    let changes = store.dcs.changes();
+    let mut applier = Applier::default();
+    // A server that is found running gets the settings of now.
+    applier.request();
+    let log = log.clone();
+    Ok(move |signals| Daemon {
+        world: World {
+            dcs: store.dcs,
+            server,
+            http,
+            settings,
+            jobs: Jobs::default(),
+            checkpoint: Checkpoint::default(),
+            seen: Seen::default(),
+        },
+        memory,
+        schedule: Schedule::new(now),
+        report: Report::default(),
+        requests: Requests::default(),
+        applier,
+        signals,
+        inbox: messages,
+        view,
+        log,
+        configuration,
+        store: store.reload,
+        changes,
+        changes_seen: Changes::default(),
+        rest: Some(rest),
+        config_in_force: document,
+        cache_is_stale: true,
+        is_stopping: false,
+    })
+}
+
+/// Starts the REST API, on threads of its own.
+async fn start_rest(
+    local: &Arc<LocalConfig>,
+    settings: &Settings,
+    server: Server,
+    view: ViewReceiver,
+    inbox: Inbox,
+) -> anyhow::Result<api::Handle> {
+    let (local, timing) = (Arc::clone(local), store::timing(&settings.config));
+    let surroundings = async move {
+        anyhow::Ok(api::Surroundings {
+            dcs: store::connect(&local, None, timing).await?.dcs,
+            server: Arc::new(server),
+            members: Arc::new(net::http::Client::new(&http::options(&local))?),
+        })
+    };
+    let started = tokio::task::spawn_blocking(move || api::start(view, inbox, surroundings)).await;
+    Ok(started.context("could not start the REST API")??)
+}
+
+/// Without these nothing can be done at all.
+fn check_programs(local: &LocalConfig) -> anyhow::Result<()> {
+    let needed = ["postgres", "pg_controldata"];
+    let missing: Vec<_> = needed
+        .into_iter()
+        .filter(|program| !settings::has_program(local, program))
+        .collect();
+    let place = if local.postgresql.bin_dir.as_os_str().is_empty() {
+        "the folders of PATH".to_owned()
+    } else {
+        local.postgresql.bin_dir.display().to_string()
+    };
+    anyhow::ensure!(
+        missing.is_empty(),
+        "there is no {} in {place}: set postgresql.bin_dir to the folder with PostgreSQL's programs",
+        missing.join(" and no ")
+    );
+    Ok(())
+}
+
+/// What is in force while the DCS has no configuration: what was last, else what the cluster is to be created with.
+fn remembered_config(local: &LocalConfig) -> serde_json::Value {
+    let cached = cache::read(&local.postgresql.data_dir).unwrap_or_else(|error| {
+        tracing::warn!("{error:#}");
+        None
+    });
+    cached.unwrap_or_else(|| local.bootstrap.dcs.clone())
+}
+
+async fn connect(local: &LocalConfig, config: &DynamicConfig) -> anyhow::Result<Store> {
+    let kind = local.dcs.kind().name();
+    loop {
+        let identity = Identity {
+            name: MemberName(local.name.clone()),
+            lease: None,
+        };
+        match store::connect(local, Some(identity), store::timing(config)).await {
+            Ok(store) => return Ok(store),
+            Err(error) if is_worth_a_retry(&error) => {
+                tracing::error!("{error:#}");
+                tracing::info!("waiting on {kind}");
+                tokio::time::sleep(RETRY_INTERVAL).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_worth_a_retry(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(dcs::Error::Unavailable(_) | dcs::Error::Rejected(_))
+    )
+}
+
+async fn first_reading(store: &Store) -> Cluster {
+    loop {
+        match store.dcs.load().await {
+            Ok(cluster) => return cluster,
+            Err(error) => {
+                tracing::warn!("Can not get cluster from dcs: {error:#}");
+                tokio::time::sleep(RETRY_INTERVAL).await;
+            }
+        }
+    }
+}
+
+/// Two daemons under one name would take each other's place without noticing.
+async fn refuse_second_member(
+    local: &LocalConfig,
+    cluster: &Cluster,
+    http: &net::http::Client,
+) -> anyhow::Result<()> {
+    let name = MemberName(local.name.clone());
+    let Some(api_url) = cluster
+        .member(&name)
+        .and_then(|member| member.data.api_url.as_deref())
+    else {
+        return Ok(());
+    };
+    let Some((scheme, rest)) = api_url.split_once("://") else {
+        return Ok(());
+    };
+    let host = rest.split('/').next().unwrap_or_default();
+    let url = format!("{scheme}://{host}/liveness");
+    if http.get(&url, GUARD_TIMEOUT).await.is_ok() {
+        let text = format!("Can't start; there is already a node named '{name}' running");
+        tracing::error!(critical = true, "{text}");
+        anyhow::bail!(
+            "another agent answers at {url}: give this member a name of its own, or stop the other one"
+        );
+    }
+    Ok(())
+}
+
+/// What a daemon knows of its server before the first cycle. Nothing is started before the DCS was read.
+async fn first_memory(server: &Server, retry_timeout: Duration) -> anyhow::Result<Memory> {
+    if server.remove_unfinished_copy().await? {
+        tracing::info!(
+            "removed what a copy that was broken off had left in {}",
+            server.data_dir().display()
+        );
+    }
+    let role = server.role_of_data_directory();
+    if server.postmaster().is_none() {
+        let role = if role == Role::Primary {
+            Role::Demoted
+        } else {
+            role
+        };
+        return Ok(Memory::new(role, ServerState::Stopped));
+    }
+    let deadline = Instant::now() + retry_timeout;
+    if server.readiness(deadline).await != Readiness::Accepting {
+        return Ok(Memory::new(role, ServerState::Starting));
+    }
+    let role = match server.status(StatusWants::default(), deadline).await {
+        Ok(status) if status.in_recovery => Role::Replica,
+        Ok(_) => Role::Primary,
+        Err(error) => {
+            tracing::warn!("PostgreSQL runs, but could not be asked for its role: {error}");
+            role
+        }
+    };
+    Ok(Memory::new(role, ServerState::Running))
+}

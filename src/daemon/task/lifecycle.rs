@@ -1,0 +1,80 @@
+//! Jobs that start and stop the server.
+
+use std::time::Duration;
+
+use config::SynchronousMode;
+use ha::facts::Progress;
+use ha::step::{StartAs, StopMode, TaskOutcome};
+use postgres::{Instant, Recovery, StartOptions, Started, StopOptions, StopProgress};
+use tokio::sync::watch;
+
+use super::{Context, Result, failed, no_deadline};
+use crate::daemon::questions::follow_of;
+
+/// Starts the server; it may go on starting when its time is over.
+pub(super) async fn start(
+    context: &Context,
+    start_as: &StartAs,
+    timeout: Option<Duration>,
+) -> Result<TaskOutcome> {
+    context.report(Progress::Starting);
+    let recovery = match start_as {
+        StartAs::Primary => Recovery::Primary,
+        StartAs::Standby(source) => Recovery::Follow(follow_of(source.as_ref())?),
+    };
+    let options = StartOptions {
+        recovery,
+        without_hot_standby: false,
+    };
+    let deadline = timeout.map_or_else(no_deadline, |timeout| Instant::now() + timeout);
+    match context.server.start(&options, deadline).await.map_err(failed)? {
+        Started::Accepting(_) => Ok(TaskOutcome::Success),
+        Started::Starting(_) => Ok(TaskOutcome::TimedOut),
+    }
+}
+
+/// Stops the server.
+pub(super) async fn stop(context: &Context, mode: StopMode, checkpoint: bool) -> Result<TaskOutcome> {
+    let mode = match mode {
+        StopMode::Fast => postgres::StopMode::Fast,
+        StopMode::Immediate => postgres::StopMode::Immediate,
+    };
+    end(context, mode, checkpoint).await?;
+    Ok(TaskOutcome::Success)
+}
+
+/// Stops and starts the server.
+pub(super) async fn restart(
+    context: &Context,
+    start_as: &StartAs,
+    timeout: Option<Duration>,
+) -> Result<TaskOutcome> {
+    end(context, postgres::StopMode::Fast, true).await?;
+    context.report(Progress::Restarting);
+    start(context, start_as, timeout).await
+}
+
+/// Stops the server if it runs, and reports when its shutdown checkpoint is written.
+pub(super) async fn end(context: &Context, mode: postgres::StopMode, checkpoint: bool) -> Result<()> {
+    // Patroni documentation, `primary_stop_timeout`: only in synchronous mode.
+    let is_synchronous = context.config.synchronous_mode() != SynchronousMode::Off;
+    let escalation = context.config.primary_stop_timeout.filter(|_| is_synchronous);
+    let options = StopOptions {
+        mode,
+        checkpoint_first: checkpoint,
+        escalate_at: escalation.map(|timeout| Instant::now() + timeout),
+    };
+    let (sender, mut receiver) = watch::channel(StopProgress::Preparing);
+    let stopped = context.server.stop(options, Some(&sender), no_deadline());
+    tokio::pin!(stopped);
+    loop {
+        tokio::select! {
+            stopped = &mut stopped => return stopped.map(drop).map_err(failed),
+            Ok(()) = receiver.changed() => {
+                if let StopProgress::ShutDown(control) = &*receiver.borrow_and_update() {
+                    context.report(Progress::ShutDown { checkpoint: control.checkpoint });
+                }
+            }
+        }
+    }
+}

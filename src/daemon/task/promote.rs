@@ -1,0 +1,35 @@
+//! The job that makes a standby the primary.
+
+use ha::facts::Moment;
+use ha::step::TaskOutcome;
+
+use super::{Context, Result, failed, no_deadline};
+use crate::daemon::clock;
+
+/// Runs the operator's script, then promotes, if the lock is still good in the very moment of the signal.
+pub(super) async fn promote(context: &Context, lock_valid_until: Moment) -> Result<TaskOutcome> {
+    if !context
+        .server
+        .run_pre_promote(no_deadline())
+        .await
+        .map_err(failed)?
+    {
+        return Ok(TaskOutcome::PrePromoteFailed);
+    }
+    let is_allowed = || {
+        let now = clock::now();
+        if now < lock_valid_until {
+            return Ok(());
+        }
+        let late = now.since(lock_valid_until).as_millis();
+        Err(format!(
+            "the leader key's lease ran out {late} ms before the promotion could begin"
+        ))
+    };
+    context
+        .server
+        .promote(is_allowed, no_deadline())
+        .await
+        .map_err(failed)?;
+    Ok(TaskOutcome::Success)
+}

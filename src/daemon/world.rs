@@ -1,0 +1,62 @@
+//! Everything outside the decision: the store, the server, the other members, and what was last seen of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcs::Dcs;
+use ha::cluster::PendingRestartReason;
+use ha::facts;
+use ha::pg::Lsn;
+use postgres::process::Postmaster;
+use postgres::{Instant, Server};
+
+use super::settings::Settings;
+use super::task::{Checkpoint, Jobs};
+
+/// What the loop observes and acts upon.
+pub(crate) struct World {
+    pub(crate) dcs: Arc<dyn Dcs>,
+    pub(crate) server: Server,
+    pub(crate) http: Arc<net::http::Client>,
+    pub(crate) settings: Settings,
+    pub(crate) jobs: Jobs,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) seen: Seen,
+}
+
+/// What the last observations told beyond their answers: for the view, and for waking up.
+#[derive(Default)]
+pub(crate) struct Seen {
+    /// The server, when it was last asked.
+    pub(crate) server: Option<facts::Server>,
+    /// Its version, as in `server_version_num`.
+    pub(crate) server_version: Option<u32>,
+    /// Its postmaster: when it ends the loop wakes.
+    pub(crate) postmaster: Option<Postmaster>,
+    /// Which postmaster the pending settings below belong to.
+    pub(crate) pending_restart_of: Option<i64>,
+    /// Settings that wait for a restart.
+    pub(crate) pending_restart: BTreeMap<String, PendingRestartReason>,
+    /// A standby: what its WAL receiver last heard of its upstream's position.
+    pub(crate) latest_end_lsn: Option<Lsn>,
+    /// When the DCS was last read, in seconds since 1970.
+    pub(crate) dcs_last_seen: i64,
+}
+
+impl World {
+    /// `retry_timeout` from now.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.settings.config.retry_timeout
+    }
+
+    /// Half of `retry_timeout` from now: as long as a cycle waits for the local server.
+    pub(crate) fn sql_deadline(&self) -> Instant {
+        Instant::now() + self.settings.config.retry_timeout / 2
+    }
+
+    /// How long members may take to answer a race's question.
+    pub(crate) fn peer_timeout(&self) -> Duration {
+        Duration::from_secs(2).min(self.settings.config.ttl / 5)
+    }
+}
