@@ -32,6 +32,8 @@ pub struct Etcd3 {
     calls: Arc<Calls>,
     layout: Layout,
     member: Option<Holder>,
+    /// What a reader without a watch listens to.
+    silence: tokio::sync::watch::Sender<Changes>,
 }
 
 /// What only a member has: a name, a lease, and a watched copy with the tasks that keep it.
@@ -87,10 +89,12 @@ impl Etcd3 {
                 tasks,
             }
         });
+        let silence = tokio::sync::watch::channel(Changes::default()).0;
         Ok(Self {
             calls,
             layout,
             member,
+            silence,
         })
     }
 
@@ -443,7 +447,7 @@ impl Dcs for Etcd3 {
     fn changes(&self) -> tokio::sync::watch::Receiver<Changes> {
         match &self.member {
             Some(holder) => holder.cache.changes(),
-            None => tokio::sync::watch::channel(Changes::default()).1,
+            None => self.silence.subscribe(),
         }
     }
 

@@ -158,6 +158,22 @@ impl Etcd {
         }
     }
 
+    /// The member that leads the others.
+    pub(crate) fn leader(&self) -> usize {
+        let status = self.ctl(&["endpoint", "status", "-w", "json"]).unwrap();
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let mut members = status.as_array().unwrap().iter();
+        let is_leader = |member: &serde_json::Value| {
+            member["Status"]["leader"] == member["Status"]["header"]["member_id"]
+        };
+        let leader = members.find(|member| is_leader(member)).unwrap();
+        let url = leader["Endpoint"].as_str().unwrap();
+        self.members
+            .iter()
+            .position(|member| url.ends_with(&format!(":{}", member.port)))
+            .unwrap()
+    }
+
     pub(crate) fn config(&self) -> Etcd3Config {
         let hosts = self.members.iter();
         let hosts = hosts

@@ -1,3 +1,5 @@
+//! The HTTP client against servers of a few lines.
+
 use std::time::{Duration, Instant};
 
 use tamada_net::http::{Client, Method, Options, Reason};

@@ -1,3 +1,5 @@
+//! Handshakes between our own client and server, with all sorts of certificates.
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
