@@ -38,7 +38,7 @@ impl Layout {
     /// The path of a key.
     #[must_use]
     pub fn key(&self, key: Key) -> String {
-        format!("{}{}", self.prefix, key.name())
+        format!("{}{}", self.prefix, key.as_str())
     }
 
     /// The path of the leader key.
@@ -51,22 +51,6 @@ impl Layout {
     #[must_use]
     pub fn member(&self, name: &MemberName) -> String {
         format!("{}members/{name}", self.prefix)
-    }
-}
-
-impl Key {
-    /// The last part of the key's path.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Initialize => "initialize",
-            Self::Config => "config",
-            Self::Failover => "failover",
-            Self::Sync => "sync",
-            Self::History => "history",
-            Self::Status => "status",
-            Self::Failsafe => "failsafe",
-        }
     }
 }
 

@@ -5,39 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ha::cluster::{Cluster, Leader, Version};
 use ha::pg::MemberName;
+pub use ha::step::{Expect, Key};
 use tokio::sync::watch;
 
 use crate::Error;
-
-/// A key of the cluster that is written by its name. The leader key and the member keys have verbs of their own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Key {
-    /// `initialize`: empty while a member bootstraps, then the system identifier.
-    Initialize,
-    /// `config`: the dynamic configuration.
-    Config,
-    /// `failover`: a switchover or failover that was asked for.
-    Failover,
-    /// `sync`: the synchronous standbys.
-    Sync,
-    /// `history`: the timelines that ended.
-    History,
-    /// `status`: the leader's position and slots.
-    Status,
-    /// `failsafe`: the members that must agree before a leader goes on without the DCS.
-    Failsafe,
-}
-
-/// What must hold for a write or a deletion to take place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expect {
-    /// Nothing.
-    Anything,
-    /// The key is not there.
-    Absent,
-    /// The key has not changed since this version of it was read.
-    Version(Version),
-}
 
 /// The durations that the verbs work with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
