@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ha::cluster::PendingRestartReason;
-use postgres::{Applied, Instant, Server};
+use postgres::{Instant, Server};
 use tokio::task::JoinHandle;
 
 /// How long the server is given to read its files again before it is asked what waits for a restart.
@@ -77,7 +77,6 @@ async fn apply(server: Server, must_reload: bool, retry_timeout: Duration) -> Op
             return None;
         }
     };
-    log_changes(&applied);
     if applied.reloaded {
         tokio::time::sleep(RELOAD_TIME).await;
     }
@@ -90,22 +89,4 @@ async fn apply(server: Server, must_reload: bool, retry_timeout: Duration) -> Op
         pending_restart,
         reloaded: applied.reloaded,
     })
-}
-
-fn log_changes(applied: &Applied) {
-    for change in &applied.changes {
-        let show = |value: &Option<String>| value.clone().unwrap_or_else(|| "None".to_owned());
-        let restart = if change.needs_restart {
-            " (restart might be required)"
-        } else {
-            ""
-        };
-        let (name, old, new) = (&change.name, show(&change.old), show(&change.new));
-        tracing::info!("Changed {name} from '{old}' to '{new}'{restart}");
-    }
-    if applied.reloaded {
-        tracing::info!("Reloading PostgreSQL configuration.");
-    } else {
-        tracing::info!("No PostgreSQL configuration items changed, nothing to reload.");
-    }
 }
