@@ -191,7 +191,10 @@ async fn start_rest(
         })
     };
     let started = tokio::task::spawn_blocking(move || api::start(view, inbox, surroundings)).await;
-    Ok(started.context("could not start the REST API")??)
+    // The error's text has its causes already.
+    started
+        .context("could not start the REST API")?
+        .map_err(|error| anyhow::anyhow!("{error}"))
 }
 
 /// Without these nothing can be done at all.
@@ -224,7 +227,6 @@ fn remembered_config(local: &LocalConfig) -> serde_json::Value {
 }
 
 async fn connect(local: &LocalConfig, config: &DynamicConfig) -> anyhow::Result<Store> {
-    let kind = local.dcs.kind().name();
     loop {
         let identity = Identity {
             name: MemberName(local.name.clone()),
@@ -234,7 +236,7 @@ async fn connect(local: &LocalConfig, config: &DynamicConfig) -> anyhow::Result<
             Ok(store) => return Ok(store),
             Err(error) if is_worth_a_retry(&error) => {
                 tracing::error!("{error:#}");
-                tracing::info!("waiting on {kind}");
+                tracing::info!("waiting on {}", store::family(&local.dcs));
                 tokio::time::sleep(RETRY_INTERVAL).await;
             }
             Err(error) => return Err(error),

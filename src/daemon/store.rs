@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use config::{DcsConfig, DynamicConfig, LocalConfig};
+use config::{DcsConfig, DcsKind, DynamicConfig, LocalConfig};
 use dcs::{Dcs, Identity, Layout, Timing};
 
 /// A store that can take over other endpoints, credentials or certificates.
@@ -43,6 +43,15 @@ pub async fn connect(
             })
         }
         other @ DcsConfig::Other { .. } => anyhow::bail!(unsupported(other)),
+    }
+}
+
+/// The store's name in `waiting on …`: Patroni's two clients of etcd go by one.
+#[must_use]
+pub(crate) fn family(config: &DcsConfig) -> &'static str {
+    match config.kind() {
+        DcsKind::Etcd | DcsKind::Etcd3 => "etcd",
+        other => other.name(),
     }
 }
 
