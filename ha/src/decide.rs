@@ -80,6 +80,9 @@ fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     if observe::is_starting(c, &server) {
         return starting::decide(c, cluster, held);
     }
+    if let Some(reason) = requests::reinitialize_stopped(c, cluster)? {
+        return Ok(reason);
+    }
     if let Some(reason) = recover::judge_start(c, held)? {
         return Ok(reason);
     }

@@ -7,6 +7,7 @@ pub mod cluster;
 mod cycle;
 mod decide;
 pub mod facts;
+pub mod invariants;
 pub mod memory;
 pub mod pg;
 pub mod reason;

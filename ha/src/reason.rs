@@ -491,6 +491,13 @@ pub(crate) mod notes {
         Note::info(format!("primary_timeline={timeline}"))
     }
 
+    pub(crate) fn timelines_of_one_number(timeline: Timeline) -> Note {
+        Note::error(format!(
+            "timeline {timeline} here is not the timeline {timeline} of the leader: both were made by promotions that \
+             did not know of each other"
+        ))
+    }
+
     pub(crate) fn leader_is_in_recovery() -> Note {
         Note::info("Leader is still in_recovery and therefore can't be used for rewind")
     }

@@ -52,6 +52,18 @@ pub(super) fn force_reinitialize(c: &mut Cycle<'_>) -> Flow<bool> {
     Ok(forced)
 }
 
+/// A member whose server does not run, and perhaps cannot be made to, gets its new copy all the same.
+pub(super) fn reinitialize_stopped(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<Reason>> {
+    for request in &c.given().requests {
+        if let Request::Reinitialize { id, from_leader, .. } = request
+            && !observe::server(c)?.is_running
+        {
+            return reinitialize(c, cluster, *id, *from_leader);
+        }
+    }
+    Ok(None)
+}
+
 /// Begins what was asked for. Of several requests the first one counts.
 pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<Reason>> {
     let mut begun: Option<Reason> = None;

@@ -5,7 +5,7 @@ use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DataDirectory, Divergence, LocalHistory, RemoteHistory, Source};
 use crate::memory::RewindState;
-use crate::pg::DatabaseState;
+use crate::pg::{DatabaseState, HistoryEntry, Timeline};
 use crate::reason::{Note, Reason, notes};
 use crate::step::{CloneSource, Task};
 
@@ -53,10 +53,34 @@ fn look(c: &mut Cycle<'_>, source: &Source) -> Flow<()> {
     c.note(notes::remote_timeline(remote.timeline));
     c.memory.rewind = if has_parted(&local, &remote) {
         RewindState::Needed
-    } else {
+    } else if !is_another_of_that_number(c, &local, &remote)? {
         RewindState::Unneeded
+    } else if local.timeline == remote.timeline {
+        // pg_rewind goes by the numbers too and would find nothing to do.
+        c.note(notes::timelines_of_one_number(local.timeline));
+        RewindState::Failed
+    } else {
+        c.note(notes::timelines_of_one_number(local.timeline));
+        RewindState::Needed
     };
     Ok(())
+}
+
+/// Two members that were promoted without knowing of each other gave their timelines the same number: our history and
+/// the other's then tell of different switch points.
+fn is_another_of_that_number(c: &mut Cycle<'_>, local: &LocalHistory, remote: &RemoteHistory) -> Flow<bool> {
+    if local.timeline == Timeline(1) || remote.history.is_empty() {
+        return Ok(false);
+    }
+    let Some(ours) = c.history_file(local.timeline)? else {
+        return Ok(false);
+    };
+    let theirs = remote
+        .history
+        .iter()
+        .take_while(|entry| entry.timeline != local.timeline);
+    let switches = |entry: &HistoryEntry| (entry.timeline, entry.switch_lsn);
+    Ok(!ours.iter().map(switches).eq(theirs.map(switches)))
 }
 
 /// Whether the local WAL holds anything that the other's history does not.
@@ -148,7 +172,7 @@ fn reclone(c: &mut Cycle<'_>, source: Source, target: Option<&Source>) -> Flow<R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::{HistoryEntry, Lsn, Timeline};
+    use crate::pg::Lsn;
 
     #[test]
     fn wal_has_parted_when_it_holds_what_the_leaders_history_does_not() {
