@@ -1,1 +1,27 @@
 //! A whole cluster in one deterministic process, for tests.
+//!
+//! [`run::run`] turns a seed into a verdict: a few members, each with its clock, agent and simulated PostgreSQL, a
+//! network, a store with leases, clients that write, and everything that goes wrong. What the agents do is what the
+//! program does: [`ha::decide`], step by step. The same seed gives the same run, event by event.
+
+mod actions;
+mod agent;
+mod check;
+mod dcs;
+mod faults;
+mod journal;
+mod marks;
+mod plan;
+mod questions;
+mod random;
+mod replication;
+pub mod run;
+mod server;
+mod task;
+mod wal;
+mod workload;
+mod world;
+
+pub use check::Violation;
+pub use marks::Marks;
+pub use plan::{Fault, Plan};

@@ -1,0 +1,137 @@
+//! What a cycle does: the simulated counterpart of the program's actions.
+
+use std::time::Duration;
+
+use ha::facts::{Answer, CheckpointStatus, Source};
+use ha::step::{Action, SlotChange};
+
+use crate::dcs::Request;
+use crate::server::Process;
+use crate::world::{Id, World};
+
+impl World {
+    /// Performs an action; its result is learnt after the time that it takes.
+    pub(crate) fn perform(&mut self, id: Id, action: Action) {
+        match action {
+            Action::AcquireLeader => self.call_dcs(id, Request::Acquire),
+            Action::RenewLeader { .. } => self.call_dcs(id, Request::Renew),
+            Action::TakeLeader => self.call_dcs(id, Request::Take),
+            Action::ReleaseLeader { status } => {
+                self.call_dcs(id, Request::Release(status.map(|status| status.to_json())));
+            }
+            Action::Write { key, value, expect } => {
+                self.call_dcs(id, Request::Write(store_key(key), value, store_expect(expect)));
+            }
+            Action::Delete { key, expect } => {
+                self.call_dcs(id, Request::Delete(store_key(key), store_expect(expect)));
+            }
+            Action::TouchMember(data) => self.call_dcs(id, Request::Touch(data.to_json())),
+            Action::Begin(task) => {
+                let result = self.begin_task(id, task);
+                self.done_after(id, Duration::from_millis(1), result);
+            }
+            Action::CancelTask => {
+                self.cancel_task(id);
+                self.done_after(id, Duration::from_millis(1), Ok(()));
+            }
+            Action::BeginCheckpoint => {
+                self.begin_checkpoint(id);
+                self.done_after(id, Duration::from_millis(1), Ok(()));
+            }
+            Action::Follow(source) => {
+                self.follow(id, source);
+                let delay = self.random.millis(2, 20);
+                self.done_after(id, delay, Ok(()));
+            }
+            Action::ResumeReplay => self.done_after(id, Duration::from_millis(2), Ok(())),
+            Action::ChangeSlots(changes) => {
+                let result = self.change_slots(id, changes);
+                let delay = self.random.millis(1, 20);
+                self.done_after(id, delay, result);
+            }
+        }
+    }
+
+    fn done_after(&mut self, id: Id, delay: Duration, result: Result<(), String>) {
+        self.answer_after(id, delay, move |_, _| Answer::Done(result));
+    }
+
+    fn begin_checkpoint(&mut self, id: Id) {
+        self.members[id].agent.checkpoint = CheckpointStatus::Running;
+        let delay = self.random.mostly(20, 500, 20, 8_000);
+        let owner = self.as_agent(id);
+        let life = self.members[id].server.life;
+        self.schedule(delay, owner, move |world| {
+            let is_done = world.members[id].server.life == life && world.checkpoint_server(id);
+            world.members[id].agent.checkpoint = if is_done {
+                CheckpointStatus::Done
+            } else {
+                CheckpointStatus::Failed
+            };
+            world.wake(id);
+        });
+    }
+
+    fn follow(&mut self, id: Id, source: Option<Source>) {
+        let server = &mut self.members[id].server;
+        if let Some(data) = server.data.as_mut() {
+            data.source.clone_from(&source);
+        }
+        if server.process == Process::Standby
+            && !self.plan.is_old_postgresql
+            && server.running_source != source
+        {
+            server.running_source = source;
+            if server.receiver.is_some() {
+                self.disconnect_receiver(id);
+            }
+        }
+    }
+
+    fn change_slots(&mut self, id: Id, changes: Vec<SlotChange>) -> Result<(), String> {
+        let at = self.position(id).map(|position| position.lsn);
+        let server = &mut self.members[id].server;
+        if !server.is_up() {
+            return Err("could not connect".to_owned());
+        }
+        let data = server.data.as_mut().ok_or("no data directory")?;
+        for change in changes {
+            match change {
+                SlotChange::CreatePhysical(name) => {
+                    data.slots.entry(name).or_insert(at);
+                }
+                SlotChange::Drop(name) => {
+                    data.slots.remove(&name);
+                }
+                SlotChange::Advance(name, lsn) => {
+                    if let Some(restart_lsn) = data.slots.get_mut(&name) {
+                        *restart_lsn = Some(lsn);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn store_key(key: ha::step::Key) -> ::dcs::Key {
+    use ha::step::Key;
+    match key {
+        Key::Initialize => ::dcs::Key::Initialize,
+        Key::Config => ::dcs::Key::Config,
+        Key::Failover => ::dcs::Key::Failover,
+        Key::Sync => ::dcs::Key::Sync,
+        Key::History => ::dcs::Key::History,
+        Key::Status => ::dcs::Key::Status,
+        Key::Failsafe => ::dcs::Key::Failsafe,
+    }
+}
+
+fn store_expect(expect: ha::step::Expect) -> ::dcs::Expect {
+    use ha::step::Expect;
+    match expect {
+        Expect::Anything => ::dcs::Expect::Anything,
+        Expect::Absent => ::dcs::Expect::Absent,
+        Expect::Version(version) => ::dcs::Expect::Version(version),
+    }
+}

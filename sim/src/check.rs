@@ -1,0 +1,196 @@
+//! The rules that hold at every moment of a run.
+
+use std::time::Duration;
+
+use ha::invariants;
+
+use crate::wal::Branch;
+use crate::world::{Id, World};
+
+/// A rule that was broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// When, in simulated time.
+    pub at: Duration,
+    /// Which rule, and by whom.
+    pub text: String,
+}
+
+impl World {
+    /// What holds after every event.
+    pub(crate) fn check(&mut self) {
+        let writable: Vec<Id> = (0..self.members.len())
+            .filter(|id| self.takes_writes(*id))
+            .collect();
+        if invariants::at_most_one_primary(writable.len()) {
+            return;
+        }
+        let is_hazard = |id: &Id| self.is_hazard(*id);
+        if writable.iter().any(is_hazard) {
+            self.marks.hit("two primaries after a hazard");
+            return;
+        }
+        let names: Vec<String> = writable
+            .iter()
+            .map(|id| self.members[*id].name().to_string())
+            .collect();
+        self.break_rule_text(format!("two members take writes: {}", names.join(", ")));
+    }
+
+    /// Two primaries are to be expected because of this member: it has just woken, or goes on in pause.
+    fn is_hazard(&self, id: Id) -> bool {
+        let member = &self.members[id];
+        member.hazard_until > self.now || member.agent.is_paused()
+    }
+
+    /// A promotion begins: the leader key must be this member's in the store.
+    pub(crate) fn check_promotion(&mut self, id: Id) {
+        let cluster = self.dcs.newest();
+        if !invariants::may_promote(cluster.leader_name(), self.members[id].name()) {
+            let holder = cluster.leader_name().cloned();
+            self.break_rule(id, &format!("promotes itself while the leader key is {holder:?}"));
+        }
+    }
+
+    /// A server has become a primary.
+    pub(crate) fn check_becomes_primary(&mut self, id: Id, how: &str) {
+        let takes_clients = self.members[id]
+            .server
+            .data
+            .as_ref()
+            .is_some_and(|data| data.takes_clients);
+        let cluster = self.dcs.newest();
+        let name = self.members[id].name().clone();
+        if takes_clients && !cluster.is_leader(&name) && !self.is_hazard(id) {
+            let holder = cluster.leader_name().cloned();
+            self.break_rule(id, &format!("{how} while the leader key is {holder:?}"));
+        }
+        if self.last_primary != Some(id) && takes_clients {
+            self.marks.hit("another primary");
+            self.last_primary = Some(id);
+        }
+    }
+
+    /// A new primary: what was acknowledged and is lost now. In quiet, nothing may be.
+    pub(crate) fn check_handover(&mut self, id: Id) {
+        let Some(position) = self.position(id) else { return };
+        let lost = self.ledger.settle(&self.wal, position);
+        if lost > 0 {
+            self.marks.hit("writes lost");
+            self.note(id, || format!("{lost} acknowledged writes are lost"));
+        }
+        let Some(handover) = self.handover else { return };
+        if handover.begun <= self.disturbed_at {
+            return;
+        }
+        self.marks.hit("quiet handover");
+        if lost > 0 {
+            let from = handover.from + 1;
+            self.break_rule(
+                id,
+                &format!("{lost} acknowledged writes were lost in a handover from m{from}"),
+            );
+        }
+    }
+
+    /// A standby streams: only within one cluster.
+    pub(crate) fn check_stream(&mut self, id: Id, upstream: Id) {
+        let identifier = |id: Id| {
+            self.members[id]
+                .server
+                .data
+                .as_ref()
+                .map(|data| data.system_identifier.clone())
+        };
+        if identifier(id) != identifier(upstream) {
+            self.break_rule(id, "streams from a server of another cluster");
+        }
+        if self.members[id].is_foreign {
+            self.break_rule(id, "joined a cluster that is not its own");
+        }
+    }
+
+    /// A data directory is about to be replaced: not the primary's.
+    pub(crate) fn check_clone(&mut self, id: Id) {
+        let holds_key = self.dcs.newest().is_leader(self.members[id].name());
+        if self.takes_writes(id) {
+            self.break_rule(id, "clones over a server that takes writes");
+        } else if holds_key && self.members[id].server.is_good() {
+            self.break_rule(id, "clones over its data while it holds the leader key");
+        }
+        if self.members[id].is_foreign {
+            self.break_rule(id, "clones over another cluster's data");
+        }
+    }
+
+    /// Whether the cluster is as it should be: one primary with the key, and everybody streams from it.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let primaries: Vec<Id> = (0..self.members.len())
+            .filter(|id| self.takes_writes(*id))
+            .collect();
+        let [primary] = primaries[..] else {
+            return Some(format!("{} members take writes", primaries.len()));
+        };
+        let name = self.members[primary].name();
+        if !self.dcs.newest().is_leader(name) {
+            return Some(format!("{name} takes writes and the key is not its own"));
+        }
+        let mut followers =
+            (0..self.members.len()).filter(|id| *id != primary && !self.members[*id].is_foreign);
+        let behind = followers.find(|id| !self.streams_from(*id, primary));
+        behind.map(|id| {
+            let member = &self.members[id];
+            let reason = &member.agent.reason;
+            format!(
+                "{} does not stream from {name}: {reason}, {:?}",
+                member.name(),
+                member.server.process
+            )
+        })
+    }
+
+    /// Whether two members' WAL parted in a way that a member cannot see, or cannot mend by pg_rewind: by timelines of
+    /// one number, which were given by promotions that did not know of each other.
+    pub(crate) fn timelines_collide(&self, id: Id, other: Id) -> bool {
+        let (Some(mine), Some(theirs)) = (self.position(id), self.position(other)) else {
+            return false;
+        };
+        let wal = &self.wal;
+        let is_same_number = |a: Branch, b: Branch| a != b && wal.timeline(a) == wal.timeline(b);
+        let theirs_all = wal.lineage(theirs.branch);
+        let is_hidden = wal.lineage(mine.branch).into_iter().any(|a| {
+            theirs_all
+                .iter()
+                .any(|b| is_same_number(a, *b) && wal.history(a) == wal.history(*b))
+        });
+        is_hidden || (is_same_number(mine.branch, theirs.branch) && !self.plan.may_remove_data)
+    }
+
+    /// Whether a member's WAL comes from the primary, perhaps by way of others.
+    pub(crate) fn streams_from(&self, id: Id, primary: Id) -> bool {
+        let mut at = id;
+        for _ in 0..self.members.len() {
+            match self.members[at].server.receiver {
+                Some(receiver) if receiver.is_stalled => return false,
+                Some(receiver) if receiver.upstream == primary => return true,
+                Some(receiver) => at = receiver.upstream,
+                None => return false,
+            }
+        }
+        false
+    }
+
+    /// Ends the run: a member has broken a rule.
+    pub(crate) fn break_rule(&mut self, id: Id, rule: &str) {
+        let name = self.members[id].name().clone();
+        self.break_rule_text(format!("{name}: {rule}"));
+    }
+
+    /// Ends the run.
+    pub(crate) fn break_rule_text(&mut self, text: String) {
+        self.note_world(|| format!("VIOLATION: {text}"));
+        if self.violation.is_none() {
+            self.violation = Some(Violation { at: self.now, text });
+        }
+    }
+}

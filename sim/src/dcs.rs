@@ -1,0 +1,294 @@
+//! The store of the simulated cluster, and how requests reach it, late, twice or never.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::dcs::memory::{Session, Store};
+use ::dcs::{Expect, Key, Layout};
+use ha::cluster::Cluster;
+use ha::facts::{Answer, DcsFailure, LockAnswer, Moment};
+
+use crate::world::{Id, Owner, World};
+
+/// The store.
+pub(crate) struct Dcs {
+    pub(crate) store: Store,
+    pub(crate) layout: Layout,
+    pub(crate) is_down: bool,
+    /// How long the store's clock has stood still in all: leases do not run out while nobody leads the store.
+    stood_still: Duration,
+    /// What the store held, and since when, newest last.
+    readings: VecDeque<(Duration, i64, Arc<Cluster>)>,
+    next_expiry: Option<Duration>,
+}
+
+impl Dcs {
+    pub(crate) fn new() -> Self {
+        Self {
+            store: Store::new(),
+            layout: Layout::new("/service/", "sim", None),
+            is_down: false,
+            stood_still: Duration::ZERO,
+            readings: VecDeque::from([(Duration::ZERO, 0, Arc::new(Cluster::default()))]),
+            next_expiry: None,
+        }
+    }
+
+    /// What the store holds now.
+    pub(crate) fn newest(&self) -> Arc<Cluster> {
+        self.readings
+            .back()
+            .map(|(_, _, cluster)| Arc::clone(cluster))
+            .unwrap_or_default()
+    }
+}
+
+/// A request to the store.
+#[derive(Debug, Clone)]
+pub(crate) enum Request {
+    Load,
+    Acquire,
+    Renew,
+    Take,
+    Release(Option<String>),
+    Write(Key, String, Expect),
+    Delete(Key, Expect),
+    Touch(String),
+}
+
+/// A call of an agent: a request that is tried until the time for it is over.
+#[derive(Debug, Clone)]
+struct Call {
+    number: u64,
+    request: Request,
+    begun: Duration,
+    sent_at: Moment,
+    attempt: u32,
+}
+
+impl World {
+    /// Sends a request; the answer goes to [`World::learn`].
+    pub(crate) fn call_dcs(&mut self, id: Id, request: Request) {
+        let agent = &mut self.members[id].agent;
+        agent.call += 1;
+        let call = Call {
+            number: agent.call,
+            request,
+            begun: self.now,
+            sent_at: Moment::default(),
+            attempt: 0,
+        };
+        self.attempt(id, call);
+    }
+
+    fn latency(&mut self) -> Duration {
+        if self.slow.dcs {
+            let retry = self.plan.retry_timeout().as_millis() as u64;
+            self.random.mostly(5, retry / 4, 20, retry)
+        } else {
+            self.random.mostly(1, 4, 2, 100)
+        }
+    }
+
+    fn attempt(&mut self, id: Id, mut call: Call) {
+        call.sent_at = self.clock(id);
+        call.attempt += 1;
+        let there = self.latency();
+        if self.reaches_dcs(id) {
+            let arriving = call.clone();
+            let life = self.members[id].agent.life;
+            self.schedule(there, Self::WORLD, move |world| world.arrive(id, life, &arriving));
+        }
+        let retry = self.plan.retry_timeout();
+        let left = (call.begun + retry).saturating_sub(self.now);
+        let patience = left.min(retry / 3 + Duration::from_millis(1));
+        let owner = self.as_agent(id);
+        self.schedule(patience, owner, move |world| world.give_up_attempt(id, call));
+    }
+
+    fn give_up_attempt(&mut self, id: Id, call: Call) {
+        if self.members[id].agent.call != call.number {
+            return;
+        }
+        if call.begun + self.plan.retry_timeout() > self.now + Duration::from_millis(10) {
+            self.attempt(id, call);
+            return;
+        }
+        self.members[id].agent.call += 1;
+        self.marks.hit("dcs call failed");
+        let failure = DcsFailure("the store did not answer in time".to_owned());
+        let answer = match call.request {
+            Request::Load => Answer::Cluster(Err(failure)),
+            Request::Acquire | Request::Renew | Request::Take | Request::Release(_) => {
+                Answer::Lock(LockAnswer::Unknown(failure))
+            }
+            Request::Write(..) | Request::Delete(..) => Answer::Written(Err(failure)),
+            Request::Touch(_) => Answer::Done(Err(failure.0)),
+        };
+        self.learn(id, answer);
+    }
+
+    /// The request is at the store, whether or not anybody still waits for it.
+    fn arrive(&mut self, id: Id, life: u64, call: &Call) {
+        if self.dcs.is_down || self.cut_from_dcs.contains(&id) || self.members[id].agent.life != life {
+            return;
+        }
+        self.advance_store();
+        let mut session = self.members[id].agent.session.clone();
+        let answer = self.apply(id, &mut session, call);
+        self.store_changed();
+        let revision = self.dcs.store.revision();
+        let (number, back) = (call.number, self.latency());
+        self.schedule(back, Owner::Agent(id, life), move |world| {
+            let is_awaited = world.members[id].agent.call == number;
+            if !is_awaited || !world.reaches_dcs(id) {
+                return;
+            }
+            let agent = &mut world.members[id].agent;
+            agent.call += 1;
+            agent.session = session;
+            agent.revision = agent.revision.max(revision);
+            world.learn(id, answer);
+        });
+    }
+
+    fn apply(&mut self, id: Id, session: &mut Session, call: &Call) -> Answer {
+        let is_repeat = call.attempt > 1;
+        let store = &mut self.dcs.store;
+        let lock = |is_held: bool| {
+            Answer::Lock(if is_held {
+                LockAnswer::Held {
+                    sent_at: call.sent_at,
+                }
+            } else {
+                LockAnswer::NotHeld
+            })
+        };
+        let unknown = || Answer::Written(Err(DcsFailure("a repeated write was refused".to_owned())));
+        match &call.request {
+            Request::Load => Answer::Cluster(Ok(self.reading(id))),
+            Request::Acquire => lock(session.acquire_leader(store)),
+            Request::Renew => lock(session.renew_leader(store)),
+            Request::Take => lock(session.take_leader(store)),
+            Request::Release(status) => {
+                session.release_leader(store, status.as_deref());
+                Answer::Lock(LockAnswer::NotHeld)
+            }
+            Request::Write(key, value, expect) => match session.write(store, *key, value, *expect) {
+                None if is_repeat => unknown(),
+                written => Answer::Written(Ok(written)),
+            },
+            Request::Delete(key, expect) => match session.delete(store, *key, *expect) {
+                false if is_repeat => unknown(),
+                true => Answer::Written(Ok(Some(ha::cluster::Version(store.revision())))),
+                false => Answer::Written(Ok(None)),
+            },
+            Request::Touch(data) => {
+                session.touch_member(store, data);
+                Answer::Done(Ok(()))
+            }
+        }
+    }
+
+    /// What the member's copy of the store holds: it may lag, but never behind the member's own writes.
+    fn reading(&mut self, id: Id) -> Arc<Cluster> {
+        let lag = Duration::from_millis(self.random.below(self.plan.stale_read_millis + 1));
+        let own = self.members[id].agent.revision;
+        let seen = self.now.saturating_sub(lag);
+        let readings = self.dcs.readings.iter();
+        let reading = readings
+            .rev()
+            .find(|(since, revision, _)| *since <= seen || *revision <= own);
+        reading.map_or_else(|| self.dcs.newest(), |(_, _, cluster)| Arc::clone(cluster))
+    }
+
+    /// Lets the store's leases run out.
+    fn advance_store(&mut self) {
+        let now = self.now.saturating_sub(self.dcs.stood_still);
+        self.dcs.store.advance(now);
+        self.store_changed();
+    }
+
+    /// The store was away; with `leases_ran`, time went on for its leases meanwhile.
+    pub(crate) fn restore_dcs(&mut self, away: Duration, leases_ran: bool) {
+        self.dcs.is_down = false;
+        if !leases_ran {
+            self.dcs.stood_still += away;
+        }
+        self.dcs.next_expiry = None;
+        self.advance_store();
+    }
+
+    /// Tells everybody who watches, if something has changed.
+    pub(crate) fn store_changed(&mut self) {
+        self.plan_expiry();
+        let revision = self.dcs.store.revision();
+        let old = match self.dcs.readings.back() {
+            Some((_, seen, _)) if *seen == revision => return,
+            Some((_, _, cluster)) => Arc::clone(cluster),
+            None => Arc::default(),
+        };
+        let prefix = self.dcs.layout.prefix();
+        let new = Arc::new(self.dcs.store.range(prefix).cluster(&self.dcs.layout));
+        self.dcs
+            .readings
+            .push_back((self.now, revision, Arc::clone(&new)));
+        if self.dcs.readings.len() > 200 {
+            self.dcs.readings.pop_front();
+        }
+        let same_leader = old.leader_name() == new.leader_name();
+        if !same_leader {
+            let name = new.leader_name().cloned();
+            self.note_world(|| format!("leader key: {name:?}"));
+        }
+        if same_leader
+            && old.failover == new.failover
+            && old.config == new.config
+            && old.initialize == new.initialize
+        {
+            return;
+        }
+        for id in 0..self.members.len() {
+            let delay = self.latency();
+            let owner = self.as_agent(id);
+            self.schedule(delay, owner, move |world| {
+                if world.reaches_dcs(id) {
+                    // What woke the member is in the copy that it reads from.
+                    let agent = &mut world.members[id].agent;
+                    agent.revision = agent.revision.max(revision);
+                    world.wake(id);
+                }
+            });
+        }
+    }
+
+    fn plan_expiry(&mut self) {
+        let due = self.dcs.store.next_expiry();
+        if due == self.dcs.next_expiry || self.dcs.is_down {
+            return;
+        }
+        self.dcs.next_expiry = due;
+        let Some(due) = due else { return };
+        // etcd looks for leases that ran out twice a second.
+        let delay = (due + self.dcs.stood_still).saturating_sub(self.now) + self.random.millis(0, 500);
+        self.schedule(delay, Self::WORLD, move |world| {
+            if !world.dcs.is_down && world.dcs.next_expiry == Some(due) {
+                world.dcs.next_expiry = None;
+                world.advance_store();
+                world.plan_expiry();
+            }
+        });
+    }
+
+    /// A person's write to the store, by a tool that reaches it.
+    pub(crate) fn write_by_hand(&mut self, key: Key, value: &str) {
+        if self.dcs.is_down {
+            return;
+        }
+        self.advance_store();
+        let session = self.members[0].agent.session.clone();
+        session.write(&mut self.dcs.store, key, value, Expect::Anything);
+        self.store_changed();
+    }
+}

@@ -1,0 +1,193 @@
+//! What a seed chooses before anything happens: the cluster, its settings, and which faults are in play.
+//!
+//! Swarm testing: a run that has only a few kinds of faults gets further into the states those lead to than one in which
+//! everything fails at once.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::random::Random;
+
+/// A kind of trouble, or something that people do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// Agent and server of a member are gone at once.
+    CrashMember,
+    /// The postmaster is killed.
+    KillPostmaster,
+    /// The agent is killed and the server goes on: without a guard two primaries follow.
+    KillAgent,
+    /// The whole host stands still for a while.
+    FreezeHost,
+    /// A member does not reach the DCS.
+    IsolateFromDcs,
+    /// A member does not reach the other members.
+    IsolateFromMembers,
+    /// A member reaches nobody.
+    Isolate,
+    /// Two members do not reach each other.
+    CutLink,
+    /// Nobody reaches the DCS.
+    DcsOutage,
+    /// The DCS answers slowly.
+    SlowDcs,
+    /// The local server answers slowly.
+    SlowServer,
+    /// Replication takes long.
+    SlowReplication,
+    /// A switchover is asked for.
+    Switchover,
+    /// A failover to a candidate is asked for.
+    Failover,
+    /// An agent is told to end, and started again later.
+    StopAgent,
+    /// A restart of the server is asked for.
+    RestartRequest,
+    /// A new copy is asked for.
+    ReinitializeRequest,
+    /// The cluster is paused for a while.
+    Pause,
+    /// Another cluster's data is put into a data directory.
+    ForeignData,
+    /// The data directory is emptied while nothing runs.
+    LoseData,
+}
+
+/// All kinds but those that need a guard to be harmless.
+const KINDS: [Fault; 19] = [
+    Fault::CrashMember,
+    Fault::KillPostmaster,
+    Fault::FreezeHost,
+    Fault::IsolateFromDcs,
+    Fault::IsolateFromMembers,
+    Fault::Isolate,
+    Fault::CutLink,
+    Fault::DcsOutage,
+    Fault::SlowDcs,
+    Fault::SlowServer,
+    Fault::SlowReplication,
+    Fault::Switchover,
+    Fault::Failover,
+    Fault::StopAgent,
+    Fault::RestartRequest,
+    Fault::ReinitializeRequest,
+    Fault::Pause,
+    Fault::ForeignData,
+    Fault::LoseData,
+];
+
+/// The choices of a seed.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// How many members there are.
+    pub members: usize,
+    /// `ttl`, `loop_wait` and `retry_timeout`, in seconds.
+    pub timing_seconds: (u64, u64, u64),
+    /// `primary_start_timeout`, in seconds.
+    pub primary_start_timeout_seconds: u64,
+    /// `maximum_lag_on_failover`.
+    pub maximum_lag_bytes: u64,
+    /// `check_timeline`.
+    pub check_timeline: bool,
+    /// `use_slots`.
+    pub use_slots: bool,
+    /// `use_pg_rewind`.
+    pub use_pg_rewind: bool,
+    /// `remove_data_directory_on_rewind_failure` and `_on_diverged_timelines`.
+    pub may_remove_data: bool,
+    /// Recovery settings need a restart, as before PostgreSQL 13.
+    pub is_old_postgresql: bool,
+    /// A guard stops the server when the lease runs out, whatever the agent does.
+    pub has_guard: bool,
+    /// The agent's lease is taken up again by its next life.
+    pub keeps_lease: bool,
+    /// Peers tell the positions of their last cycle, not those of the moment.
+    pub peers_are_stale: bool,
+    /// How old the copy may be that a read of the DCS is answered from.
+    pub stale_read_millis: u64,
+    /// The largest difference between a clock's rate and true time.
+    pub drift_parts_per_million: u64,
+    /// One member has the tag `nofailover`.
+    pub has_nofailover: bool,
+    /// Members have different priorities.
+    pub has_priorities: bool,
+    /// Which faults are in play.
+    pub faults: Vec<Fault>,
+    /// The mean time between two faults.
+    pub fault_interval: Duration,
+    /// How long faults are in play.
+    pub chaos: Duration,
+}
+
+impl Plan {
+    /// What `random` chooses. With `agent_dies`, agents are killed although no guard is there.
+    #[must_use]
+    pub(crate) fn choose(random: &mut Random, agent_dies: bool) -> Self {
+        let timings = [(30, 10, 10), (20, 5, 5), (10, 3, 3), (5, 1, 2), (3, 1, 1)];
+        let timing_seconds = timings[random.index(timings.len())];
+        let has_guard = random.percent(20);
+        let share = [15, 30, 60][random.index(3)];
+        let mut faults: Vec<Fault> = KINDS.into_iter().filter(|_| random.percent(share)).collect();
+        if agent_dies || (has_guard && random.percent(50)) {
+            faults.push(Fault::KillAgent);
+        }
+        let ttl = timing_seconds.0;
+        Self {
+            members: [2, 3, 3, 3, 4, 5][random.index(6)],
+            timing_seconds,
+            primary_start_timeout_seconds: [300, 300, 20, 0][random.index(4)],
+            maximum_lag_bytes: [1_048_576, 1_048_576, 100][random.index(3)],
+            check_timeline: random.percent(30),
+            use_slots: random.percent(80),
+            use_pg_rewind: random.percent(80),
+            may_remove_data: random.percent(50),
+            is_old_postgresql: random.percent(15),
+            has_guard,
+            keeps_lease: random.percent(50),
+            peers_are_stale: random.percent(30),
+            stale_read_millis: [0, 20, 500][random.index(3)],
+            drift_parts_per_million: [0, 0, 50][random.index(3)],
+            has_nofailover: random.percent(15),
+            has_priorities: random.percent(20),
+            faults,
+            fault_interval: Duration::from_millis(random.below(ttl * 3000) + ttl * 300),
+            chaos: Duration::from_secs(ttl * 12 + random.below(ttl * 12)),
+        }
+    }
+
+    /// The key `config` of the cluster.
+    #[must_use]
+    pub(crate) fn config(&self, is_paused: bool) -> Value {
+        let (ttl, loop_wait, retry_timeout) = self.timing_seconds;
+        let mut config = json!({
+            "ttl": ttl, "loop_wait": loop_wait, "retry_timeout": retry_timeout,
+            "maximum_lag_on_failover": self.maximum_lag_bytes,
+            "primary_start_timeout": self.primary_start_timeout_seconds,
+            "check_timeline": self.check_timeline,
+            "postgresql": {"use_slots": self.use_slots, "use_pg_rewind": self.use_pg_rewind},
+        });
+        if is_paused && let Some(map) = config.as_object_mut() {
+            map.insert("pause".to_owned(), Value::Bool(true));
+        }
+        config
+    }
+
+    /// `ttl`.
+    #[must_use]
+    pub(crate) fn ttl(&self) -> Duration {
+        Duration::from_secs(self.timing_seconds.0)
+    }
+
+    /// `loop_wait`.
+    #[must_use]
+    pub(crate) fn loop_wait(&self) -> Duration {
+        Duration::from_secs(self.timing_seconds.1)
+    }
+
+    /// `retry_timeout`.
+    #[must_use]
+    pub(crate) fn retry_timeout(&self) -> Duration {
+        Duration::from_secs(self.timing_seconds.2)
+    }
+}

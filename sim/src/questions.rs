@@ -1,0 +1,282 @@
+//! Answers to what a cycle wants to know: the simulated counterpart of the program's questions.
+
+use std::time::Duration;
+
+use ha::cluster::Tags;
+use ha::facts::{
+    Accepts, Answer, DataDirectory, Divergence, LocalHistory, Peer, PeerAnswer, PeerStatus, RecoveryDrift,
+    RemoteHistory, Server as ServerFacts, Slot, Source, SqlFacts, WalSender,
+};
+use ha::pg::{ControlData, DatabaseState, HistoryEntry, Lsn, ReplicationState, SystemIdentifier, Timeline};
+use ha::step::Question;
+
+use crate::dcs::Request;
+use crate::server::{CHECKPOINT_RECORD, Condition, Data, Process};
+use crate::world::{Id, World};
+
+impl World {
+    /// Answers a question after the time that it takes.
+    pub(crate) fn ask(&mut self, id: Id, question: Question) {
+        let delay = self.local_delay();
+        match question {
+            Question::Cluster => self.call_dcs(id, Request::Load),
+            Question::Server => {
+                self.answer_after(id, delay, |world, id| Answer::Server(world.server_facts(id)))
+            }
+            Question::DataDirectory => {
+                self.answer_after(id, delay, |world, id| {
+                    Answer::DataDirectory(world.data_directory(id))
+                });
+            }
+            Question::Peers(peers) => self.ask_peers(id, peers),
+            Question::Divergence(source) => {
+                let delay = delay + self.random.millis(2, 30);
+                self.answer_after(id, delay, move |world, id| {
+                    Answer::Divergence(world.divergence(id, &source))
+                });
+            }
+            Question::HistoryFile(timeline) => {
+                self.answer_after(id, delay, move |world, id| {
+                    Answer::HistoryFile(world.history_file(id, timeline))
+                });
+            }
+            Question::RecoveryDrift(source) => {
+                self.answer_after(id, delay, move |world, id| {
+                    Answer::RecoveryDrift(world.recovery_drift(id, source.as_ref()))
+                });
+            }
+        }
+    }
+
+    fn local_delay(&mut self) -> Duration {
+        if self.slow.server {
+            self.random.mostly(5, 300, 10, 2_000)
+        } else {
+            self.random.mostly(1, 8, 1, 200)
+        }
+    }
+
+    pub(crate) fn answer_after(
+        &mut self,
+        id: Id,
+        delay: Duration,
+        answer: impl FnOnce(&mut Self, Id) -> Answer + 'static,
+    ) {
+        let owner = self.as_agent(id);
+        self.schedule(delay, owner, move |world| {
+            let answer = answer(world, id);
+            world.learn(id, answer);
+        });
+    }
+
+    fn server_facts(&self, id: Id) -> ServerFacts {
+        let server = &self.members[id].server;
+        if server.process == Process::Down {
+            return ServerFacts::default();
+        }
+        let is_up = server.is_up();
+        ServerFacts {
+            is_running: true,
+            postmaster_started: Some(server.started),
+            accepts: if is_up { Accepts::Yes } else { Accepts::Rejecting },
+            sql: server
+                .data
+                .as_ref()
+                .filter(|_| is_up)
+                .map(|data| self.sql_facts(id, data)),
+        }
+    }
+
+    fn sql_facts(&self, id: Id, data: &Data) -> SqlFacts {
+        let server = &self.members[id].server;
+        let in_recovery = server.process == Process::Standby;
+        let slots = data.slots.iter().map(|(name, restart_lsn)| Slot {
+            name: name.clone(),
+            is_logical: false,
+            is_active: self.slot_user(id, name.0.as_str()).is_some(),
+            restart_lsn: *restart_lsn,
+            confirmed_flush: None,
+            has_xmin: false,
+            is_lost: false,
+        });
+        let standbys = (0..self.members.len()).filter(|other| self.upstream(*other) == Some(id));
+        let wal_senders = standbys.map(|other| WalSender {
+            application_name: self.members[other].name().0.clone(),
+            is_streaming: true,
+            sync_state: "async".to_owned(),
+            flushed: self.position(other).map(|position| position.lsn),
+        });
+        SqlFacts {
+            in_recovery,
+            timeline: Some(self.wal.timeline(data.at.branch)),
+            flushed: (!in_recovery).then_some(data.at.lsn),
+            received: (in_recovery && server.receiver.is_some()).then_some(data.at.lsn),
+            replayed: in_recovery.then_some(data.replayed),
+            replay_paused: false,
+            replication_state: server.receiver.map(|_| ReplicationState::Streaming),
+            slots: slots.collect(),
+            wal_senders: wal_senders.collect(),
+            ..SqlFacts::default()
+        }
+    }
+
+    fn slot_user(&self, upstream: Id, slot: &str) -> Option<Id> {
+        (0..self.members.len()).find(|other| {
+            let source = self.members[*other].server.running_source.as_ref();
+            self.upstream(*other) == Some(upstream)
+                && source
+                    .and_then(|source| source.slot.as_ref())
+                    .is_some_and(|name| name.0 == slot)
+        })
+    }
+
+    fn data_directory(&self, id: Id) -> DataDirectory {
+        let server = &self.members[id].server;
+        let Some(data) = &server.data else {
+            return DataDirectory::Empty;
+        };
+        if data.condition == Condition::Partial {
+            return DataDirectory::Present {
+                control: Err("pg_control is missing".to_owned()),
+                has_recovery_signal: false,
+                has_backup_label: true,
+            };
+        }
+        let timeline = self.wal.timeline(data.at.branch);
+        let is_standby = matches!(
+            data.state,
+            DatabaseState::InArchiveRecovery | DatabaseState::ShutDownInRecovery
+        );
+        let control = ControlData {
+            system_identifier: data.system_identifier.parse::<SystemIdentifier>().ok(),
+            state: data.state,
+            checkpoint: data.checkpoint,
+            redo: data.checkpoint,
+            timeline: data.checkpoint_timeline,
+            minimum_recovery: if is_standby { data.replayed } else { Lsn::ZERO },
+            minimum_recovery_timeline: is_standby.then_some(timeline),
+            can_be_rewound: true,
+        };
+        DataDirectory::Present {
+            control: Ok(control),
+            has_recovery_signal: data.has_recovery_signal,
+            has_backup_label: data.has_backup_label,
+        }
+    }
+
+    fn ask_peers(&mut self, id: Id, peers: Vec<Peer>) {
+        let delay = self.random.mostly(2, 10, 3, 400);
+        let owner = self.as_agent(id);
+        self.schedule(delay, owner, move |world| {
+            let answers: Vec<PeerAnswer> = peers
+                .iter()
+                .map(|peer| PeerAnswer {
+                    name: peer.name.clone(),
+                    status: world.peer_status(id, peer),
+                })
+                .collect();
+            // Who does not answer at all is waited for; a closed port answers at once.
+            let is_silent = |peer: &Peer| {
+                world
+                    .find(&peer.name)
+                    .is_none_or(|other| !world.reaches(id, other))
+            };
+            let delay = if peers.iter().any(is_silent) {
+                Duration::from_secs(2)
+            } else {
+                world.random.millis(1, 5)
+            };
+            world.answer_after(id, delay, move |_, _| Answer::Peers(answers));
+        });
+    }
+
+    fn peer_status(&self, id: Id, peer: &Peer) -> Result<PeerStatus, String> {
+        let other = self.find(&peer.name).ok_or("no such host")?;
+        if !self.reaches(id, other) {
+            return Err("timed out".to_owned());
+        }
+        let member = &self.members[other];
+        if !member.agent.is_alive {
+            return Err("connection refused".to_owned());
+        }
+        let data = member.server.data.as_ref().filter(|_| member.server.is_up());
+        let data = data.ok_or("its server does not run")?;
+        let in_recovery = member.server.process == Process::Standby;
+        let mut position = data.at.lsn;
+        if self.plan.peers_are_stale
+            && let Some(told) = member.agent.memory().last_position
+        {
+            position = told;
+        }
+        Ok(PeerStatus {
+            in_recovery,
+            position: Some(position),
+            timeline: Some(self.wal.timeline(data.at.branch)),
+            tags: Tags(member.node.tags.0.clone()),
+            watchdog_failed: false,
+        })
+    }
+
+    fn divergence(&self, id: Id, source: &Source) -> Divergence {
+        let server = &self.members[id].server;
+        let local = match &server.data {
+            Some(data) if data.condition == Condition::Good => Ok(self.local_history(server.process, data)),
+            Some(_) | None => Err("no usable data directory".to_owned()),
+        };
+        let remote = source.member.as_ref().and_then(|name| self.find(name));
+        let remote = remote.filter(|other| self.reaches(id, *other));
+        let remote = remote
+            .map(|other| &self.members[other].server)
+            .filter(|other| other.is_up());
+        let remote = remote.and_then(|other| Some((other.process, other.data.as_ref()?)));
+        let remote = remote.ok_or_else(|| "could not connect".to_owned());
+        let remote = remote.map(|(process, data)| RemoteHistory {
+            in_recovery: process == Process::Standby,
+            timeline: self.wal.timeline(data.at.branch),
+            history: self.wal.history(data.at.branch),
+        });
+        Divergence { local, remote }
+    }
+
+    fn local_history(&self, process: Process, data: &Data) -> LocalHistory {
+        let timeline = self.wal.timeline(data.at.branch);
+        let was_standby = matches!(
+            data.state,
+            DatabaseState::InArchiveRecovery | DatabaseState::ShutDownInRecovery
+        );
+        if was_standby || process == Process::Standby {
+            return LocalHistory {
+                timeline,
+                lsn: data.replayed,
+                was_standby: true,
+                checkpoint_end: None,
+            };
+        }
+        let is_clean = data.state == DatabaseState::ShutDown;
+        LocalHistory {
+            timeline: data.checkpoint_timeline,
+            lsn: data.checkpoint,
+            was_standby: false,
+            checkpoint_end: is_clean.then_some(Lsn(data.checkpoint.0 + CHECKPOINT_RECORD)),
+        }
+    }
+
+    fn history_file(&self, id: Id, timeline: Timeline) -> Option<Vec<HistoryEntry>> {
+        let data = self.members[id].server.data.as_ref()?;
+        let own = self.wal.lineage(data.at.branch).into_iter();
+        let mut known = own.chain(data.histories.iter().copied());
+        let known = known.find(|branch| self.wal.timeline(*branch) == timeline)?;
+        Some(self.wal.history(known)).filter(|history| !history.is_empty())
+    }
+
+    fn recovery_drift(&self, id: Id, source: Option<&Source>) -> RecoveryDrift {
+        let server = &self.members[id].server;
+        if server.running_source.as_ref() == source {
+            RecoveryDrift::None
+        } else if self.plan.is_old_postgresql {
+            RecoveryDrift::Restart
+        } else {
+            RecoveryDrift::Reload
+        }
+    }
+}

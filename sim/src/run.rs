@@ -1,0 +1,241 @@
+//! One run: a seed in, a verdict out.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use crate::check::Violation;
+use crate::journal::Journal;
+use crate::marks::Marks;
+use crate::plan::{Fault, Plan};
+use crate::random::Random;
+use crate::server::Condition;
+use crate::world::World;
+
+/// What a run is made from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Setup {
+    /// Everything follows from it.
+    pub seed: u64,
+    /// Agents are killed although no guard is there: two primaries are then to be expected for a while.
+    pub agent_dies: bool,
+    /// How many of the last lines of the journal to keep.
+    pub journal_lines: usize,
+}
+
+/// How a run went.
+#[derive(Debug)]
+pub struct Verdict {
+    /// The rule that was broken, if any.
+    pub violation: Option<Violation>,
+    /// Which paths were taken.
+    pub marks: Marks,
+    /// What happened, as far as it was kept.
+    pub journal: Vec<String>,
+    /// The choices of the seed.
+    pub plan: Plan,
+}
+
+/// Runs one seed.
+#[must_use]
+pub fn run(setup: Setup) -> Verdict {
+    let mut random = Random::new(setup.seed);
+    let plan = Plan::choose(&mut random, setup.agent_dies);
+    let mut world = World::new(plan.clone(), random, Journal::new(setup.journal_lines));
+    // A panic is a broken rule as well: the journal up to it is worth more than its message alone.
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| live(&mut world))) {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("a panic");
+        let end = text
+            .char_indices()
+            .nth(300)
+            .map_or(text.len(), |(index, _)| index);
+        world.break_rule_text(format!("panic: {}", &text[..end]));
+    }
+    let World {
+        violation,
+        marks,
+        journal,
+        ..
+    } = world;
+    Verdict {
+        violation,
+        marks,
+        journal: journal.into_lines(),
+        plan,
+    }
+}
+
+fn live(world: &mut World) {
+    if !form(world) {
+        return;
+    }
+    let end = world.now + world.plan.chaos;
+    world.begin_faults(end);
+    world.run_until(end);
+    heal(world);
+    hand_over(world);
+}
+
+/// From nothing to a cluster in which all stream.
+fn form(world: &mut World) -> bool {
+    let bound = world.now + bound(world) + Duration::from_secs(60);
+    let formed = world.run_until_true(bound, |world| world.trouble().is_none());
+    if !formed && world.violation.is_none() {
+        let trouble = world.trouble().unwrap_or_default();
+        world.break_rule_text(format!("no cluster came into being: {trouble}"));
+    }
+    formed
+}
+
+fn bound(world: &World) -> Duration {
+    world.plan.ttl() * 6 + world.plan.loop_wait() * 6 + Duration::from_secs(30)
+}
+
+/// After everything is well again, so is the cluster, within a bound.
+fn heal(world: &mut World) {
+    if world.violation.is_some() {
+        return;
+    }
+    world.heal();
+    // An init system's patience with agents that were being stopped, and a disk that is slow to be recovered.
+    let grace = world.plan.ttl() * 4 + Duration::from_secs(100);
+    let end = world.now + grace;
+    world.run_until(end);
+    world.heal();
+    for _ in 0..4 {
+        let end = world.now + bound(world);
+        if world.run_until_true(end, |world| world.trouble().is_none()) || world.violation.is_some() {
+            world.forget_lost_writes();
+            return;
+        }
+        if !help(world) {
+            break;
+        }
+    }
+    let trouble = world.trouble().unwrap_or_default();
+    world.break_rule_text(format!("the cluster does not heal: {trouble}"));
+}
+
+/// An operator looks at members that do not follow, and has those copied anew that cannot be mended in another way.
+fn help(world: &mut World) -> bool {
+    let Some(primary) = (0..world.members.len()).find(|id| world.takes_writes(*id)) else {
+        return allow_failover(world);
+    };
+    let mut has_helped = false;
+    for id in (0..world.members.len()).filter(|id| *id != primary) {
+        if world.members[id].is_foreign || world.streams_from(id, primary) {
+            continue;
+        }
+        let data = world.members[id].server.data.as_ref();
+        let is_broken = data.is_some_and(|data| data.condition != Condition::Good);
+        let is_diverged = match (world.position(id), world.position(primary)) {
+            (Some(mine), Some(theirs)) => !world.wal.includes(theirs, mine),
+            _ => false,
+        };
+        let is_collision = is_diverged && world.timelines_collide(id, primary);
+        let may_repair = world.plan.may_remove_data || world.plan.use_pg_rewind;
+        if is_broken || is_collision || (is_diverged && !may_repair) {
+            world.marks.hit(if is_broken {
+                "operator: broken data"
+            } else if is_collision {
+                "operator: two timelines of one number"
+            } else {
+                "operator: diverged"
+            });
+            world.note(id, || "an operator asks for a new copy".to_owned());
+            world.ask_reinitialize(id);
+            has_helped = true;
+        }
+    }
+    has_helped
+}
+
+/// Nobody may take over by the rules that hold: the only data left is that of a member with `nofailover`, or lags too
+/// far behind what was published. Somebody has to say that it shall, all the same.
+fn allow_failover(world: &mut World) -> bool {
+    let good = |id: &usize| world.members[*id].server.is_good() && !world.members[*id].is_foreign;
+    let with_data: Vec<usize> = (0..world.members.len()).filter(good).collect();
+    let may_run = with_data
+        .iter()
+        .copied()
+        .filter(|id| !world.members[*id].node.tags.nofailover());
+    let lags = |id: &usize| {
+        let optime = world.dcs.newest().status.optime.unwrap_or_default();
+        let position = world.position(*id).map(|position| position.lsn);
+        position.unwrap_or_default().behind(optime) > world.plan.maximum_lag_bytes
+    };
+    match may_run.max_by_key(|id| world.position(*id).map(|position| position.lsn)) {
+        Some(best) if lags(&best) => {
+            world.marks.hit("operator: fails over");
+            world.ask_failover(best);
+            true
+        }
+        Some(_) => false,
+        None => {
+            world.marks.hit("operator: removes nofailover");
+            for member in &mut world.members {
+                let mut node = (*member.node).clone();
+                node.tags = ha::cluster::Tags::default();
+                member.node = std::sync::Arc::new(node);
+            }
+            true
+        }
+    }
+}
+
+/// In a healthy cluster people switch over, and stop the primary's agent: nothing may get lost, nobody may have to wait.
+fn hand_over(world: &mut World) {
+    if world.violation.is_some() || world.members.iter().any(|member| member.is_foreign) {
+        return;
+    }
+    let calm = world.plan.ttl() * 2 + Duration::from_secs(11);
+    let end = world.now + calm;
+    world.run_until(end);
+    if world.violation.is_some() || !settle(world, "before a switchover") {
+        return;
+    }
+    let before = world.last_primary;
+    world.inject(Fault::Switchover, 0);
+    let end = world.now + world.plan.ttl() + Duration::from_secs(20);
+    world.run_until_true(end, |world| world.last_primary != before);
+    if !settle(world, "after a switchover") {
+        return;
+    }
+    if world.last_primary != before {
+        world.marks.hit("switchover in quiet");
+    }
+    let end = world.now + calm;
+    world.run_until(end);
+    let Some(primary) = (0..world.members.len()).find(|id| world.takes_writes(*id)) else {
+        return;
+    };
+    world.stop_agent(primary, Some(Duration::ZERO));
+    let end = world.now + Duration::from_secs(95);
+    world.run_until_true(end, |world| world.last_primary != Some(primary));
+    if world.last_primary != Some(primary) {
+        world.marks.hit("graceful stop in quiet");
+    }
+    let end = world.now + Duration::from_secs(95);
+    world.run_until(end);
+    settle(world, "after a graceful stop");
+}
+
+fn settle(world: &mut World, when: &str) -> bool {
+    let end = world.now + bound(world);
+    let settled = world.run_until_true(end, |world| world.trouble().is_none());
+    if !settled && world.violation.is_none() {
+        let trouble = world.trouble().unwrap_or_default();
+        world.break_rule_text(format!("{when}: {trouble}"));
+    }
+    if settled && let Some(primary) = (0..world.members.len()).find(|id| world.takes_writes(*id)) {
+        let position = world.position(primary);
+        let lost = position.map_or(0, |position| world.ledger.lost(&world.wal, position));
+        if lost > 0 {
+            world.break_rule_text(format!("{when}: {lost} acknowledged writes are gone"));
+            return false;
+        }
+    }
+    settled
+}

@@ -1,0 +1,97 @@
+//! Runs many seeds: none may break a rule, and together they must have been on the rare paths.
+
+use tamada_sim::Marks;
+use tamada_sim::run::{Setup, run};
+
+/// Paths that these seeds must have been on, else they prove little.
+const SOMETIMES: [&str; 36] = [
+    "another primary",
+    "clone",
+    "dcs call failed",
+    "exit with failure",
+    "graceful stop in quiet",
+    "guard",
+    "operator: two timelines of one number",
+    "quiet handover",
+    "reason: AcquiredLockAsLeader",
+    "reason: CrashRecovery",
+    "reason: DemotedDcsOutage",
+    "reason: Demoting",
+    "reason: DemotingWithoutLock",
+    "reason: ForeignSystemIdentifier",
+    "reason: HoldingOff",
+    "reason: InvalidSystemIdentifier",
+    "reason: LostInitializeRace",
+    "reason: LostRace",
+    "reason: NotAllowedToPromote",
+    "reason: NotHealthiest",
+    "reason: PromotedByAcquiringLock",
+    "reason: PromotedHavingLock",
+    "reason: ReinitializeStarted",
+    "reason: ReinitializingDiverged",
+    "reason: ReleasedNotRunning",
+    "reason: RestartInitiated",
+    "reason: Rewinding",
+    "reason: StartFailed",
+    "reason: StartingPrimaryAfterFailure",
+    "reason: StartingReadOnlyWithLock",
+    "reason: StoppedAfterStartTimeout",
+    "reason: StoppedToFailOver",
+    "rewind",
+    "start timed out",
+    "switchover in quiet",
+    "writes lost",
+];
+
+/// So many seeds are needed to be on all of them.
+const ENOUGH_SEEDS: u64 = 300;
+
+#[test]
+fn no_seed_breaks_a_rule() {
+    let count: u64 = std::env::var("TAMADA_SIM_SEEDS").map_or(ENOUGH_SEEDS, |text| {
+        text.parse().expect("TAMADA_SIM_SEEDS is a number")
+    });
+    let mut marks = Marks::default();
+    for seed in 0..count {
+        let setup = Setup {
+            seed,
+            ..Setup::default()
+        };
+        let verdict = run(setup);
+        marks.merge(&verdict.marks);
+        if let Some(violation) = verdict.violation {
+            let again = run(Setup {
+                journal_lines: 120,
+                ..setup
+            });
+            println!("{:#?}\n{}", again.plan, again.journal.join("\n"));
+            panic!(
+                "seed {seed}: at {:.3} s: {}\nagain: cargo run --package tamada-sim -- --seed {seed} --verbose",
+                violation.at.as_secs_f64(),
+                violation.text
+            );
+        }
+    }
+    let missed: Vec<_> = SOMETIMES.iter().filter(|path| marks.count(path) == 0).collect();
+    assert!(
+        missed.is_empty() || count < ENOUGH_SEEDS,
+        "no seed has been on these paths: {missed:?}"
+    );
+}
+
+#[test]
+fn a_seed_gives_the_same_run_again() {
+    for seed in [1, 2, 3] {
+        let setup = Setup {
+            seed,
+            journal_lines: usize::MAX,
+            ..Setup::default()
+        };
+        let (first, second) = (run(setup), run(setup));
+        assert!(
+            first.journal == second.journal,
+            "seed {seed} gave two different runs"
+        );
+        assert!(first.journal.len() > 100);
+    }
+}
