@@ -110,8 +110,12 @@ impl Store {
     /// Reads everything about the cluster.
     ///
     /// # Errors
-    /// The DCS does not answer.
+    /// The DCS does not answer, or the groups of a Citus cluster are asked for all at once.
     pub(crate) async fn view(&self) -> Result<View, Error> {
+        if self.is_citus && self.group.is_none() {
+            let message = "the groups of a Citus cluster can be asked for one by one only: give --group N";
+            return Err(Error::new(message));
+        }
         let cluster = self.dcs.load().await?;
         Ok(View {
             groups: [(self.group.unwrap_or(0), cluster)].into(),

@@ -138,6 +138,30 @@ fn the_cluster_is_found_by_file_option_and_environment() {
 }
 
 #[test]
+fn a_citus_cluster_is_shown_by_group() {
+    let stage = Stage::new();
+    let citus = [("PATRONI_CITUS_GROUP", "0"), ("PATRONI_CITUS_DATABASE", "citus")];
+    let output = stage.run(&["list", "citus", "--group", "1"], "", &citus);
+    assert!(
+        output
+            .stdout
+            .starts_with("+ Citus cluster: citus (group: 1, 7000000000000000005) "),
+        "{output:?}"
+    );
+    assert!(
+        output.stdout.contains("| w0     | 10.0.1.1 | Leader | running |"),
+        "{output:?}"
+    );
+    let output = stage.run(&["show-config", "citus"], "", &citus);
+    assert_eq!(output.stdout, "ttl: 25\n\n");
+    let output = stage.run(&["list", "citus"], "", &citus);
+    assert!(
+        output.code == Some(1) && output.stderr.contains("give --group N"),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn wrong_usage_ends_with_two() {
     let stage = Stage::new();
     for (arguments, expected) in [
