@@ -178,29 +178,15 @@ impl Server {
     pub(crate) async fn checkpoint_record(&self, deadline: Instant) -> Result<WalRecord> {
         let control = self.control_file(deadline).await?;
         let data = control.data()?;
-        let args: [OsString; 7] = [
+        let args: [OsString; 6] = [
             "-p".into(),
             self.data_dir().join("pg_wal").into(),
             format!("--timeline={}", data.timeline).into(),
             format!("--start={}", data.checkpoint).into(),
             "-n".into(),
             "1".into(),
-            "--quiet".into(),
         ];
-        // --quiet came with version 15 and only hides errors.
-        let count = if self.version(deadline).await?.is_at_least(15) {
-            args.len()
-        } else {
-            args.len() - 1
-        };
-        let output = self
-            .run(
-                "pg_waldump",
-                args.into_iter().take(count),
-                &BTreeMap::new(),
-                deadline,
-            )
-            .await?;
+        let output = self.run("pg_waldump", args, &BTreeMap::new(), deadline).await?;
         let block_size = u64::from(control.number("WAL block size")?);
         let segment_size = u64::from(control.number("Bytes per WAL segment")?);
         if block_size == 0 || segment_size == 0 {

@@ -71,7 +71,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> MakeTlsConnect<S> for T
     type Error = rustls::pki_types::InvalidDnsNameError;
 
     fn make_tls_connect(&mut self, domain: &str) -> std::result::Result<TlsTo, Self::Error> {
-        let name = ServerName::try_from(domain)?.to_owned();
+        // A socket has no name, and no TLS.
+        let name = ServerName::try_from(if domain.is_empty() { "localhost" } else { domain })?.to_owned();
         Ok(TlsTo {
             connector: TlsConnector::from(Arc::clone(&self.config)),
             name,

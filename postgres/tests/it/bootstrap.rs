@@ -1,0 +1,268 @@
+//! initdb's finer points, custom methods, copies that are broken off.
+
+use crate::harness::{Installation, Node, is_alive, map, script, soon, tests, until};
+use config::BootstrapMethod;
+use std::fs;
+use tamada_postgres::{CloneMethods, CloneSource, DataDirectory, Error, Instant, Recovery, StartOptions};
+
+tests![
+    passwords_do_not_reach_the_log,
+    a_custom_method_makes_a_cluster,
+    a_post_bootstrap_script_gets_a_connection_string,
+    a_custom_method_makes_a_replica,
+    a_copy_that_is_broken_off_is_recognised,
+];
+
+async fn passwords_do_not_reach_the_log(installation: Installation) {
+    let node = Node::with(
+        &installation,
+        "a",
+        "postgresql: {parameters: {log_statement: all, log_min_duration_statement: 0, logging_collector: true, \
+         log_directory: log, log_filename: server.log}}",
+    );
+    node.bootstrap().await;
+    node.sql("SELECT 'marker'");
+    let log = node.data_dir().join("log/server.log");
+    until("the log is written", async || {
+        fs::read_to_string(&log).is_ok_and(|text| text.contains("marker"))
+    })
+    .await;
+    let text = fs::read_to_string(&log).unwrap();
+    for secret in ["secret", "rep:pass", "rewind-pass"] {
+        assert!(!text.contains(secret), "{secret} in {text}");
+    }
+}
+
+fn custom(command: String, recovery_conf: Option<Vec<(String, String)>>) -> BootstrapMethod {
+    BootstrapMethod::Custom {
+        name: "mine".to_owned(),
+        command,
+        no_params: false,
+        keep_existing_recovery_conf: false,
+        recovery_conf,
+        options: vec![("level".to_owned(), "a b".to_owned())],
+    }
+}
+
+async fn a_custom_method_makes_a_cluster(installation: Installation) {
+    let a = Node::primary(&installation, "a").await;
+    a.sql("CREATE TABLE t AS SELECT 3 AS a");
+    a.stop().await;
+    let b = Node::with(
+        &installation,
+        "b",
+        "postgresql: {authentication: {superuser: {username: postgres, password: another}}}",
+    );
+    let copy = format!(
+        "echo \"$@\" > {0}/args; cp -r {1} {0}/data",
+        b.dir.path().display(),
+        a.data_dir().display()
+    );
+    let method = custom(script(b.dir.path(), "copy", &copy), None);
+    let options = b.server.custom_bootstrap(&method, soon()).await.unwrap();
+    assert_eq!(
+        options,
+        StartOptions {
+            recovery: Recovery::Primary,
+            without_hot_standby: false
+        }
+    );
+    let args = fs::read_to_string(b.dir.path().join("args")).unwrap();
+    assert_eq!(
+        args.trim(),
+        format!("--scope=demo --datadir={} --level=a b", b.data_dir().display())
+    );
+    b.server.start(&options, soon()).await.unwrap();
+    let restart = b.server.post_bootstrap(&method, None, soon()).await.unwrap();
+    assert!(!restart);
+    let hba = fs::read_to_string(b.data_dir().join("pg_hba.conf")).unwrap();
+    assert!(!hba.contains("trust"), "{hba}");
+    let output = b
+        .psql()
+        .env("PGPASSWORD", "another")
+        .args(["-c", "SELECT a FROM t"])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "3", "{output:?}");
+    assert!(!b.data_dir().join("tamada.unfinished").exists());
+
+    let c = Node::new(&installation, "c");
+    let failing = custom(script(c.dir.path(), "fail", "echo no disk >&2; exit 3"), None);
+    let error = c
+        .server
+        .custom_bootstrap(&failing, soon())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("exit code 3"), "{error}");
+    let idle = custom("true".to_owned(), None);
+    let error = c
+        .server
+        .custom_bootstrap(&idle, soon())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("left no cluster"), "{error}");
+    let recovery = custom(
+        script(
+            c.dir.path(),
+            "copy",
+            &format!("cp -r {} {}", a.data_dir().display(), c.data_dir().display()),
+        ),
+        Some(vec![
+            ("recovery_target_action".to_owned(), "promote".to_owned()),
+            ("recovery_target_timeline".to_owned(), "latest".to_owned()),
+            ("restore_command".to_owned(), "false".to_owned()),
+        ]),
+    );
+    let options = c.server.custom_bootstrap(&recovery, soon()).await.unwrap();
+    assert!(options.without_hot_standby);
+    let wanted = map(&[
+        ("recovery_target_action", "promote"),
+        ("recovery_target_timeline", "latest"),
+        ("restore_command", "false"),
+    ]);
+    assert_eq!(options.recovery, Recovery::Custom(wanted));
+    c.server.start(&options, soon()).await.unwrap();
+    c.server.post_bootstrap(&recovery, None, soon()).await.unwrap();
+    assert_eq!(
+        c.status().await.timeline.unwrap().0,
+        2,
+        "recovered on a new timeline"
+    );
+}
+
+async fn a_post_bootstrap_script_gets_a_connection_string(installation: Installation) {
+    let node = Node::new(&installation, "a");
+    node.server
+        .initdb(&[("no-sync".to_owned(), None)], &[], soon())
+        .await
+        .unwrap();
+    node.start(Recovery::Primary).await;
+    let psql = installation.bin_dir.join("psql");
+    let text = format!(
+        "echo \"$1\" > {}/args; exec {} -X -c 'CREATE TABLE made()' \"$1\"",
+        node.dir.path().display(),
+        psql.display()
+    );
+    let command = script(node.dir.path(), "post", &text);
+    node.server
+        .post_bootstrap(&BootstrapMethod::Initdb, Some(&command), soon())
+        .await
+        .unwrap();
+    assert_eq!(
+        node.sql("SELECT count(*) FROM pg_class WHERE relname = 'made'"),
+        "1"
+    );
+    let args = fs::read_to_string(node.dir.path().join("args")).unwrap();
+    assert!(
+        args.contains("dbname=postgres") && !args.contains("secret"),
+        "{args}"
+    );
+    let error = node
+        .server
+        .post_bootstrap(&BootstrapMethod::Initdb, Some("false"), soon())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Program { .. }));
+}
+
+async fn a_custom_method_makes_a_replica(installation: Installation) {
+    let a = Node::primary(&installation, "a").await;
+    let dir = tempfile::tempdir().unwrap();
+    let basebackup = installation.bin_dir.join("pg_basebackup");
+    let text = format!(
+        "echo \"$@\" > {0}/args\nfor arg; do case $arg in --datadir=*) d=${{arg#*=}};; --connstring=*) c=${{arg#*=}};; esac; done\n\
+         exec {1} -D \"$d\" -X stream -c fast -d \"$c\"",
+        dir.path().display(),
+        basebackup.display()
+    );
+    let command = script(dir.path(), "clone", &text);
+    let b = Node::with(
+        &installation,
+        "b",
+        &format!(
+            "postgresql: {{create_replica_methods: [wrong, mine], mine: {{command: '{command}', speed: fast}}, wrong: {{command: 'false'}}}}"
+        ),
+    );
+    let from = CloneSource {
+        name: Some("a".to_owned()),
+        source: Some(a.source()),
+    };
+    assert_eq!(
+        b.server
+            .create_replica(&from, &CloneMethods::Configured, soon())
+            .await
+            .unwrap(),
+        "mine"
+    );
+    let args = fs::read_to_string(dir.path().join("args")).unwrap();
+    assert!(
+        args.contains("--speed=fast --scope=demo --role=replica") && !args.contains("rep:pass"),
+        "{args}"
+    );
+    assert!(!b.data_dir().join("tamada.unfinished").exists());
+    a.server
+        .create_physical_slot(&b.server.name().slot_name(), soon())
+        .await
+        .unwrap();
+    b.start(Recovery::Follow(a.follow(&b))).await;
+    b.until_streaming().await;
+}
+
+async fn a_copy_that_is_broken_off_is_recognised(installation: Installation) {
+    let a = Node::new(&installation, "a");
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!(
+        "mkdir -p {0}/global; touch {0}/global/pg_control; echo {2} > {0}/PG_VERSION; echo $$ > {1}/pid; sleep 300",
+        a.data_dir().display(),
+        dir.path().display(),
+        installation.major
+    );
+    let command = script(dir.path(), "slow", &text);
+    a.configure(&format!(
+        "postgresql: {{create_replica_methods: [slow], slow: {{command: '{command}', no_leader: true}}}}"
+    ));
+    assert_eq!(a.server.methods_without_leader().len(), 1);
+    let mark = a.data_dir().join("tamada.unfinished");
+    let server = a.server.clone();
+    let from = CloneSource {
+        name: None,
+        source: None,
+    };
+    let copying = tokio::spawn(async move {
+        server
+            .create_replica(&from, &CloneMethods::Configured, soon())
+            .await
+    });
+    until("the copy is marked", async || mark.exists()).await;
+    assert_eq!(
+        a.server.data_directory(),
+        DataDirectory::Filled,
+        "it looks finished but for the mark"
+    );
+    let pid: i32 = fs::read_to_string(dir.path().join("pid"))
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    copying.abort();
+    assert!(copying.await.unwrap_err().is_cancelled());
+    until("the script is gone", async || !is_alive(pid)).await;
+    assert!(a.server.remove_unfinished_copy().await.unwrap());
+    assert_eq!(a.server.data_directory(), DataDirectory::Empty);
+    assert!(!a.server.remove_unfinished_copy().await.unwrap());
+
+    let from = CloneSource {
+        name: None,
+        source: None,
+    };
+    let deadline = Instant::now() + std::time::Duration::from_millis(500);
+    let error = a
+        .server
+        .create_replica(&from, &CloneMethods::Configured, deadline)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    assert_eq!(a.server.data_directory(), DataDirectory::Empty);
+}

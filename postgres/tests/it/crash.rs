@@ -1,0 +1,66 @@
+//! A server that ends without being asked.
+
+use crate::harness::{Installation, Node, soon, tests};
+use ha::pg::DatabaseState;
+use rustix::process::Signal;
+use std::time::{Duration, Instant};
+use tamada_postgres::{Error, Recovery};
+
+tests![a_killed_postmaster_is_noticed_at_once, single_user_mode_recovers];
+
+async fn a_killed_postmaster_is_noticed_at_once(installation: Installation) {
+    let node = Node::primary(&installation, "a").await;
+    node.sql("CREATE TABLE t AS SELECT 5 AS a");
+    node.status().await;
+    let postmaster = node.server.postmaster().unwrap();
+    let killed = Instant::now();
+    postmaster.signal(Signal::KILL).unwrap();
+    postmaster.exited().await;
+    assert!(
+        killed.elapsed() < Duration::from_millis(100),
+        "{:?}",
+        killed.elapsed()
+    );
+    assert!(node.server.postmaster().is_none());
+    assert!(matches!(node.server.reload(), Err(Error::NotRunning)));
+    assert!(
+        node.server
+            .status(tamada_postgres::StatusWants::default(), soon())
+            .await
+            .is_err()
+    );
+    assert_eq!(
+        node.server.control_data(soon()).await.unwrap().state,
+        DatabaseState::InProduction
+    );
+    node.start(Recovery::Primary).await;
+    assert_eq!(node.sql("SELECT a FROM t"), "5");
+    assert_eq!(node.status().await.timeline.unwrap().0, 1, "the same timeline");
+}
+
+async fn single_user_mode_recovers(installation: Installation) {
+    let node = Node::primary(&installation, "a").await;
+    node.sql("CREATE TABLE t AS SELECT 5 AS a");
+    let refused = node.server.single_user_recovery(soon()).await.unwrap_err();
+    assert!(matches!(refused, Error::Unsuitable(_)));
+    node.server.postmaster().unwrap().signal(Signal::KILL).unwrap();
+    node.server
+        .stop(
+            tamada_postgres::StopOptions {
+                mode: tamada_postgres::StopMode::Fast,
+                checkpoint_first: false,
+                escalate_at: None,
+            },
+            None,
+            soon(),
+        )
+        .await
+        .unwrap();
+    node.server.single_user_recovery(soon()).await.unwrap();
+    assert_eq!(
+        node.server.control_data(soon()).await.unwrap().state,
+        DatabaseState::ShutDown
+    );
+    node.start(Recovery::Primary).await;
+    assert_eq!(node.sql("SELECT a FROM t"), "5");
+}
