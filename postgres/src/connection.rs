@@ -284,13 +284,15 @@ impl Server {
         Ok(false)
     }
 
-    /// Closes the kept connections, so that a stop does not have to end them.
-    pub(crate) async fn close_connections(&self) {
-        let (mut heartbeat, mut rest) = (
-            self.shared.connections.heartbeat.lock().await,
-            self.shared.connections.rest.lock().await,
-        );
-        if heartbeat.take().is_some() | rest.take().is_some() {
+    /// Closes the kept connections, so that a stop does not have to end them. One that is in use is left to the server:
+    /// a stop waits for nothing.
+    pub(crate) fn close_connections(&self) {
+        let connections = &self.shared.connections;
+        let mut closed = false;
+        for slot in [&connections.heartbeat, &connections.rest] {
+            closed |= slot.try_lock().is_ok_and(|mut kept| kept.take().is_some());
+        }
+        if closed {
             tracing::info!("closed patroni connections to postgres");
         }
     }

@@ -20,6 +20,9 @@ const LEFTOVERS_TIME: Duration = Duration::from_secs(10);
 /// How long immediate mode may take before SIGKILL: the postmaster itself kills its children after 5 s.
 const IMMEDIATE_TIME: Duration = Duration::from_secs(10);
 
+/// How long `before_stop` may hold up a stop in immediate mode, which is asked for when nothing may be written any more.
+const BEFORE_IMMEDIATE_STOP_TIME: Duration = Duration::from_secs(1);
+
 /// How often a promotion is looked at where no file event tells of it.
 const PROMOTION_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -247,13 +250,31 @@ impl Server {
         };
         report(StopProgress::Preparing);
         self.prepare_stop(options, deadline).await;
+        let (stopped, was_shut_down) = self
+            .signal_and_wait(&postmaster, options, &report, deadline)
+            .await?;
+        self.wait_for_leftovers(deadline).await;
+        if !was_shut_down
+            && let Some(reached @ StopProgress::ShutDown(_)) = self.stop_progress(deadline).await
+        {
+            report(reached);
+        }
+        report(StopProgress::Exited);
+        locked(&self.shared.parameters).raised.clear();
+        Ok(stopped)
+    }
+
+    /// Until the postmaster is gone; tells too whether its shutdown checkpoint has been reported.
+    async fn signal_and_wait(
+        &self,
+        postmaster: &Postmaster,
+        options: StopOptions,
+        report: &impl Fn(StopProgress),
+        deadline: Instant,
+    ) -> Result<(Stopped, bool)> {
         // Watched from before the signal on, so that nothing is missed.
         let watch = Watch::new(&[&self.data_dir().join("global")]);
-        let failed = |source| Error::File {
-            action: "signal the postmaster of",
-            path: self.data_dir(),
-            source,
-        };
+        let failed = Error::file("signal the postmaster of", self.data_dir());
         postmaster.signal(options.mode.signal()).map_err(failed)?;
         report(StopProgress::Signalled);
         let mut stopped = Stopped::AsAsked;
@@ -277,20 +298,12 @@ impl Server {
                     }
                 }
                 () = escalation => {
-                    (stopped, escalate_at) = self.escalate(&postmaster, options.mode, stopped);
+                    (stopped, escalate_at) = self.escalate(postmaster, options.mode, stopped);
                 }
                 () = tokio::time::sleep_until(deadline) => return Err(Error::timeout("stopping PostgreSQL")),
             }
         }
-        self.wait_for_leftovers(deadline).await;
-        if !matches!(seen, Some(StopProgress::ShutDown(_)))
-            && let Some(reached @ StopProgress::ShutDown(_)) = self.stop_progress(deadline).await
-        {
-            report(reached);
-        }
-        report(StopProgress::Exited);
-        locked(&self.shared.parameters).raised.clear();
-        Ok(stopped)
+        Ok((stopped, matches!(seen, Some(StopProgress::ShutDown(_)))))
     }
 
     async fn prepare_stop(&self, options: StopOptions, deadline: Instant) {
@@ -300,6 +313,10 @@ impl Server {
             tracing::warn!("no checkpoint before the stop: {error}");
         }
         if let Some(command) = self.settings().before_stop.clone() {
+            let deadline = match options.mode {
+                StopMode::Immediate => deadline.min(Instant::now() + BEFORE_IMMEDIATE_STOP_TIME),
+                StopMode::Smart | StopMode::Fast => deadline,
+            };
             let ended = match Invocation::of_command_line(&command) {
                 Ok(invocation) => invocation
                     .run(deadline)
@@ -311,7 +328,7 @@ impl Server {
                 tracing::warn!("before_stop: {error}");
             }
         }
-        self.close_connections().await;
+        self.close_connections();
     }
 
     async fn stop_progress(&self, deadline: Instant) -> Option<StopProgress> {

@@ -261,22 +261,15 @@ fn read_status(row: &SimpleQueryRow) -> Result<SqlStatus> {
     let written = wal_receiver.as_ref().and_then(|(_, written)| *written);
     let wal_receiver = wal_receiver.map(|(receiver, _)| receiver).filter(|_| in_recovery);
     let (received, replayed) = (lsn("received").max(written), lsn("replayed"));
-    let timeline = if in_recovery {
-        let recovery_timeline = number("recovery_timeline").map(Timeline);
-        let from_control = Some(control_timeline).max(recovery_timeline);
-        wal_receiver
-            .as_ref()
-            .and_then(|receiver| receiver.received_timeline)
-            .or(from_control)
+    let received_timeline = wal_receiver
+        .as_ref()
+        .and_then(|receiver| receiver.received_timeline);
+    let from_control = Some(control_timeline).max(number("recovery_timeline").map(Timeline));
+    let written_timeline = row.get("wal_file").and_then(timeline_of_file);
+    let (timeline, position) = if in_recovery {
+        (received_timeline.or(from_control), received.max(replayed))
     } else {
-        text("wal_file")
-            .and_then(|file| u32::from_str_radix(file.get(..8)?, 16).ok())
-            .map(Timeline)
-    };
-    let position = if in_recovery {
-        received.max(replayed)
-    } else {
-        lsn("flushed")
+        (written_timeline, lsn("flushed"))
     };
     let slots = json("slots")?;
     let senders = json("senders")?;
@@ -304,6 +297,11 @@ fn read_status(row: &SimpleQueryRow) -> Result<SqlStatus> {
         synchronous_commit: text("synchronous_commit").unwrap_or_default(),
         synchronous_standby_names: text("synchronous_standby_names").unwrap_or_default(),
     })
+}
+
+/// The first eight digits of a WAL file's name.
+fn timeline_of_file(name: &str) -> Option<Timeline> {
+    u32::from_str_radix(name.get(..8)?, 16).ok().map(Timeline)
 }
 
 pub(crate) fn json_text(row: &Value, key: &str) -> Option<String> {

@@ -14,7 +14,7 @@ tests![
 async fn a_former_primary_that_wrote_on_is_rewound(installation: Installation) {
     let a = Node::primary(&installation, "a").await;
     let b = a.replica("b").await;
-    b.server.promote(soon()).await.unwrap();
+    b.server.promote(|| Ok(()), soon()).await.unwrap();
     a.sql("CREATE TABLE lost AS SELECT 1 AS a");
     b.sql("CREATE TABLE kept AS SELECT 2 AS a");
     let options = StopOptions {
@@ -61,7 +61,7 @@ async fn a_clean_switchover_needs_no_rewind(installation: Installation) {
     let b = a.replica("b").await;
     a.sql("CREATE TABLE t AS SELECT 1 AS a");
     a.stop().await;
-    b.server.promote(soon()).await.unwrap();
+    b.server.promote(|| Ok(()), soon()).await.unwrap();
     let facts = a.server.divergence(&b.source(), soon()).await.unwrap();
     let switch = facts.leader.history[0].switch_lsn;
     assert!(facts.local.lsn < switch, "{facts:?}");
