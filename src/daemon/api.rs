@@ -32,3 +32,6 @@ pub use listen::ListenError;
 pub use peers::ask as ask_members;
 pub use server_status::LocalServer;
 pub use start::{Handle, StartError, Surroundings, start};
+
+#[cfg(test)]
+mod tests;
