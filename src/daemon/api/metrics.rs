@@ -17,8 +17,14 @@ pub(crate) fn text(view: &View, now: Moment, server: Shown<'_>) -> String {
         "The version as a number, two digits for each part.",
         version_number(&view.node.version),
     );
-    put_server(&mut metrics, view, server);
-    put_cluster(&mut metrics, view, now);
+    put_role(&mut metrics, server);
+    put_standby(&mut metrics, server);
+    metrics.gauge(
+        "postgres_server_version",
+        "PostgreSQL's version as a number; 0 if unknown.",
+        server.sql.map_or(0, |sql| sql.server_version.0),
+    );
+    put_cluster(&mut metrics, view, now, timeline(view, server));
     metrics.states(server.state);
     metrics.gauge(
         "failover_priority",
@@ -28,9 +34,8 @@ pub(crate) fn text(view: &View, now: Moment, server: Shown<'_>) -> String {
     metrics.text
 }
 
-fn put_server(metrics: &mut Metrics, view: &View, server: Shown<'_>) {
+fn put_role(metrics: &mut Metrics, server: Shown<'_>) {
     let sql = server.sql;
-    let lsn = |lsn: Option<Lsn>| lsn.unwrap_or_default().0;
     let state = Some(ServerState::Running);
     metrics.flag(
         "postgres_running",
@@ -50,7 +55,7 @@ fn put_server(metrics: &mut Metrics, view: &View, server: Shown<'_>) {
     metrics.counter(
         "xlog_location",
         "A primary's position in the WAL in bytes, else 0.",
-        lsn(sql.and_then(|sql| sql.location)),
+        bytes(sql.and_then(|sql| sql.location)),
     );
     metrics.flag(
         "standby_leader",
@@ -72,16 +77,21 @@ fn put_server(metrics: &mut Metrics, view: &View, server: Shown<'_>) {
         "1 if this member is a quorum standby, else 0.",
         server.sync == Some(SyncFlag::Quorum),
     );
+}
+
+/// A primary has none of these, and they are 0.
+fn put_standby(metrics: &mut Metrics, server: Shown<'_>) {
+    let sql = server.sql;
     let standby = sql.filter(|sql| sql.in_recovery);
     metrics.counter(
         "xlog_received_location",
         "Up to where a replica has received WAL, in bytes, else 0.",
-        lsn(standby.and_then(|sql| sql.received_location)),
+        bytes(standby.and_then(|sql| sql.received_location)),
     );
     metrics.counter(
         "xlog_replayed_location",
         "Up to where a replica has replayed WAL, in bytes, else 0.",
-        lsn(standby.and_then(|sql| sql.replayed_location)),
+        bytes(standby.and_then(|sql| sql.replayed_location)),
     );
     metrics.gauge(
         "xlog_replayed_timestamp",
@@ -106,21 +116,24 @@ fn put_server(metrics: &mut Metrics, view: &View, server: Shown<'_>) {
             state == Some(ReplicationState::InArchiveRecovery),
         );
     }
-    let version = sql.map_or(0, |sql| sql.server_version.0);
-    metrics.gauge(
-        "postgres_server_version",
-        "PostgreSQL's version as a number; 0 if unknown.",
-        version,
-    );
-    metrics.timeline = match sql {
-        Some(sql) if sql.in_recovery => view.timeline,
-        Some(sql) => sql.timeline,
-        None => None,
-    }
-    .map_or(0, |timeline| timeline.0);
 }
 
-fn put_cluster(metrics: &mut Metrics, view: &View, now: Moment) {
+fn bytes(lsn: Option<Lsn>) -> u64 {
+    lsn.unwrap_or_default().0
+}
+
+fn timeline(view: &View, server: Shown<'_>) -> u32 {
+    let timeline = server.sql.and_then(|sql| {
+        if sql.in_recovery {
+            view.timeline
+        } else {
+            sql.timeline
+        }
+    });
+    timeline.map_or(0, |timeline| timeline.0)
+}
+
+fn put_cluster(metrics: &mut Metrics, view: &View, now: Moment, timeline: u32) {
     let cluster = view.cluster(now);
     let is_unlocked = cluster.is_none_or(|cluster| cluster.is_unlocked());
     metrics.flag(
@@ -146,7 +159,6 @@ fn put_cluster(metrics: &mut Metrics, view: &View, now: Moment) {
         "1 if this member is listed in the key failsafe, else 0.",
         is_failsafe_member,
     );
-    let timeline = metrics.timeline;
     metrics.gauge(
         "postgres_timeline",
         "PostgreSQL's timeline; 0 if unknown.",
@@ -172,7 +184,6 @@ fn put_cluster(metrics: &mut Metrics, view: &View, now: Moment) {
 struct Metrics {
     text: String,
     labels: String,
-    timeline: u32,
 }
 
 impl Metrics {
@@ -186,7 +197,6 @@ impl Metrics {
         Self {
             text: String::with_capacity(6000),
             labels,
-            timeline: 0,
         }
     }
 

@@ -96,40 +96,9 @@ impl Api {
                     &cluster_document::document(&cluster, &config, &self.view().node.scope),
                 )
             }
-            Route::History => {
-                let view = self.view();
-                let history = match view.cluster(clock::now()) {
-                    Some(cluster) => cluster.history.clone(),
-                    None => self.load().await?.0.history,
-                };
-                let lines = history.map(|history| history.to_json());
-                let lines = lines.and_then(|text| serde_json::from_str::<Value>(&text).ok());
-                Answer::json(200, &lines.unwrap_or_else(|| Value::Array(Vec::new())))
-            }
-            Route::Config => {
-                let view = self.view();
-                let key = match view.cluster(clock::now()) {
-                    Some(cluster) => cluster.config.clone(),
-                    None => self.load().await?.0.config,
-                };
-                let missing =
-                    || Answer::page(502, "the key config is missing in the DCS, or is not valid JSON");
-                Answer::json(200, &key.ok_or_else(missing)?.value)
-            }
-            Route::Failsafe => {
-                let view = self.view();
-                let members = view
-                    .cluster
-                    .as_ref()
-                    .and_then(|(cluster, _)| cluster.failsafe.as_ref());
-                let missing = || {
-                    Answer::page(
-                        502,
-                        "the key failsafe is missing in the DCS: failsafe_mode is off",
-                    )
-                };
-                Answer::json(200, members.ok_or_else(missing)?)
-            }
+            Route::History => self.history().await?,
+            Route::Config => self.config().await?,
+            Route::Failsafe => self.failsafe()?,
             Route::DeleteRestart => self.delete_restart(),
             Route::DeleteSwitchover => self.delete_switchover().await?,
             Route::Reload => self.reload(),
@@ -139,6 +108,44 @@ impl Api {
                 Answer::page(501, &format!("Unsupported method ('{}')", head.method))
             }
         })
+    }
+
+    async fn history(&self) -> Result<Answer, Answer> {
+        let view = self.view();
+        let history = match view.cluster(clock::now()) {
+            Some(cluster) => cluster.history.clone(),
+            None => self.load().await?.0.history,
+        };
+        let lines = history.map(|history| history.to_json());
+        let lines = lines.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+        Ok(Answer::json(
+            200,
+            &lines.unwrap_or_else(|| Value::Array(Vec::new())),
+        ))
+    }
+
+    async fn config(&self) -> Result<Answer, Answer> {
+        let view = self.view();
+        let key = match view.cluster(clock::now()) {
+            Some(cluster) => cluster.config.clone(),
+            None => self.load().await?.0.config,
+        };
+        let missing = || Answer::page(502, "the key config is missing in the DCS, or is not valid JSON");
+        Ok(Answer::json(200, &key.ok_or_else(missing)?.value))
+    }
+
+    /// The last known members: this is asked when the DCS is away.
+    fn failsafe(&self) -> Result<Answer, Answer> {
+        let view = self.view();
+        let cluster = view.cluster.as_ref().map(|(cluster, _)| cluster);
+        let members = cluster.and_then(|cluster| cluster.failsafe.as_ref());
+        let missing = || {
+            Answer::page(
+                502,
+                "the key failsafe is missing in the DCS: failsafe_mode is off",
+            )
+        };
+        Ok(Answer::json(200, members.ok_or_else(missing)?))
     }
 
     /// The answer to a request with a body.
