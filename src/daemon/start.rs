@@ -185,7 +185,7 @@ async fn start_rest(
     let (local, timing) = (Arc::clone(local), store::timing(&settings.config));
     let surroundings = async move {
         anyhow::Ok(api::Surroundings {
-            dcs: store::connect(&local, None, timing).await?.dcs,
+            store: store::connect(&local, None, timing).await?,
             server: Arc::new(server),
             members: Arc::new(net::http::Client::new(&http::options(&local))?),
         })

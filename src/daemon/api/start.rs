@@ -4,8 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use config::{RestApiConfig, VerifyClient};
-use dcs::Dcs;
+use config::{LocalConfig, RestApiConfig, VerifyClient};
 use ha::cluster::ScheduledRestart;
 use net::http::Client;
 use net::tls;
@@ -21,14 +20,15 @@ use super::serve::{Dress, HttpServer};
 use super::server_status::{LocalServer, ServerStatus};
 use crate::daemon::inbox::Inbox;
 use crate::daemon::view::ViewReceiver;
+use crate::daemon::{http, store};
 
 /// Health checks of many load balancers fit into one thread; a second one so that none waits for a TLS handshake.
 const THREADS: usize = 2;
 
 /// What the REST API works with; nothing of it is shared with the HA loop, so that neither waits for the other.
 pub struct Surroundings {
-    /// A reader of the DCS that is not served from a watched copy, and that writes `config` and `failover`.
-    pub dcs: Arc<dyn Dcs>,
+    /// The DCS without an identity: it is read afresh each time, and `config` and `failover` are written.
+    pub store: store::Store,
     /// The local server.
     pub server: Arc<dyn LocalServer>,
     /// The client to ask other members with.
@@ -137,11 +137,12 @@ async fn begin(
         .iter()
         .filter_map(|listener| listener.local_addr().ok())
         .collect();
+    let store::Store { dcs, reload: store } = surroundings.store;
     let api = Arc::new(Api {
         access: RwLock::new(Arc::new(access_of(&restapi).await)),
         view: view.clone(),
         inbox,
-        dcs: surroundings.dcs,
+        dcs,
         server: ServerStatus::new(surroundings.server),
         members: surroundings.members,
         schedule,
@@ -151,14 +152,15 @@ async fn begin(
     let scheduler = Arc::clone(&api);
     tokio::spawn(async move { scheduler.run_schedule().await });
     tokio::spawn(async move {
-        Follower {
+        let follower = Follower {
             api,
             server,
-            restapi,
+            store,
+            applied: local,
+            listening: restapi,
             accepting,
-        }
-        .follow(view)
-        .await
+        };
+        follower.follow(view).await;
     });
     Ok(addresses)
 }
@@ -167,42 +169,52 @@ async fn begin(
 struct Follower {
     api: Arc<Api>,
     server: Arc<HttpServer>,
-    restapi: RestApiConfig,
+    store: Arc<dyn store::Reload>,
+    applied: Arc<LocalConfig>,
+    /// What it listens by; another than the applied one when that address could not be taken.
+    listening: RestApiConfig,
     accepting: JoinSet<()>,
 }
 
 impl Follower {
     async fn follow(mut self, mut view: ViewReceiver) {
-        let mut applied = Arc::clone(&view.borrow().local);
-        // Without a sender the daemon ends, and with it this runtime; until then requests are answered.
-        while view.changed().await.is_ok() {
-            let newest = Arc::clone(&view.borrow_and_update().local);
-            if !Arc::ptr_eq(&applied, &newest) {
-                let version = view.borrow().node.version.clone();
-                self.apply(newest.restapi.clone(), &version).await;
-                applied = newest;
+        loop {
+            let (newest, version) = {
+                let view = view.borrow_and_update();
+                (Arc::clone(&view.local), view.node.version.clone())
+            };
+            if !Arc::ptr_eq(&self.applied, &newest) {
+                self.apply(&newest, &version).await;
+                self.applied = newest;
+            }
+            if view.changed().await.is_err() {
+                break;
             }
         }
+        // Without a sender the daemon ends, and with it these threads; until then requests are answered.
         while self.accepting.join_next().await.is_some() {}
     }
 
-    async fn apply(&mut self, restapi: RestApiConfig, version: &str) {
-        let access = Arc::new(access_of(&restapi).await);
+    async fn apply(&mut self, local: &LocalConfig, version: &str) {
+        let restapi = &local.restapi;
+        let access = Arc::new(access_of(restapi).await);
         *self.api.access.write().unwrap_or_else(PoisonError::into_inner) = access;
-        match tls_of(&restapi) {
+        match tls_of(restapi) {
             Ok(tls) => self.server.set_tls(tls),
-            Err(error) => {
-                tracing::error!("restapi: the former certificates stay in use: {}", chain(&error));
-            }
+            Err(error) => tracing::error!("restapi: the former certificates stay in use: {}", chain(&error)),
         }
-        self.server.set_dress(Dress::new(&restapi, version));
-        if restapi.listen != self.restapi.listen {
-            self.listen(&restapi).await;
+        self.server.set_dress(Dress::new(restapi, version));
+        if let Err(error) = self.api.members.reload(&http::options(local)) {
+            tracing::error!("other members are asked as before: {}", chain(&error));
         }
-        self.restapi = RestApiConfig {
-            listen: self.restapi.listen.clone(),
-            ..restapi
-        };
+        if local.dcs != self.applied.dcs
+            && let Err(error) = self.store.reload(&local.dcs).await
+        {
+            tracing::error!("the REST API keeps the former DCS settings: {error:#}");
+        }
+        if restapi.listen != self.listening.listen || self.accepting.is_empty() {
+            self.listen(restapi).await;
+        }
     }
 
     async fn listen(&mut self, restapi: &RestApiConfig) {
@@ -216,12 +228,12 @@ impl Follower {
         };
         let listeners: Vec<TcpListener> = match bound {
             Ok(listeners) => {
-                self.restapi.listen = restapi.listen.clone();
+                self.listening = restapi.clone();
                 listeners
             }
             Err(error) => {
                 tracing::error!("{error}; the REST API stays where it was");
-                match listen::bind(&self.restapi).await {
+                match listen::bind(&self.listening).await {
                     Ok(listeners) => listeners,
                     Err(error) => {
                         tracing::error!("{error}");
@@ -239,6 +251,9 @@ fn tls_of(restapi: &RestApiConfig) -> Result<Option<tls::Server>, tls::Error> {
     let Some(cert) = &restapi.certfile else {
         return Ok(None);
     };
+    if restapi.ciphers.is_some() {
+        tracing::warn!("restapi.ciphers is not used: all suites of TLS 1.2 and 1.3 here are safe ones");
+    }
     let verify_client = match restapi.verify_client {
         VerifyClient::None => tls::VerifyClient::None,
         VerifyClient::Optional => tls::VerifyClient::Optional,

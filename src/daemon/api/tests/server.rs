@@ -28,6 +28,7 @@ use super::fixture::{cluster, local, primary, primary_sql, replica, standby_sql}
 use crate::daemon::api::{Handle, LocalServer, StartError, Surroundings, start};
 use crate::daemon::clock;
 use crate::daemon::inbox::{Inbox, Message};
+use crate::daemon::store::{Reload, Store};
 use crate::daemon::view::View;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -42,18 +43,23 @@ struct Scripted {
 #[async_trait]
 impl LocalServer for Scripted {
     async fn rest_status(&self, _deadline: Instant) -> Result<RestStatus, postgres::Error> {
+        // Before it counts: a test that sees the count may change the status.
+        let status = self.status.lock().unwrap().clone();
         let count = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         tokio::time::sleep(self.takes).await;
-        let mut status = self
-            .status
-            .lock()
-            .unwrap()
-            .clone()
-            .ok_or(postgres::Error::NotRunning)?;
+        let mut status = status.ok_or(postgres::Error::NotRunning)?;
         if !status.in_recovery {
             status.location = Some(Lsn(count as u64));
         }
         Ok(status)
+    }
+}
+
+/// The store in memory has no settings.
+#[async_trait]
+impl Reload for Scripted {
+    async fn reload(&self, _config: &config::DcsConfig) -> anyhow::Result<()> {
+        Ok(())
     }
 }
 
@@ -105,7 +111,10 @@ impl Harness {
         let (view, receiver) = watch::channel(Arc::new(view));
         let (sender, inbox) = Inbox::new();
         let surroundings = Surroundings {
-            dcs: Arc::clone(&reader) as _,
+            store: Store {
+                dcs: Arc::clone(&reader) as _,
+                reload: Arc::clone(&server) as _,
+            },
             server: Arc::clone(&server) as _,
             members: Arc::new(Client::new(&net::http::Options::default()).unwrap()),
         };
@@ -769,14 +778,14 @@ fn it_moves_to_another_address_and_stays_where_that_cannot_be() {
     let taken = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
     let mut bad = local("http_extra_headers: {X-Try: bad}");
     bad.restapi.listen = listen_at(taken.local_addr().unwrap());
-    // Without an own port there is no way back, so this test takes a port that was free just now.
+    // Ports that were free just now, on an address that no other test has anything to do with.
     let free = |ip: &str| {
         std::net::TcpListener::bind((ip, 0))
             .unwrap()
             .local_addr()
             .unwrap()
     };
-    let (first, second) = (free("127.0.0.1"), free("127.0.0.1"));
+    let (first, second) = (free("127.0.0.3"), free("127.0.0.3"));
     let listening = |address: SocketAddr, restapi: &str| {
         let mut local = local(restapi);
         local.restapi.listen = listen_at(address);
