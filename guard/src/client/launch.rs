@@ -1,0 +1,83 @@
+//! Starting a guard in the background.
+
+use super::Options;
+use crate::clock::timespec;
+use crate::command_line::{LAUNCH, SUBCOMMAND};
+use crate::place;
+use crate::server::READY;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::sockopt::socket_peercred;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A connection to whoever listens at `socket`, if that can only be our guard.
+pub(super) fn connect(socket: &Path) -> Option<UnixStream> {
+    if !place::is_private(socket) {
+        return None;
+    }
+    let stream = UnixStream::connect(socket).ok()?;
+    let peer = socket_peercred(&stream).ok()?.uid;
+    (peer == rustix::process::geteuid()).then_some(stream)
+}
+
+/// Starts a guard, waits until it listens, and connects to it.
+pub(super) fn launch(options: &Options) -> io::Result<UnixStream> {
+    let data_dir = place::canonical(&options.data_dir)?;
+    let sockets = place::candidates(options.runtime_dir.as_deref(), &data_dir)?;
+    let socket = place::prepare(&sockets)?;
+    let (pipe, guard_end) = io::pipe()?;
+    let output = |options: &Options| match &options.log {
+        Some(log) => log.try_clone().map(Stdio::from),
+        None => Ok(Stdio::inherit()),
+    };
+    // The command line names the data directory only: whoever kills the agent by the name of its file spares the guard.
+    let mut launcher = Command::new(&options.program)
+        .arg0("tamada")
+        .args([SUBCOMMAND, LAUNCH])
+        .arg(&data_dir)
+        .arg(socket)
+        .arg(options.idle.as_millis().to_string())
+        .current_dir("/")
+        .stdin(guard_end)
+        .stdout(output(options)?)
+        .stderr(output(options)?)
+        .spawn()?;
+    let answer = read_line(pipe, options.timeout);
+    // It ends as soon as it has started the guard.
+    if answer.is_err() {
+        let _ = launcher.kill();
+    }
+    launcher.wait()?;
+    match answer? {
+        answer if answer == READY => {}
+        answer if answer.is_empty() => return Err(io::Error::other("it ended without a word")),
+        answer => return Err(io::Error::other(answer)),
+    }
+    connect(socket).ok_or_else(|| io::Error::other(format!("it does not listen at {}", socket.display())))
+}
+
+fn read_line(mut pipe: io::PipeReader, time: Duration) -> io::Result<String> {
+    let until = Instant::now() + time;
+    let mut text = Vec::new();
+    let mut buffer = [0; 512];
+    while !text.ends_with(b"\n") {
+        let left = until.saturating_duration_since(Instant::now());
+        let mut fds = [PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
+        if poll(&mut fds, Some(&timespec(left)))? == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "it did not begin to listen in time",
+            ));
+        }
+        match pipe.read(&mut buffer)? {
+            0 => break,
+            count => text.extend_from_slice(&buffer[..count]),
+        }
+    }
+    Ok(String::from_utf8_lossy(&text).trim().to_owned())
+}
