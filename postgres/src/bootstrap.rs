@@ -3,7 +3,7 @@
 use crate::command::{Invocation, Output};
 use crate::connection::{quote_ident, quote_literal, rows};
 use crate::files::passfile::Credentials;
-use crate::files::{mode_for, pg_hba, remove, signal, write_if_changed};
+use crate::files::{ensure_directory, mode_for, pg_hba, remove, signal, write_if_changed};
 use crate::process::watch::Watch;
 use crate::server::locked;
 use crate::{
@@ -100,14 +100,16 @@ impl Server {
     }
 
     fn append_to_hba(&self, lines: &[String]) -> Result<()> {
-        let data_dir = self.data_dir();
-        let path = data_dir.join("pg_hba.conf");
-        let mut text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        let settings = self.settings();
+        ensure_directory(&settings.local.config_dir)?;
+        self.write_hba_and_ident()?;
+        let path = settings.local.config_dir.join("pg_hba.conf");
+        let mut text = fs::read(&path).map_err(Error::file("read", &path))?;
         for line in lines {
-            text.push_str(line);
-            text.push('\n');
+            text.extend_from_slice(line.as_bytes());
+            text.push(b'\n');
         }
-        write_if_changed(&path, &text, mode_for(&path, &data_dir)).map(drop)
+        write_if_changed(&path, &text, mode_for(&path, &settings.local.data_dir)).map(drop)
     }
 
     /// Runs the command of a custom bootstrap method; returns how the server has to be started afterwards.

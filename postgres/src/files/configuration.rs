@@ -85,7 +85,10 @@ impl Server {
             match fs::rename(&path, &base) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    write_if_changed(&base, "", mode_for(&base, &settings.local.data_dir))?;
+                    // With the configuration elsewhere initdb's own file is in the data directory.
+                    let made = settings.local.data_dir.join("postgresql.conf");
+                    let text = fs::read(&made).unwrap_or_default();
+                    write_if_changed(&base, &text, mode_for(&base, &settings.local.data_dir))?;
                 }
                 Err(error) => return Err(Error::file("rename", path)(error)),
             }
@@ -113,7 +116,7 @@ impl Server {
         let mut changed = Vec::new();
         if write_if_changed(
             &path,
-            &contents.render(),
+            contents.render(),
             mode_for(&path, &settings.local.data_dir),
         )? {
             changed.push(name_of(&path));
@@ -211,15 +214,20 @@ impl Server {
         ];
         let mut changed = Vec::new();
         for (parameter, name, lines) in files {
-            let Some(lines) = lines.filter(|_| self.custom_access_file(parameter, name).is_none()) else {
+            if self.custom_access_file(parameter, name).is_some() {
                 continue;
-            };
+            }
             let path = settings.local.config_dir.join(name);
-            if write_if_changed(
-                &path,
-                &pg_hba::render(&lines),
-                mode_for(&path, &settings.local.data_dir),
-            )? {
+            let text = match lines {
+                Some(lines) => pg_hba::render(&lines).into_bytes(),
+                None if path.exists() => continue,
+                // With the configuration elsewhere initdb's own file is in the data directory.
+                None => match fs::read(settings.local.data_dir.join(name)) {
+                    Ok(text) => text,
+                    Err(_) => continue,
+                },
+            };
+            if write_if_changed(&path, &text, mode_for(&path, &settings.local.data_dir))? {
                 changed.push(name.to_owned());
             }
         }
@@ -259,7 +267,7 @@ impl Server {
         let data_dir = self.data_dir();
         for file in self.backed_up_files() {
             let backup = self.backup_of(&file);
-            if let Ok(text) = fs::read_to_string(&file)
+            if let Ok(text) = fs::read(&file)
                 && let Err(error) = write_if_changed(&backup, &text, mode_for(&backup, &data_dir))
             {
                 tracing::warn!("no backup of {} was made: {error}", file.display());
@@ -276,7 +284,7 @@ impl Server {
                 continue;
             }
             let mode = mode_for(&file, &settings.local.data_dir);
-            match fs::read_to_string(self.backup_of(&file)) {
+            match fs::read(self.backup_of(&file)) {
                 Ok(text) => drop(write_if_changed(&file, &text, mode)?),
                 Err(_) if name_of(&file) == "pg_ident.conf" => drop(write_if_changed(&file, "", mode)?),
                 Err(_) => {}

@@ -88,7 +88,7 @@ impl Credentials {
             let services = directory.path().join("pg_service.conf");
             write_if_changed(
                 &services,
-                &format!("[server]\nsslpassword={}\n", passphrase.reveal()),
+                format!("[server]\nsslpassword={}\n", passphrase.reveal()),
                 0o600,
             )?;
             env.insert("PGSERVICEFILE".into(), services.into_os_string());

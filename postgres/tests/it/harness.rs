@@ -123,11 +123,17 @@ pub(crate) struct Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if let Some(postmaster) = self.server.postmaster() {
-            let children = postmaster.children();
-            for process in std::iter::once(&postmaster).chain(&children) {
-                let _ = process.signal(rustix::process::Signal::KILL);
-            }
+        let Some(postmaster) = self.server.postmaster() else {
+            return;
+        };
+        let mut processes = postmaster.children();
+        processes.insert(0, postmaster);
+        for process in &processes {
+            let _ = process.signal(rustix::process::Signal::KILL);
+        }
+        let began = std::time::Instant::now();
+        while processes.iter().any(Postmaster::is_alive) && began.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }

@@ -9,6 +9,7 @@ tests![
     what_the_server_does_not_take_is_left_out,
     files_that_were_there_before_are_kept,
     synchronous_standby_names_are_set_apart,
+    the_configuration_may_lie_elsewhere,
 ];
 
 async fn changes_are_applied_and_restarts_announced(installation: Installation) {
@@ -129,4 +130,35 @@ async fn synchronous_standby_names_are_set_apart(installation: Installation) {
             .unwrap()
     );
     assert_eq!(node.status().await.synchronous_standby_names, "");
+}
+
+async fn the_configuration_may_lie_elsewhere(installation: Installation) {
+    let node = Node::new(&installation, "a");
+    let etc = node.dir.path().join("etc");
+    node.configure(&format!(
+        "postgresql: {{config_dir: {}, pg_hba: null}}",
+        etc.display()
+    ));
+    let rules = ["host all all 127.0.0.1/32 scram-sha-256".to_owned()];
+    node.server
+        .initdb(&[("no-sync".to_owned(), None)], &rules, soon())
+        .await
+        .unwrap();
+    node.start(Recovery::Primary).await;
+    assert_eq!(
+        node.sql("SHOW config_file"),
+        etc.join("postgresql.conf").display().to_string()
+    );
+    assert_eq!(
+        node.sql("SHOW hba_file"),
+        etc.join("pg_hba.conf").display().to_string()
+    );
+    let base = fs::read_to_string(etc.join("postgresql.base.conf")).unwrap();
+    assert!(base.contains("# PostgreSQL configuration file"), "initdb's own");
+    let hba = fs::read_to_string(etc.join("pg_hba.conf")).unwrap();
+    assert!(
+        hba.trim_end().ends_with(&rules[0]) && hba.contains("local "),
+        "{hba}"
+    );
+    assert!(node.data_dir().join("pg_hba.conf.backup").exists());
 }
