@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use config::Minimums;
 use dcs::Changes;
 use ha::Facts;
 use ha::cluster::Cluster;
@@ -45,8 +46,9 @@ pub(crate) struct Daemon {
     pub(crate) changes_seen: Changes,
     /// The REST API, until the daemon is told to end.
     pub(crate) rest: Option<api::Handle>,
-    /// The version of the `/config` key that is in force, by its value.
-    pub(crate) config_in_force: Option<serde_json::Value>,
+    /// What the configuration in force was read from: the `/config` key, or what stands in for it, and the shortest
+    /// timers that all members permit.
+    pub(crate) agreed: (serde_json::Value, Minimums),
     /// `patroni.dynamic.json` is not what it should be.
     pub(crate) cache_is_stale: bool,
     /// The daemon was told to end.
@@ -135,17 +137,19 @@ impl Daemon {
         }
     }
 
-    /// Puts the `/config` key into force, if it is another one. Whether it is.
+    /// Puts what the cluster has agreed on into force, if it is something else. Whether it is. Without the `/config`
+    /// key what was in force stays.
     fn adopt_config(&mut self, cluster: &Cluster) -> bool {
-        let Some(key) = &cluster.config else {
-            return false;
+        let document = match &cluster.config {
+            Some(key) => serde_json::Value::Object(key.value.clone()),
+            None => self.agreed.0.clone(),
         };
-        let document = serde_json::Value::Object(key.value.clone());
-        if self.config_in_force.as_ref() == Some(&document) {
+        let agreed = (document, settings::minimums(cluster));
+        if self.agreed == agreed {
             return false;
         }
-        let config = settings::read_dynamic(&document);
-        self.config_in_force = Some(document);
+        let config = settings::read_dynamic(&agreed.0, agreed.1);
+        self.agreed = agreed;
         if config == *self.world.settings.config {
             return false;
         }
@@ -187,6 +191,8 @@ impl Daemon {
         {
             report::log(&line);
         }
+        let lock_valid_until = self.memory.lock.map(|lock| lock.valid_until);
+        self.world.lock_valid_until.send_replace(lock_valid_until);
         for (callback, role) in &outcome.callbacks {
             self.world.server.run_callback(*callback, *role);
         }

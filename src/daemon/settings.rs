@@ -7,7 +7,7 @@ use config::{
     DynamicConfig, HostPort, LocalConfig, Minimums, ParameterRole, PostgresqlSettings, Problems,
     ReplicaMethod, Severity,
 };
-use ha::cluster::Tags;
+use ha::cluster::{Cluster, Tags};
 use ha::facts::Node;
 use ha::pg::{MemberName, Role};
 
@@ -105,9 +105,18 @@ fn parameter_role(role: Role) -> Option<ParameterRole> {
     }
 }
 
+/// The shortest timers that all members of a cluster permit.
+pub(crate) fn minimums(cluster: &Cluster) -> Minimums {
+    if cluster.members.iter().all(|member| member.data.is_of_tamada()) {
+        Minimums::TAMADA
+    } else {
+        Minimums::PATRONI
+    }
+}
+
 /// Reads the document of the `/config` key, and tells of what in it cannot be used.
-pub(crate) fn read_dynamic(document: &serde_json::Value) -> DynamicConfig {
-    let (config, problems) = DynamicConfig::read(document, Minimums::PATRONI);
+pub(crate) fn read_dynamic(document: &serde_json::Value, minimums: Minimums) -> DynamicConfig {
+    let (config, problems) = DynamicConfig::read(document, minimums);
     log_problems(&problems);
     config
 }

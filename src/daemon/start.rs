@@ -1,14 +1,15 @@
 //! From nothing to the first cycle, in the order that Patroni has: configuration, store, the guard against a second
 //! member of our name, the cluster's settings, the REST API, and only then PostgreSQL.
 
+mod contact;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use config::{DynamicConfig, LocalConfig};
-use dcs::{Changes, Identity};
-use ha::cluster::Cluster;
+use dcs::Changes;
 use ha::memory::Memory;
 use ha::pg::{MemberName, Role, ServerState};
 use ha::step::Exit;
@@ -27,19 +28,12 @@ use super::schedule::Schedule;
 use super::settings::{self, Settings};
 use super::signals::{Asked, Signals};
 use super::store::{self, Store};
-use super::task::{Checkpoint, Jobs};
 use super::view::{View, ViewReceiver};
-use super::world::{Seen, World};
-use super::{LAUNCH_SUBCOMMAND, api, cache, clock, http, notify};
-
-/// How long to wait before the store is tried again at the start.
-const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+use super::world::World;
+use super::{LAUNCH_SUBCOMMAND, api, clock, http, notify};
 
 /// How long a server that could not be created is given to stop.
 const ASIDE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How long a live member of our name is given to answer.
-const GUARD_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Starts the daemon and runs it to its end.
 ///
@@ -56,7 +50,7 @@ pub(crate) async fn run(path: Option<PathBuf>, log: &Log) -> anyhow::Result<Exit
         local.name,
         local.scope
     );
-    check_programs(&local)?;
+    contact::check_programs(&local)?;
     let mut signals = Signals::listen()?;
     let local = Arc::new(local);
     let starting = prepare(&local, log, configuration);
@@ -101,25 +95,51 @@ async fn prepare(
     log: &Log,
     configuration: ConfigurationSource,
 ) -> anyhow::Result<impl FnOnce(Signals) -> Daemon> {
+    let http = Arc::new(net::http::Client::new(&http::options(local))?);
+    let agreed = contact::agree(local, &http).await?;
+    let (server, settings, memory) = look_at_server(local, agreed.config).await?;
+    let (inbox, messages) = Inbox::new();
+    let now = clock::now();
+    let first = View::first(&settings, &memory, agreed.cluster, now);
+    let (view, view_receiver) = watch::channel(Arc::new(first));
+    let rest = start_rest(local, &settings, server.clone(), view_receiver, inbox).await?;
+    let Store { dcs, reload } = agreed.store;
+    let changes = dcs.changes();
+    let mut applier = Applier::default();
+    // A server that is found running gets the settings of now.
+    applier.request();
+    let log = log.clone();
+    Ok(move |signals| Daemon {
+        world: World::new(dcs, server, http, settings),
+        memory,
+        schedule: Schedule::new(now),
+        report: Report::default(),
+        requests: Requests::default(),
+        applier,
+        signals,
+        inbox: messages,
+        view,
+        log,
+        configuration,
+        store: reload,
+        changes,
+        changes_seen: Changes::default(),
+        rest: Some(rest),
+        agreed: (agreed.document, agreed.minimums),
+        cache_is_stale: true,
+        is_stopping: false,
+    })
+}
+
+/// The server as it is found, the settings for it, and what there is to remember of it.
+async fn look_at_server(
+    local: &Arc<LocalConfig>,
+    config: DynamicConfig,
+) -> anyhow::Result<(Server, Settings, Memory)> {
     let launcher = DetachedLauncher::own_executable(LAUNCH_SUBCOMMAND)
         .context("could not find this program's own file")?;
-    let http = Arc::new(net::http::Client::new(&http::options(local))?);
-    let remembered = remembered_config(local);
-    let provisional = settings::read_dynamic(&remembered);
-    let store = connect(local, &provisional).await?;
-    let cluster = first_reading(&store).await;
-    refuse_second_member(local, &cluster, &http).await?;
-    let (document, config) = match &cluster.config {
-        Some(key) => {
-            let document = serde_json::Value::Object(key.value.clone());
-            let config = settings::read_dynamic(&document);
-            (Some(document), config)
-        }
-        None => (None, provisional),
-    };
-    store.dcs.set_timing(store::timing(&config));
-    let config = Arc::new(config);
     let retry_timeout = config.retry_timeout;
+    let config = Arc::new(config);
     // Only the server's program can tell its version, on which the server's settings depend.
     let (_, postgresql) = Settings::new(Arc::clone(local), Arc::clone(&config), None, Role::Uninitialized)?;
     let server = Server::new(ServerOptions {
@@ -133,45 +153,7 @@ async fn prepare(
     let memory = first_memory(&server, retry_timeout).await?;
     let (settings, postgresql) = Settings::new(Arc::clone(local), config, Some(version.0), memory.role)?;
     server.configure(postgresql, retry_timeout);
-
-    let (inbox, messages) = Inbox::new();
-    let now = clock::now();
-    let first = View::first(&settings, &memory, cluster, now);
-    let (view, view_receiver) = watch::channel(Arc::new(first));
-    let rest = start_rest(local, &settings, server.clone(), view_receiver, inbox).await?;
-    let changes = store.dcs.changes();
-    let mut applier = Applier::default();
-    // A server that is found running gets the settings of now.
-    applier.request();
-    let log = log.clone();
-    Ok(move |signals| Daemon {
-        world: World {
-            dcs: store.dcs,
-            server,
-            http,
-            settings,
-            jobs: Jobs::default(),
-            checkpoint: Checkpoint::default(),
-            seen: Seen::default(),
-        },
-        memory,
-        schedule: Schedule::new(now),
-        report: Report::default(),
-        requests: Requests::default(),
-        applier,
-        signals,
-        inbox: messages,
-        view,
-        log,
-        configuration,
-        store: store.reload,
-        changes,
-        changes_seen: Changes::default(),
-        rest: Some(rest),
-        config_in_force: document,
-        cache_is_stale: true,
-        is_stopping: false,
-    })
+    Ok((server, settings, memory))
 }
 
 /// Starts the REST API, on threads of its own.
@@ -195,100 +177,6 @@ async fn start_rest(
     started
         .context("could not start the REST API")?
         .map_err(|error| anyhow::anyhow!("{error}"))
-}
-
-/// Without these nothing can be done at all.
-fn check_programs(local: &LocalConfig) -> anyhow::Result<()> {
-    let needed = ["postgres", "pg_controldata"];
-    let missing: Vec<_> = needed
-        .into_iter()
-        .filter(|program| !settings::has_program(local, program))
-        .collect();
-    let place = if local.postgresql.bin_dir.as_os_str().is_empty() {
-        "the folders of PATH".to_owned()
-    } else {
-        local.postgresql.bin_dir.display().to_string()
-    };
-    anyhow::ensure!(
-        missing.is_empty(),
-        "there is no {} in {place}: set postgresql.bin_dir to the folder with PostgreSQL's programs",
-        missing.join(" and no ")
-    );
-    Ok(())
-}
-
-/// What is in force while the DCS has no configuration: what was last, else what the cluster is to be created with.
-fn remembered_config(local: &LocalConfig) -> serde_json::Value {
-    let cached = cache::read(&local.postgresql.data_dir).unwrap_or_else(|error| {
-        tracing::warn!("{error:#}");
-        None
-    });
-    cached.unwrap_or_else(|| local.bootstrap.dcs.clone())
-}
-
-async fn connect(local: &LocalConfig, config: &DynamicConfig) -> anyhow::Result<Store> {
-    loop {
-        let identity = Identity {
-            name: MemberName(local.name.clone()),
-            lease: None,
-        };
-        match store::connect(local, Some(identity), store::timing(config)).await {
-            Ok(store) => return Ok(store),
-            Err(error) if is_worth_a_retry(&error) => {
-                tracing::error!("{error:#}");
-                tracing::info!("waiting on {}", store::family(&local.dcs));
-                tokio::time::sleep(RETRY_INTERVAL).await;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-fn is_worth_a_retry(error: &anyhow::Error) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(dcs::Error::Unavailable(_) | dcs::Error::Rejected(_))
-    )
-}
-
-async fn first_reading(store: &Store) -> Cluster {
-    loop {
-        match store.dcs.load().await {
-            Ok(cluster) => return cluster,
-            Err(error) => {
-                tracing::warn!("Can not get cluster from dcs: {error:#}");
-                tokio::time::sleep(RETRY_INTERVAL).await;
-            }
-        }
-    }
-}
-
-/// Two daemons under one name would take each other's place without noticing.
-async fn refuse_second_member(
-    local: &LocalConfig,
-    cluster: &Cluster,
-    http: &net::http::Client,
-) -> anyhow::Result<()> {
-    let name = MemberName(local.name.clone());
-    let Some(api_url) = cluster
-        .member(&name)
-        .and_then(|member| member.data.api_url.as_deref())
-    else {
-        return Ok(());
-    };
-    let Some((scheme, rest)) = api_url.split_once("://") else {
-        return Ok(());
-    };
-    let host = rest.split('/').next().unwrap_or_default();
-    let url = format!("{scheme}://{host}/liveness");
-    if http.get(&url, GUARD_TIMEOUT).await.is_ok() {
-        let text = format!("Can't start; there is already a node named '{name}' running");
-        tracing::error!(critical = true, "{text}");
-        anyhow::bail!(
-            "another agent answers at {url}: give this member a name of its own, or stop the other one"
-        );
-    }
-    Ok(())
 }
 
 /// What a daemon knows of its server before the first cycle. Nothing is started before the DCS was read.

@@ -30,6 +30,8 @@ struct Context {
     local: Arc<LocalConfig>,
     config: Arc<DynamicConfig>,
     progress: watch::Sender<Progress>,
+    /// Until when the leader key is ours, as the loop prolongs it.
+    lock_valid_until: watch::Receiver<Option<Moment>>,
 }
 
 impl Context {
@@ -142,6 +144,7 @@ impl World {
             local: Arc::clone(&self.settings.local),
             config: Arc::clone(&self.settings.config),
             progress: sender,
+            lock_valid_until: self.lock_valid_until.subscribe(),
         };
         // Whatever the job does to the server, what was seen of it does not hold any more.
         self.seen.postmaster = None;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use dcs::Dcs;
 use ha::cluster::PendingRestartReason;
-use ha::facts;
+use ha::facts::{self, Moment};
 use ha::pg::Lsn;
 use postgres::process::Postmaster;
 use postgres::{Instant, Server};
+use tokio::sync::watch;
 
 use super::settings::Settings;
 use super::task::{Checkpoint, Jobs};
@@ -23,6 +24,8 @@ pub(crate) struct World {
     pub(crate) jobs: Jobs,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) seen: Seen,
+    /// Until when the leader key is ours, for a job that must not go on without it.
+    pub(crate) lock_valid_until: watch::Sender<Option<Moment>>,
 }
 
 /// What the last observations told beyond their answers: for the view, and for waking up.
@@ -45,6 +48,25 @@ pub(crate) struct Seen {
 }
 
 impl World {
+    /// A world of which nothing was seen yet.
+    pub(crate) fn new(
+        dcs: Arc<dyn Dcs>,
+        server: Server,
+        http: Arc<net::http::Client>,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            dcs,
+            server,
+            http,
+            settings,
+            jobs: Jobs::default(),
+            checkpoint: Checkpoint::default(),
+            seen: Seen::default(),
+            lock_valid_until: watch::Sender::new(None),
+        }
+    }
+
     /// `retry_timeout` from now.
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.settings.config.retry_timeout

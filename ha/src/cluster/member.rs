@@ -59,6 +59,8 @@ pub struct MemberData {
     pub scheduled_restart: Option<ScheduledRestart>,
     /// It has seen that the cluster is paused.
     pub pause: bool,
+    /// Which program the agent is, with its own version; Patroni does not say.
+    pub agent: Option<String>,
 }
 
 /// A member key.
@@ -75,6 +77,17 @@ pub struct Member {
 }
 
 impl MemberData {
+    /// What this program says in `agent`.
+    pub const AGENT: &str = concat!("tamada ", env!("CARGO_PKG_VERSION"));
+
+    /// Whether this program is the agent: it permits shorter timers than Patroni does.
+    #[must_use]
+    pub fn is_of_tamada(&self) -> bool {
+        self.agent
+            .as_deref()
+            .is_some_and(|agent| agent.starts_with("tamada "))
+    }
+
     /// Reads the key's value. Malformed JSON yields an empty description; a field of a wrong type counts as absent.
     #[must_use]
     pub fn parse(text: &str) -> Self {
@@ -111,6 +124,7 @@ impl MemberData {
                 .map(Timeline),
             scheduled_restart: map("scheduled_restart").map(ScheduledRestart),
             pause: flag("pause").unwrap_or(false),
+            agent: text("agent"),
         }
     }
 
@@ -169,6 +183,7 @@ impl MemberData {
             self.scheduled_restart.as_ref().map(|restart| json!(restart)),
         );
         put("pause", self.pause.then_some(Value::Bool(true)));
+        put("agent", self.agent.as_deref().map(Value::from));
         Value::Object(object).to_string()
     }
 
@@ -198,7 +213,7 @@ mod tests {
             r#""state":"running","role":"replica","version":"4.1.5","tags":{"clonefrom":true,"x":"y"},"#,
             r#""pending_restart":true,"pending_restart_reason":{"max_connections":{"old_value":"100","#,
             r#""new_value":"200"}},"xlog_location":67108968,"replay_lsn":67108968,"receive_lsn":67108968,"#,
-            r#""replication_state":"streaming","timeline":1,"pause":true}"#
+            r#""replication_state":"streaming","timeline":1,"pause":true,"agent":"tamada 0.1.0"}"#
         );
         assert_eq!(MemberData::parse(text).to_json(), text);
     }

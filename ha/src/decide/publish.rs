@@ -22,6 +22,7 @@ fn member_data(c: &mut Cycle<'_>) -> Flow<MemberData> {
         tags: node.tags.clone(),
         version: Some(node.version.clone()),
         pause: c.config().pause,
+        agent: Some(MemberData::AGENT.to_owned()),
         ..MemberData::default()
     };
     let busy =

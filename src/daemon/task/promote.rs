@@ -17,11 +17,13 @@ pub(super) async fn promote(context: &Context, lock_valid_until: Moment) -> Resu
         return Ok(TaskOutcome::PrePromoteFailed);
     }
     let is_allowed = || {
+        let prolonged = *context.lock_valid_until.borrow();
+        let until = prolonged.map_or(lock_valid_until, |prolonged| prolonged.max(lock_valid_until));
         let now = clock::now();
-        if now < lock_valid_until {
+        if now < until {
             return Ok(());
         }
-        let late = now.since(lock_valid_until).as_millis();
+        let late = now.since(until).as_millis();
         Err(format!(
             "the leader key's lease ran out {late} ms before the promotion could begin"
         ))

@@ -1,0 +1,148 @@
+//! Before anything is touched: are PostgreSQL's programs there, what does the store say, and is our name free.
+
+use std::time::Duration;
+
+use config::{DynamicConfig, LocalConfig, Minimums};
+use dcs::Identity;
+use ha::cluster::Cluster;
+use ha::pg::MemberName;
+
+use crate::daemon::cache;
+use crate::daemon::settings;
+use crate::daemon::store::{self, Store};
+
+/// How long to wait before the store is tried again at the start.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a live member of our name is given to answer.
+const GUARD_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What the store says at the start.
+pub(super) struct Agreed {
+    pub(super) store: Store,
+    pub(super) cluster: Cluster,
+    /// The `/config` key, or what stands in for it.
+    pub(super) document: serde_json::Value,
+    pub(super) minimums: Minimums,
+    pub(super) config: DynamicConfig,
+}
+
+/// Waits for the store, and reads what the cluster has agreed on.
+///
+/// # Errors
+/// The configuration of the store cannot work, or a live member has our name.
+pub(super) async fn agree(local: &LocalConfig, http: &net::http::Client) -> anyhow::Result<Agreed> {
+    let remembered = remembered_config(local);
+    let provisional = settings::read_dynamic(&remembered, Minimums::TAMADA);
+    let store = connect(local, &provisional).await?;
+    let cluster = first_reading(&store).await;
+    refuse_second_member(local, &cluster, http).await?;
+    let document = match &cluster.config {
+        Some(key) => serde_json::Value::Object(key.value.clone()),
+        None => remembered,
+    };
+    let minimums = settings::minimums(&cluster);
+    let config = settings::read_dynamic(&document, minimums);
+    store.dcs.set_timing(store::timing(&config));
+    Ok(Agreed {
+        store,
+        cluster,
+        document,
+        minimums,
+        config,
+    })
+}
+
+/// Without these nothing can be done at all.
+pub(super) fn check_programs(local: &LocalConfig) -> anyhow::Result<()> {
+    let needed = ["postgres", "pg_controldata"];
+    let missing: Vec<_> = needed
+        .into_iter()
+        .filter(|program| !settings::has_program(local, program))
+        .collect();
+    let place = if local.postgresql.bin_dir.as_os_str().is_empty() {
+        "the folders of PATH".to_owned()
+    } else {
+        local.postgresql.bin_dir.display().to_string()
+    };
+    anyhow::ensure!(
+        missing.is_empty(),
+        "there is no {} in {place}: set postgresql.bin_dir to the folder with PostgreSQL's programs",
+        missing.join(" and no ")
+    );
+    Ok(())
+}
+
+/// What is in force while the DCS has no configuration: what was last, else what the cluster is to be created with.
+fn remembered_config(local: &LocalConfig) -> serde_json::Value {
+    let cached = cache::read(&local.postgresql.data_dir).unwrap_or_else(|error| {
+        tracing::warn!("{error:#}");
+        None
+    });
+    cached.unwrap_or_else(|| local.bootstrap.dcs.clone())
+}
+
+async fn connect(local: &LocalConfig, config: &DynamicConfig) -> anyhow::Result<Store> {
+    loop {
+        let identity = Identity {
+            name: MemberName(local.name.clone()),
+            lease: None,
+        };
+        match store::connect(local, Some(identity), store::timing(config)).await {
+            Ok(store) => return Ok(store),
+            Err(error) if is_worth_a_retry(&error) => {
+                tracing::error!("{error:#}");
+                tracing::info!("waiting on {}", store::family(&local.dcs));
+                tokio::time::sleep(RETRY_INTERVAL).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_worth_a_retry(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(dcs::Error::Unavailable(_) | dcs::Error::Rejected(_))
+    )
+}
+
+async fn first_reading(store: &Store) -> Cluster {
+    loop {
+        match store.dcs.load().await {
+            Ok(cluster) => return cluster,
+            Err(error) => {
+                tracing::warn!("Can not get cluster from dcs: {error:#}");
+                tokio::time::sleep(RETRY_INTERVAL).await;
+            }
+        }
+    }
+}
+
+/// Two daemons under one name would take each other's place without noticing.
+async fn refuse_second_member(
+    local: &LocalConfig,
+    cluster: &Cluster,
+    http: &net::http::Client,
+) -> anyhow::Result<()> {
+    let name = MemberName(local.name.clone());
+    let Some(api_url) = cluster
+        .member(&name)
+        .and_then(|member| member.data.api_url.as_deref())
+    else {
+        return Ok(());
+    };
+    let Some((scheme, rest)) = api_url.split_once("://") else {
+        return Ok(());
+    };
+    let host = rest.split('/').next().unwrap_or_default();
+    let url = format!("{scheme}://{host}/liveness");
+    if http.get(&url, GUARD_TIMEOUT).await.is_ok() {
+        let text = format!("Can't start; there is already a node named '{name}' running");
+        tracing::error!(critical = true, "{text}");
+        anyhow::bail!(
+            "another agent answers at {url}: give this member a name of its own, or stop the other one"
+        );
+    }
+    Ok(())
+}
