@@ -5,6 +5,7 @@
 //! when a stop has begun: what was signalled stays signalled, but the next step waits for the new moment.
 
 use crate::clock::BootTime;
+use crate::protocol::Exit;
 use std::time::Duration;
 
 /// How long an immediate shutdown may take before the rest is killed, where the agent sets no earlier bound.
@@ -12,6 +13,9 @@ pub const IMMEDIATE_STOP_TIME: Duration = Duration::from_millis(200);
 
 /// How long after a kill to look whether another is needed.
 pub const KILL_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// How long the remains of a postmaster that gave up by itself may take to end.
+pub const LAST_WORDS_TIME: Duration = Duration::from_millis(300);
 
 /// What the agent grants: until when PostgreSQL may run as a primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +31,22 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// The lease of a primary by a renewal that was sent at `sent`: the DCS counts `ttl` from its arrival, so nothing
+    /// may live at `sent` + `ttl`. A hundredth of `ttl` is left for clocks that differ in speed, then
+    /// [`IMMEDIATE_STOP_TIME`] for an immediate shutdown, then a tenth of `ttl` (0.3 s to 2 s) for a fast one.
+    #[must_use]
+    pub fn of_primary(sent: BootTime, ttl: Duration) -> Self {
+        let kill_after = sent + (ttl - ttl / 100);
+        let deadline = kill_after - IMMEDIATE_STOP_TIME.min(ttl);
+        let fast_stop_time = (ttl / 10).clamp(Duration::from_millis(300), Duration::from_secs(2));
+        Self {
+            stop_at: deadline - fast_stop_time.min(ttl),
+            deadline,
+            kill_after: Some(kill_after),
+            fence: true,
+        }
+    }
+
     /// When everything that is left is killed.
     #[must_use]
     pub fn kill_at(&self) -> BootTime {
@@ -149,6 +169,23 @@ impl Fence {
     pub fn started(&mut self) {
         self.stage = Stage::Running;
         self.killed_at = None;
+    }
+
+    /// How long what a postmaster has left behind may live on, once it has ended like this; `None`: nothing is left.
+    ///
+    /// One that ends well has waited for all its children. One that gives up by itself (a start that failed) has no
+    /// backends, but perhaps a log collector that still writes down why. One that was killed leaves backends, which
+    /// would acknowledge commits: they get no time. Nor does anything beyond the next step by the lease.
+    #[must_use]
+    pub fn patience(&self, exit: Exit, now: BootTime) -> Option<Duration> {
+        match exit {
+            Exit::Code(0) => None,
+            Exit::Code(_) if self.stage < Stage::ImmediateStop => {
+                let bound = self.next().map_or(LAST_WORDS_TIME, |next| now.until(next));
+                Some(bound.min(LAST_WORDS_TIME))
+            }
+            Exit::Code(_) | Exit::Signal(_) | Exit::Unknown => Some(Duration::ZERO),
+        }
     }
 
     /// What has to be done now, while a postmaster runs; taken as done. `None`: nothing, until [`Self::next`].
@@ -364,6 +401,44 @@ mod tests {
                 assert!(fence.next().unwrap() > next);
             }
         }
+    }
+
+    #[test]
+    fn a_renewal_is_worth_less_than_ttl() {
+        for (ttl, stop_at, deadline, kill_after) in [
+            (3000, 2470, 2770, 2970),
+            (20_000, 17_600, 19_600, 19_800),
+            (30_000, 27_500, 29_500, 29_700),
+        ] {
+            let lease = Lease::of_primary(at(1_000_000), Duration::from_millis(ttl));
+            let after = |moment: BootTime| u64::try_from(at(1_000_000).until(moment).as_millis()).unwrap();
+            assert_eq!(
+                (
+                    after(lease.stop_at),
+                    after(lease.deadline),
+                    after(lease.kill_at())
+                ),
+                (stop_at, deadline, kill_after)
+            );
+            assert!(lease.fence);
+        }
+    }
+
+    #[test]
+    fn what_is_left_behind_gets_time_only_where_it_cannot_write() {
+        let mut fence = Fence::new();
+        let all = |fence: &Fence, now| {
+            [Exit::Code(0), Exit::Code(1), Exit::Signal(9), Exit::Unknown]
+                .map(|exit| fence.patience(exit, at(now)).map(|time| time.as_millis()))
+        };
+        assert_eq!(all(&fence, 0), [None, Some(300), Some(0), Some(0)]);
+        fence.renew(lease(800, 1000));
+        assert_eq!(all(&fence, 0), [None, Some(300), Some(0), Some(0)]);
+        assert_eq!(all(&fence, 700), [None, Some(100), Some(0), Some(0)]);
+        assert_eq!(steps(&mut fence, &[800]), [(800, Stage::FastStop)]);
+        assert_eq!(all(&fence, 900), [None, Some(100), Some(0), Some(0)]);
+        assert_eq!(steps(&mut fence, &[1000]), [(1000, Stage::ImmediateStop)]);
+        assert_eq!(all(&fence, 1000), [None, Some(0), Some(0), Some(0)]);
     }
 
     #[test]

@@ -177,13 +177,14 @@ impl Held {
         has_ended.then(|| exit.unwrap_or(Exit::Unknown))
     }
 
-    /// After it has ended in disorder: kills the backends that it left. They would go on, and acknowledge commits,
-    /// until they next look for their parent. Those of a child of ours have become our children (`subreaper`).
-    pub(super) fn sweep(&self) {
+    /// After it has ended in disorder: waits for `patience`, then kills what it left. Its backends would go on, and
+    /// acknowledge commits, until they next look for their parent. Those of a child of ours have become our children
+    /// (`subreaper`).
+    pub(super) fn sweep(&self, patience: Duration) {
         if self.is_child {
-            sweep(|visit| each_child(getpid(), visit));
+            sweep(patience, |visit| each_child(getpid(), visit));
         } else if let Some(likeness) = &self.likeness {
-            sweep(|visit| {
+            sweep(patience, |visit| {
                 each_process(|pid| {
                     let is_alive = Stat::read(pid).is_ok_and(|stat| !stat.has_ended());
                     if is_alive && pid != getpid() && likeness.is_shared_by(pid) {
@@ -199,22 +200,26 @@ fn kill_one(pid: Pid) {
     let _ = kill_process(pid, Signal::KILL);
 }
 
-/// Kills what `find` finds until it finds nothing, or the time is over.
-fn sweep(find: impl Fn(&mut dyn FnMut(Pid)) -> io::Result<()>) {
-    let until = BootTime::now() + SWEEP_TIME;
+/// Kills what `find` finds, after `patience`, until it finds nothing, or the time is over.
+fn sweep(patience: Duration, find: impl Fn(&mut dyn FnMut(Pid)) -> io::Result<()>) {
+    let kill_from = BootTime::now() + patience;
+    let until = kill_from + SWEEP_TIME;
     loop {
+        let is_time = BootTime::now() >= kill_from;
         let mut one = None;
         let found = find(&mut |pid| {
             // The pidfd first: a process that is still there then is the one that is killed.
             one = pidfd_open(pid, PidfdFlags::empty()).ok().or(one.take());
-            kill_one(pid);
+            if is_time {
+                kill_one(pid);
+            }
         });
         let now = BootTime::now();
         let Some(fd) = one else { break };
         if found.is_err() || now >= until {
             break;
         }
-        is_readable(fd.as_fd(), now.until(until));
+        is_readable(fd.as_fd(), now.until(if is_time { until } else { kill_from }));
         reap(|_, _| {});
     }
 }

@@ -105,9 +105,8 @@ impl Server {
 
     fn server_ended(&mut self, exit: Exit) {
         let Some(held) = self.held.take() else { return };
-        // A postmaster that ends well has waited for all its children.
-        if exit != Exit::Code(0) {
-            held.sweep();
+        if let Some(patience) = self.fence.patience(exit, BootTime::now()) {
+            held.sweep(patience);
         }
         let pid = held.pid();
         self.last = Some(PastServer {

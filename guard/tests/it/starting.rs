@@ -93,6 +93,22 @@ fn a_program_that_cannot_be_executed_is_named() {
 }
 
 #[test]
+fn the_log_collector_of_a_start_that_failed_writes_down_why() {
+    let mut scene = Scene::new();
+    let mut agent = scene.agent();
+    let log = scene.data_dir.join("log");
+    let script = "setsid sh -c 'sleep 0.1; echo why >> $0' $0 & setsid sleep 1000 & echo $! > $0.pid; exit 1";
+    let mut command = shell(script);
+    command.args.push(log.into());
+    agent.start(&command, None).unwrap();
+    assert_eq!(events_until_exit(&mut agent), (vec![], Exit::Code(1)));
+    // It had its time, and what took more did not.
+    assert_eq!(scene.log(), ["why"]);
+    let other = fs::read_to_string(scene.data_dir.join("log.pid")).unwrap();
+    assert!(!is_alive(other.trim().parse().unwrap()));
+}
+
+#[test]
 fn a_command_line_may_be_long() {
     let mut scene = Scene::new();
     let mut agent = scene.agent();
