@@ -181,12 +181,7 @@ async fn start_rest(
 
 /// What a daemon knows of its server before the first cycle. Nothing is started before the DCS was read.
 async fn first_memory(server: &Server, retry_timeout: Duration) -> anyhow::Result<Memory> {
-    if server.remove_unfinished_copy().await? {
-        tracing::info!(
-            "removed what a copy that was broken off had left in {}",
-            server.data_dir().display()
-        );
-    }
+    server.remove_unfinished_copy().await?;
     let role = server.role_of_data_directory();
     if server.postmaster().is_none() {
         let role = if role == Role::Primary {

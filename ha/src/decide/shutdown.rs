@@ -6,9 +6,10 @@ use super::{observe, release, task};
 use crate::cluster::{Cluster, Status};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DataDirectory, TaskStatus};
+use crate::memory::Bootstrap;
 use crate::pg::{DatabaseState, ServerState};
 use crate::reason::{Note, Reason};
-use crate::step::{Action, Exit, StopMode, StopPurpose, Task, TaskOutcome};
+use crate::step::{Action, Exit, Expect, Key, StopMode, StopPurpose, Task, TaskOutcome};
 
 pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason> {
     if c.config().pause {
@@ -24,6 +25,12 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> F
     }
     if let Some(reason) = stop(c)? {
         return Ok(reason);
+    }
+    if c.memory.bootstrap != Bootstrap::No {
+        // Nobody could go on where this ends: whoever comes next begins anew.
+        c.delete(Key::Initialize, Expect::Anything)?;
+        c.exit(Exit::FailedBootstrap);
+        return Ok(Reason::BootstrapFailed);
     }
     if held {
         // Nobody has to wait for the lease to run out: what is to be known of our WAL is on disk.
