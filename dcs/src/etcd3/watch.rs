@@ -8,7 +8,7 @@ use etcd_client::{EventType, GetOptions, WatchOptions, WatchStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::cache::Cache;
-use super::calls::{Calls, Heard};
+use super::calls::{Calls, Heard, chain};
 use super::{convert, faults};
 use crate::{Error, Layout};
 
@@ -80,7 +80,8 @@ async fn follow(calls: &Calls, cache: &Cache, layout: &Layout) -> Follow {
     let mut moves = calls.moves();
     let snapshot = match read(calls, layout, calls.persistent()).await {
         Ok(snapshot) => snapshot,
-        Err(error) => return Follow::NotBegun(format!("{error:#}")),
+        // Whoever waits for the copy names the operation and the endpoint.
+        Err(error) => return Follow::NotBegun(chain(error.failure())),
     };
     // The read itself may have taken another endpoint into use: the watch goes to that one.
     moves.mark_unchanged();
