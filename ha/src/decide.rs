@@ -134,6 +134,10 @@ fn identity(c: &mut Cycle<'_>, cluster: &Cluster, held: bool) -> Flow<Option<Rea
         }
     }
     let Some(ours) = c.memory.system_identifier.clone() else {
+        if held {
+            // Nothing runs here that the lease could be for.
+            release(c, None)?;
+        }
         return Ok(Some(Reason::InvalidSystemIdentifier));
     };
     match cluster.system_identifier() {
