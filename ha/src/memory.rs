@@ -148,4 +148,11 @@ impl Memory {
     pub fn holds_lock(&self, now: Moment) -> bool {
         self.lock.is_some_and(|lock| now < lock.valid_until)
     }
+
+    /// Until when this member is to be taken for the leader: not while it gives its place up, though its lease runs on.
+    #[must_use]
+    pub fn leads_until(&self) -> Option<Moment> {
+        let gives_up = self.role == Role::Demoted || self.demoted_at.is_some();
+        self.lock.filter(|_| !gives_up).map(|lock| lock.valid_until)
+    }
 }

@@ -9,6 +9,7 @@ use ha::Facts;
 use ha::cluster::Cluster;
 use ha::facts::{Answer, Given, TaskStatus};
 use ha::memory::Memory;
+use ha::pg::Role;
 use ha::step::{Action, Exit, Outcome, Question, Step, Task};
 use tokio::sync::{mpsc, watch};
 
@@ -207,7 +208,10 @@ impl Daemon {
         {
             self.change_settings(Change::ServerVersion(version));
         }
-        self.save_cache();
+        // Of the end may be the reason that the data directory is another cluster's.
+        if outcome.exit.is_none() {
+            self.save_cache();
+        }
         let server_runs = self
             .world
             .seen
@@ -227,7 +231,8 @@ impl Daemon {
     }
 
     fn save_cache(&mut self) {
-        if !self.cache_is_stale || self.world.jobs.is_running() {
+        let has_data = self.memory.role != Role::Uninitialized;
+        if !self.cache_is_stale || !has_data || self.world.jobs.is_running() {
             return;
         }
         let document = self.world.settings.config.adjusted_document();
@@ -251,7 +256,7 @@ impl Daemon {
             local: Arc::clone(&settings.local),
             config: Arc::clone(&settings.config),
             cluster: self.memory.cluster.clone(),
-            lock_valid_until: self.memory.lock.map(|lock| lock.valid_until),
+            lock_valid_until: self.memory.leads_until(),
             role: self.memory.role,
             state: self.memory.state,
             timeline: sql
