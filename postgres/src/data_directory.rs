@@ -24,7 +24,9 @@ pub enum DataDirectory {
     Empty,
     /// It holds a cluster's files.
     Filled,
-    /// It cannot be read or holds no cluster's files, and why.
+    /// It holds files, but not those without which there is no cluster, and which: whose they are is not known.
+    Incomplete(String),
+    /// It cannot be read, and why.
     Inaccessible(String),
 }
 
@@ -242,7 +244,7 @@ fn look_at(data_dir: &Path) -> DataDirectory {
                     return DataDirectory::Inaccessible(format!("{} cannot be read", entry.path().display()));
                 }
                 if !name.starts_with('.') && name != "lost+found" {
-                    return DataDirectory::Inaccessible(format!(
+                    return DataDirectory::Incomplete(format!(
                         "{} is not empty and holds no PostgreSQL cluster (no global/pg_control)",
                         data_dir.display()
                     ));

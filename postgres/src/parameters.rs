@@ -230,6 +230,10 @@ impl Server {
                 None => "?".to_owned(),
             };
             let old_value = value::human(&text(row, "setting"), unit);
+            // The file was just put back: the server drops its flag when it has read it.
+            if new_value == old_value {
+                continue;
+            }
             reasons.insert(name, PendingRestartReason { old_value, new_value });
         }
         let raised = locked(&self.shared.parameters).raised.clone();

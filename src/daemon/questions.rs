@@ -137,6 +137,11 @@ impl World {
         match self.server.data_directory() {
             postgres::DataDirectory::Empty => DataDirectory::Empty,
             postgres::DataDirectory::Inaccessible(why) => DataDirectory::Inaccessible(why),
+            postgres::DataDirectory::Incomplete(why) => DataDirectory::Present {
+                control: Err(why),
+                has_recovery_signal: false,
+                has_backup_label: false,
+            },
             postgres::DataDirectory::Filled => DataDirectory::Present {
                 control: self
                     .server
