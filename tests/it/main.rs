@@ -1,4 +1,4 @@
-//! Tests of the program as its users meet it, against real servers.
+//! Tests of the program as its users meet it, against real servers: clusters on this machine, and what happens to them.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,4 +10,12 @@
     reason = "a test fails by panicking, and its functions are nobody's interface"
 )]
 
+mod harness;
+
+mod bad_input;
+mod configuration;
 mod ctl;
+mod dcs_outage;
+mod demo;
+mod life;
+mod patroni;

@@ -1,0 +1,141 @@
+//! etcd of one or three members.
+
+use super::directory::Directory;
+use super::ports;
+use super::process::{Process, command, run};
+use super::wait::{eventually, seconds};
+use rustix::process::Signal;
+
+pub struct Etcd {
+    members: Vec<EtcdMember>,
+}
+
+struct EtcdMember {
+    name: String,
+    client_port: u16,
+    peer_port: u16,
+    process: Option<Process>,
+}
+
+impl Etcd {
+    /// Nothing runs yet.
+    pub fn new(size: usize) -> Self {
+        let member = |i| EtcdMember {
+            name: format!("etcd{i}"),
+            client_port: ports::free(),
+            peer_port: ports::free(),
+            process: None,
+        };
+        Self {
+            members: (1..=size).map(member).collect(),
+        }
+    }
+
+    /// `127.0.0.1:PORT` of each.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.members
+            .iter()
+            .map(|member| format!("127.0.0.1:{}", member.client_port))
+            .collect()
+    }
+
+    /// Starts all that are down, and waits until they answer.
+    #[track_caller]
+    pub fn start(&mut self, directory: &Directory) {
+        let cluster: Vec<String> = self
+            .members
+            .iter()
+            .map(|member| format!("{}=http://127.0.0.1:{}", member.name, member.peer_port))
+            .collect();
+        let cluster = cluster.join(",");
+        for member in self.members.iter_mut().filter(|member| member.process.is_none()) {
+            let peer = format!("http://127.0.0.1:{}", member.peer_port);
+            let client = format!("http://127.0.0.1:{}", member.client_port);
+            let mut etcd = command(directory, "etcd");
+            etcd.args([
+                "--name",
+                &member.name,
+                "--initial-cluster-state",
+                "new",
+                "--logger",
+                "zap",
+                "--log-level",
+                "warn",
+            ]);
+            etcd.args(["--initial-cluster-token", "test", "--initial-cluster", &cluster]);
+            etcd.args([
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+            ]);
+            etcd.args([
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+            ]);
+            etcd.arg("--data-dir").arg(directory.path().join(&member.name));
+            member.process = Some(Process::spawn(directory, &member.name, etcd));
+        }
+        eventually("etcd answers", seconds(20), || {
+            let output = self.etcdctl(directory, &["endpoint", "health"]);
+            if output.code == Some(0) {
+                Ok(())
+            } else {
+                Err(output.stderr)
+            }
+        });
+    }
+
+    /// Kills all.
+    pub fn kill(&mut self) {
+        self.members
+            .iter_mut()
+            .for_each(|member| drop(member.process.take()));
+    }
+
+    /// Kills one, which a cluster of three survives.
+    pub fn kill_one(&mut self) {
+        drop(self.members.first_mut().unwrap().process.take());
+    }
+
+    /// Stops all in their tracks: connections stay open and nothing answers.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.members
+            .iter()
+            .filter_map(|member| member.process.as_ref())
+            .for_each(|process| process.signal(signal));
+    }
+
+    /// The value of a key, without `/service/demo/`.
+    pub fn value(&self, directory: &Directory, key: &str) -> Option<String> {
+        let output = self.etcdctl(
+            directory,
+            &["get", "--print-value-only", &format!("/service/demo/{key}")],
+        );
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+        Some(output.stdout.trim_end().to_owned()).filter(|value| !value.is_empty())
+    }
+
+    /// Runs etcdctl against all endpoints.
+    pub fn etcdctl(&self, directory: &Directory, arguments: &[&str]) -> super::process::Output {
+        let mut etcdctl = command(directory, "etcdctl");
+        etcdctl
+            .env("ETCDCTL_API", "3")
+            .arg("--command-timeout=2s")
+            .arg("--dial-timeout=1s");
+        etcdctl
+            .arg(format!("--endpoints={}", self.endpoints().join(",")))
+            .args(arguments);
+        run(etcdctl)
+    }
+}
