@@ -6,6 +6,7 @@
 //! same place, and goes on. Memory is changed for good only when the cycle ends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cluster::{Cluster, MemberData};
 use crate::facts::{
@@ -27,6 +28,9 @@ pub struct Entry {
     /// When the answer was there.
     pub at: Moment,
 }
+
+/// Why something was not done.
+const LEFT_TO_THE_NEXT_CYCLE: &str = "left to the next cycle: the lease comes first";
 
 /// How many steps a cycle may take: more is a defect.
 pub const STEPS_MAX: usize = 64;
@@ -154,6 +158,16 @@ impl<'a> Cycle<'a> {
         self.take(Step::Act(action))
     }
 
+    /// Whether our lease, if we have one, outlasts one more request to the DCS that goes unanswered, and the look at
+    /// the DCS after that, with time left to stop the server. What is not about the lease itself waits for the next
+    /// cycle otherwise: each request that fails takes `retry_timeout`, and two in a row may be all that there is.
+    pub(crate) fn has_time(&self) -> bool {
+        let config = self.config();
+        let stop = (config.ttl / 10).max(Duration::from_millis(500));
+        let attempts = config.retry_timeout.saturating_mul(2).saturating_add(stop);
+        self.memory.lock.is_none() || self.memory.holds_lock(self.now().after(attempts))
+    }
+
     /// Reads the DCS anew.
     pub(crate) fn load_cluster(&mut self) -> Flow<Result<Arc<Cluster>, DcsFailure>> {
         match self.ask(Question::Cluster)? {
@@ -207,6 +221,13 @@ impl<'a> Cycle<'a> {
     pub(crate) fn peers(&mut self, peers: Vec<Peer>) -> Flow<Vec<PeerAnswer>> {
         if peers.is_empty() {
             return Ok(Vec::new());
+        }
+        if !self.has_time() {
+            let answer = |peer: Peer| PeerAnswer {
+                name: peer.name,
+                status: Err(LEFT_TO_THE_NEXT_CYCLE.to_owned()),
+            };
+            return Ok(peers.into_iter().map(answer).collect());
         }
         match self.ask(Question::Peers(peers))? {
             Answer::Peers(answers) => Ok(answers.clone()),
@@ -266,6 +287,9 @@ impl<'a> Cycle<'a> {
         value: String,
         expect: Expect,
     ) -> Flow<Result<Option<crate::cluster::Version>, DcsFailure>> {
+        if !self.has_time() {
+            return Ok(Err(DcsFailure(LEFT_TO_THE_NEXT_CYCLE.to_owned())));
+        }
         match self.act(Action::Write { key, value, expect })? {
             Answer::Written(written) => Ok(written.clone()),
             _ => Err(self.defect("wrong answer about a key")),
@@ -273,6 +297,9 @@ impl<'a> Cycle<'a> {
     }
 
     pub(crate) fn delete(&mut self, key: Key, expect: Expect) -> Flow<bool> {
+        if !self.has_time() {
+            return Ok(false);
+        }
         match self.act(Action::Delete { key, expect })? {
             Answer::Written(written) => Ok(matches!(written, Ok(Some(_)))),
             _ => Err(self.defect("wrong answer about a key")),
@@ -280,6 +307,9 @@ impl<'a> Cycle<'a> {
     }
 
     pub(crate) fn touch_member(&mut self, data: MemberData) -> Flow<()> {
+        if !self.has_time() {
+            return Ok(());
+        }
         self.act(Action::TouchMember(Box::new(data))).map(|_| ())
     }
 

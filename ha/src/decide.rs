@@ -43,6 +43,9 @@ pub fn decide(facts: &Facts, memory: &mut Memory) -> Step {
 
 fn run(c: &mut Cycle<'_>) -> Flow<Reason> {
     task::absorb(c);
+    if let Some(reason) = task::cut_off_promotion(c)? {
+        return Ok(reason);
+    }
     let cluster = match c.load_cluster()? {
         Ok(cluster) => cluster,
         Err(failure) => return dcs_outage::decide(c, &failure),
@@ -80,9 +83,6 @@ fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     if observe::is_starting(c, &server) {
         return starting::decide(c, cluster, held);
     }
-    if let Some(reason) = requests::reinitialize_stopped(c, cluster)? {
-        return Ok(reason);
-    }
     if let Some(reason) = recover::judge_start(c, held)? {
         return Ok(reason);
     }
@@ -90,6 +90,9 @@ fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
         return Ok(reason);
     }
     if let Some(reason) = identity(c, cluster, held)? {
+        return Ok(reason);
+    }
+    if let Some(reason) = requests::reinitialize_stopped(c, cluster)? {
         return Ok(reason);
     }
     if !observe::server(c)?.is_running {
@@ -134,11 +137,13 @@ fn identity(c: &mut Cycle<'_>, cluster: &Cluster, held: bool) -> Flow<Option<Rea
         }
     }
     let Some(ours) = c.memory.system_identifier.clone() else {
-        if held {
+        let is_running = observe::server(c)?.is_running;
+        if held && !is_running {
             // Nothing runs here that the lease could be for.
             release(c, None)?;
         }
-        return Ok(Some(Reason::InvalidSystemIdentifier));
+        let asked = requests::reinitialize_stopped(c, cluster)?;
+        return Ok(Some(asked.unwrap_or(Reason::InvalidSystemIdentifier)));
     };
     match cluster.system_identifier() {
         Some(theirs) if theirs != ours => foreign(c, &ours, &theirs, held),

@@ -41,8 +41,10 @@ pub enum Bootstrap {
 /// The checkpoint after a promotion: until it is done others cannot rewind themselves against this server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Checkpoint {
-    /// None is needed.
+    /// Whether one is needed has not been looked at in this life of the agent.
     #[default]
+    Unknown,
+    /// None is needed.
     None,
     /// It has to be begun.
     Due,
@@ -131,7 +133,7 @@ impl Memory {
             start_timeout: None,
             pre_promote_failed_at: None,
             restart_request: None,
-            checkpoint: Checkpoint::None,
+            checkpoint: Checkpoint::Unknown,
             system_identifier: None,
             postmaster_started: None,
             slots_last_seen: BTreeMap::new(),

@@ -33,7 +33,7 @@ pub(super) fn decide(c: &mut Cycle<'_>, failure: &DcsFailure) -> Flow<Reason> {
     if !observe::is_primary(c)? {
         return Ok(Reason::DcsNotAccessible);
     }
-    if may_try_again(c) {
+    if c.memory.lock.is_some() && c.has_time() {
         let soon = c.now().after(Duration::from_secs(1).min(c.config().loop_wait));
         c.again_at(soon);
         return Ok(Reason::DcsNotAccessible);
@@ -48,14 +48,6 @@ pub(super) fn decide(c: &mut Cycle<'_>, failure: &DcsFailure) -> Flow<Reason> {
     };
     primary::demote(c, mode, StopPurpose::DcsOutage)?;
     Ok(Reason::DemotedDcsOutage)
-}
-
-/// Another whole attempt fits before the lease ends, with time left to stop the server.
-fn may_try_again(c: &Cycle<'_>) -> bool {
-    let config = c.config();
-    let stop = (config.ttl / 10).max(Duration::from_millis(500));
-    let attempt = config.retry_timeout.saturating_mul(2).saturating_add(stop);
-    c.memory.holds_lock(c.now().after(attempt))
 }
 
 /// A primary that had to stop serves reads until the DCS is back.

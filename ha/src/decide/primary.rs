@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{follow, history, observe, publish, release, slots, switchover};
 use crate::cluster::{Cluster, Status};
 use crate::cycle::{Cycle, Flow};
-use crate::facts::CheckpointStatus;
+use crate::facts::{CheckpointStatus, DataDirectory};
 use crate::memory::Checkpoint;
 use crate::pg::Role;
 use crate::reason::{Reason, notes};
@@ -88,8 +88,11 @@ pub(super) fn enforce(
 }
 
 fn checkpoint_after_promotion(c: &mut Cycle<'_>) -> Flow<()> {
+    if c.memory.checkpoint == Checkpoint::Unknown {
+        c.memory.checkpoint = look_for_checkpoint(c)?;
+    }
     match (c.memory.checkpoint, c.given().checkpoint) {
-        (Checkpoint::Due, CheckpointStatus::Running) | (Checkpoint::None, _) => {}
+        (Checkpoint::Due, CheckpointStatus::Running) | (Checkpoint::Unknown | Checkpoint::None, _) => {}
         (Checkpoint::Due, _) => {
             if c.perform(Action::BeginCheckpoint)?.is_ok() {
                 c.memory.checkpoint = Checkpoint::Begun;
@@ -100,6 +103,22 @@ fn checkpoint_after_promotion(c: &mut Cycle<'_>) -> Flow<()> {
         (Checkpoint::Begun, CheckpointStatus::Idle | CheckpointStatus::Running) => {}
     }
     Ok(())
+}
+
+/// An agent before this one may have promoted the server and not lived to see the checkpoint: the control file tells.
+fn look_for_checkpoint(c: &mut Cycle<'_>) -> Flow<Checkpoint> {
+    let running = observe::server(c)?.sql.and_then(|sql| sql.timeline);
+    let DataDirectory::Present {
+        control: Ok(control), ..
+    } = c.data_directory()?
+    else {
+        return Ok(Checkpoint::Unknown);
+    };
+    Ok(match running {
+        Some(timeline) if timeline != control.timeline => Checkpoint::Due,
+        Some(_) => Checkpoint::None,
+        None => Checkpoint::Unknown,
+    })
 }
 
 /// The key named us when it was read, and was certainly not ours when we wanted to prolong it.

@@ -53,7 +53,7 @@ pub(super) fn force_reinitialize(c: &mut Cycle<'_>) -> Flow<bool> {
 }
 
 /// A member whose server does not run, and perhaps cannot be made to, gets its new copy all the same.
-pub(super) fn reinitialize_stopped(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<Reason>> {
+pub(super) fn reinitialize_stopped(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Option<Reason>> {
     for request in &c.given().requests {
         if let Request::Reinitialize { id, from_leader, .. } = request
             && !observe::server(c)?.is_running
@@ -158,6 +158,13 @@ pub(super) fn reinitialize(
         );
         return Ok(None);
     };
+    if let Some(source) = from.source()
+        && let Err(why) = c.divergence(source.clone())?.remote
+    {
+        let text = format!("the member to copy from does not answer, nothing was removed: {why}");
+        answer(c, id, false, text);
+        return Ok(None);
+    }
     bootstrap::forget_data(c);
     answer(c, id, true, "reinitialize started");
     c.begin(Task::Clone {

@@ -11,7 +11,7 @@ use crate::step::{StopMode, StopPurpose};
 pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason> {
     super::requests::refuse_while_starting(c);
     if !held {
-        if c.memory.lock.is_some() && !c.config().pause && observe::is_primary(c)? {
+        if !c.config().pause && observe::is_primary(c)? {
             primary::demote(c, StopMode::Immediate, StopPurpose::LostLock)?;
             return Ok(Reason::StoppedWhileStarting);
         }

@@ -11,7 +11,7 @@ use crate::step::{Expect, Key, StopMode, StopPurpose};
 
 /// Hands over when it is time, drops what cannot be done. `None`: go on as leader.
 pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<Reason>> {
-    let Some(failover) = cluster.failover.clone() else {
+    let Some(failover) = cluster.failover.clone().filter(|_| c.has_time()) else {
         return Ok(None);
     };
     if !is_due(c, &failover)? {

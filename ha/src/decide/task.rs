@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{observe, peers, publish, release};
+use super::{observe, peers, primary, publish, release};
 use crate::cluster::{Cluster, Status};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DcsFailure, Progress, TaskStatus};
 use crate::memory::{Bootstrap, Checkpoint, RewindState};
 use crate::pg::{Lsn, Role, ServerState};
 use crate::reason::{Reason, notes};
-use crate::step::{Action, Callback, Reply, StartAs, StopPurpose, Task, TaskOutcome};
+use crate::step::{Action, Callback, Reply, StartAs, StopMode, StopPurpose, Task, TaskOutcome};
 
 /// How long the first pause after a failed job is; each further failure in a row adds as much.
 const HOLD_OFF: Duration = Duration::from_secs(1);
@@ -62,6 +62,20 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
             c.memory.state = ServerState::Stopped;
         }
     }
+}
+
+/// A promotion was ended from here because the lock is gone. PostgreSQL may have been asked already, and would go on to
+/// become a primary whoever still waits for it: the server is stopped, before anything else is looked at.
+pub(super) fn cut_off_promotion(c: &mut Cycle<'_>) -> Flow<Option<Reason>> {
+    let TaskStatus::Done {
+        task: Task::Promote { .. },
+        outcome: TaskOutcome::Cancelled,
+    } = &c.given().task
+    else {
+        return Ok(None);
+    };
+    primary::demote(c, StopMode::Immediate, StopPurpose::LostLock)?;
+    Ok(Some(Reason::LostLockBeforePromote))
 }
 
 /// What failed is tried again soon, but ever more slowly: the disk may have room again, the port be free.
@@ -223,7 +237,7 @@ fn without_lock(c: &mut Cycle<'_>, unlocked: bool, task: &Task) -> Flow<Reason> 
                 drop(c.perform(Action::CancelTask)?);
                 return Ok(Reason::LostLockBeforePromote);
             }
-            // What comes up as a primary may not stay: the next cycle finds it and stops it.
+            // The postmaster goes on starting: the next cycle finds it and stops it.
             Task::Start {
                 start_as: StartAs::Primary,
                 ..
@@ -254,8 +268,7 @@ fn without_lock(c: &mut Cycle<'_>, unlocked: bool, task: &Task) -> Flow<Reason> 
 /// A job runs and the DCS does not answer.
 pub(super) fn running_in_outage(c: &mut Cycle<'_>, task: &Task, failure: &DcsFailure) -> Flow<Reason> {
     c.note(notes::dcs_error(&failure.0));
-    let now = c.now();
-    if c.memory.lock.is_some() && !c.memory.holds_lock(now) {
+    if !c.has_time() {
         return without_lock(c, false, task);
     }
     Ok(Reason::InProgress(task.label()))

@@ -14,7 +14,7 @@
 //! peer a down                            or: peer c replica 90 tl=1 nofailover priority=2
 //! parted 1:100 from 2:90@1               local timeline:lsn, remote timeline:switch LSN of local timeline; or: parted unknown
 //! drift reload                           what following needs: none, reload, restart
-//! answer acquire lost                    acquire, renew: held, lost, unknown; begin: fails; write: conflict
+//! answer acquire lost                    acquire, renew: held, late (by 20 s), lost, unknown; begin: fails; write: conflict
 //! task done promote                      the long job: idle, `running stop shut-down=100`, `done start failed`
 //! request restart                        also: `request reinitialize force`
 //! stopping                               the agent was told to end
@@ -371,6 +371,10 @@ impl World {
         let told = |key: &str| self.answers.get(key).map(String::as_str);
         let lock = |key: &str| match told(key) {
             None | Some("held") => LockAnswer::Held { sent_at: self.now },
+            Some("late") => {
+                let sent_at = Moment(self.now.0.saturating_sub(Duration::from_secs(20)));
+                LockAnswer::Held { sent_at }
+            }
             Some("lost") => LockAnswer::NotHeld,
             Some("unknown") => LockAnswer::Unknown(DcsFailure("no answer".to_owned())),
             Some(other) => panic!("answer {key} {other}"),
