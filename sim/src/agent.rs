@@ -337,7 +337,7 @@ impl World {
             }
         }
         if let Some(exit) = outcome.exit {
-            self.end_agent(id, exit);
+            self.end_agent(id, exit, was_paused);
             return;
         }
         self.sleep(id, outcome.again_at);
@@ -354,20 +354,18 @@ impl World {
             return;
         }
         agent.next_run += loop_wait;
-        if agent.next_run <= now {
-            agent.next_run = now + loop_wait;
-        }
+        agent.next_run = agent.next_run.max(now);
         let nap = agent.next_run - now;
         self.wake_after(id, again.map_or(nap, |again| again.min(nap)));
     }
 
-    fn end_agent(&mut self, id: Id, exit: Exit) {
+    fn end_agent(&mut self, id: Id, exit: Exit, was_paused: bool) {
         self.note(id, || format!("agent ends: {exit:?}"));
         self.kill_agent(id);
         match exit {
             Exit::Graceful => {
                 if self.members[id].server.process != Process::Down {
-                    if !self.members[id].agent.config.pause {
+                    if !was_paused {
                         self.break_rule(id, "the agent ended and left its server running");
                     }
                     // Nobody looks after the server until the next agent comes.

@@ -45,9 +45,8 @@ impl World {
 
     /// A promotion begins: the leader key must be this member's in the store.
     pub(crate) fn check_promotion(&mut self, id: Id) {
-        let cluster = self.dcs.newest();
-        if !invariants::may_promote(cluster.leader_name(), self.members[id].name()) {
-            let holder = cluster.leader_name().cloned();
+        let holder = self.dcs.holder();
+        if !invariants::may_promote(holder.as_ref(), self.members[id].name()) {
             self.break_rule(id, &format!("promotes itself while the leader key is {holder:?}"));
         }
     }
@@ -59,10 +58,9 @@ impl World {
             .data
             .as_ref()
             .is_some_and(|data| data.takes_clients);
-        let cluster = self.dcs.newest();
-        let name = self.members[id].name().clone();
-        if takes_clients && !cluster.is_leader(&name) && !self.is_hazard(id) {
-            let holder = cluster.leader_name().cloned();
+        let holder = self.dcs.holder();
+        let is_holder = holder.as_ref() == Some(self.members[id].name());
+        if takes_clients && !is_holder && !self.is_hazard(id) {
             self.break_rule(id, &format!("{how} while the leader key is {holder:?}"));
         }
         if self.last_primary != Some(id) && takes_clients {
@@ -112,10 +110,8 @@ impl World {
 
     /// A data directory is about to be replaced: not the primary's.
     pub(crate) fn check_clone(&mut self, id: Id) {
-        let holds_key = self.dcs.newest().is_leader(self.members[id].name());
-        if self.takes_writes(id) {
-            self.break_rule(id, "clones over a server that takes writes");
-        } else if holds_key && self.members[id].server.is_good() {
+        let holds_key = self.dcs.holder().as_ref() == Some(self.members[id].name());
+        if holds_key && self.members[id].server.is_good() {
             self.break_rule(id, "clones over its data while it holds the leader key");
         }
         if self.members[id].is_foreign {
@@ -132,7 +128,7 @@ impl World {
             return Some(format!("{} members take writes", primaries.len()));
         };
         let name = self.members[primary].name();
-        if !self.dcs.newest().is_leader(name) {
+        if self.dcs.holder().as_ref() != Some(name) {
             return Some(format!("{name} takes writes and the key is not its own"));
         }
         let mut followers =

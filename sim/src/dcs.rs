@@ -1,13 +1,15 @@
 //! The store of the simulated cluster, and how requests reach it, late, twice or never.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::dcs::memory::{Session, Store};
-use ::dcs::{Expect, Key, Layout};
+use ::dcs::{Expect, Key, Layout, Snapshot};
 use ha::cluster::Cluster;
 use ha::facts::{Answer, DcsFailure, LockAnswer, Moment};
+use ha::pg::MemberName;
 
 use crate::world::{Id, Owner, World};
 
@@ -19,8 +21,36 @@ pub(crate) struct Dcs {
     /// How long the store's clock has stood still in all: leases do not run out while nobody leads the store.
     stood_still: Duration,
     /// What the store held, and since when, newest last.
-    readings: VecDeque<(Duration, i64, Arc<Cluster>)>,
+    readings: VecDeque<Reading>,
     next_expiry: Option<Duration>,
+}
+
+/// What the store held from a moment on. It is taken apart only when somebody looks.
+struct Reading {
+    since: Duration,
+    snapshot: Snapshot,
+    cluster: OnceCell<Arc<Cluster>>,
+}
+
+impl Reading {
+    fn new(since: Duration, snapshot: Snapshot) -> Self {
+        Self {
+            since,
+            snapshot,
+            cluster: OnceCell::new(),
+        }
+    }
+
+    fn cluster(&self, layout: &Layout) -> Arc<Cluster> {
+        Arc::clone(
+            self.cluster
+                .get_or_init(|| Arc::new(self.snapshot.cluster(layout))),
+        )
+    }
+
+    fn value(&self, key: &str) -> Option<&str> {
+        self.snapshot.records.get(key).map(|record| record.value.as_str())
+    }
 }
 
 impl Dcs {
@@ -30,17 +60,23 @@ impl Dcs {
             layout: Layout::new("/service/", "sim", None),
             is_down: false,
             stood_still: Duration::ZERO,
-            readings: VecDeque::from([(Duration::ZERO, 0, Arc::new(Cluster::default()))]),
+            readings: VecDeque::from([Reading::new(Duration::ZERO, Snapshot::default())]),
             next_expiry: None,
         }
     }
 
     /// What the store holds now.
     pub(crate) fn newest(&self) -> Arc<Cluster> {
-        self.readings
-            .back()
-            .map(|(_, _, cluster)| Arc::clone(cluster))
+        let newest = self.readings.back();
+        newest
+            .map(|reading| reading.cluster(&self.layout))
             .unwrap_or_default()
+    }
+
+    /// Who holds the leader key now.
+    pub(crate) fn holder(&self) -> Option<MemberName> {
+        let name = self.readings.back()?.value(&self.layout.leader())?;
+        Some(MemberName::from(name))
     }
 }
 
@@ -196,11 +232,9 @@ impl World {
         let lag = Duration::from_millis(self.random.below(self.plan.stale_read_millis + 1));
         let own = self.members[id].agent.revision;
         let seen = self.now.saturating_sub(lag);
-        let readings = self.dcs.readings.iter();
-        let reading = readings
-            .rev()
-            .find(|(since, revision, _)| *since <= seen || *revision <= own);
-        reading.map_or_else(|| self.dcs.newest(), |(_, _, cluster)| Arc::clone(cluster))
+        let mut readings = self.dcs.readings.iter().rev();
+        let reading = readings.find(|reading| reading.since <= seen || reading.snapshot.revision <= own);
+        reading.map_or_else(|| self.dcs.newest(), |reading| reading.cluster(&self.dcs.layout))
     }
 
     /// Lets the store's leases run out.
@@ -224,29 +258,31 @@ impl World {
     pub(crate) fn store_changed(&mut self) {
         self.plan_expiry();
         let revision = self.dcs.store.revision();
-        let old = match self.dcs.readings.back() {
-            Some((_, seen, _)) if *seen == revision => return,
-            Some((_, _, cluster)) => Arc::clone(cluster),
-            None => Arc::default(),
-        };
-        let prefix = self.dcs.layout.prefix();
-        let new = Arc::new(self.dcs.store.range(prefix).cluster(&self.dcs.layout));
-        self.dcs
+        if self
+            .dcs
             .readings
-            .push_back((self.now, revision, Arc::clone(&new)));
+            .back()
+            .is_some_and(|old| old.snapshot.revision == revision)
+        {
+            return;
+        }
+        let layout = &self.dcs.layout;
+        let new = Reading::new(self.now, self.dcs.store.range(layout.prefix()));
+        let mut watched = vec![layout.leader()];
+        watched.extend([Key::Failover, Key::Config, Key::Initialize].map(|key| layout.key(key)));
+        let old = self.dcs.readings.back();
+        let changed = |key: &String| old.is_none_or(|old| old.value(key) != new.value(key));
+        let leader_changed = changed(&layout.leader());
+        let wakes = watched.iter().any(changed);
+        self.dcs.readings.push_back(new);
         if self.dcs.readings.len() > 200 {
             self.dcs.readings.pop_front();
         }
-        let same_leader = old.leader_name() == new.leader_name();
-        if !same_leader {
-            let name = new.leader_name().cloned();
+        if leader_changed {
+            let name = self.dcs.holder();
             self.note_world(|| format!("leader key: {name:?}"));
         }
-        if same_leader
-            && old.failover == new.failover
-            && old.config == new.config
-            && old.initialize == new.initialize
-        {
+        if !wakes {
             return;
         }
         for id in 0..self.members.len() {

@@ -76,7 +76,10 @@ impl World {
             Fault::Failover => self.ask_failover(id),
             Fault::StopAgent => self.stop_agent(id, Some(duration)),
             Fault::RestartRequest => self.ask_restart(id),
-            Fault::ReinitializeRequest => self.ask_reinitialize(id),
+            Fault::ReinitializeRequest => {
+                let force = self.random.percent(30);
+                self.ask_reinitialize(id, force);
+            }
             Fault::Pause => self.pause_for(duration),
             Fault::ForeignData => self.put_foreign_data(id, duration),
             Fault::LoseData => self.lose_data(id, duration),
@@ -197,8 +200,7 @@ impl World {
 
     /// A person asks for a switchover, as the tools do: from the leader, mostly to a named candidate.
     pub(crate) fn ask_switchover(&mut self) {
-        let cluster = self.dcs.newest();
-        let Some(leader) = cluster.leader_name().cloned() else {
+        let Some(leader) = self.dcs.holder() else {
             return;
         };
         let Some(from) = self.find(&leader) else { return };
@@ -224,6 +226,7 @@ impl World {
     pub(crate) fn begin_handover(&mut self, from: Id) {
         let calm = self.plan.ttl() * 2 + Duration::from_secs(10);
         self.handover = None;
+        self.forget_lost_writes();
         if self.trouble().is_none() && self.now > self.disturbed_at + calm {
             self.handover = Some(Handover {
                 from,
@@ -265,9 +268,8 @@ impl World {
         self.ask_member(id, request);
     }
 
-    pub(crate) fn ask_reinitialize(&mut self, id: Id) {
+    pub(crate) fn ask_reinitialize(&mut self, id: Id, force: bool) {
         self.next_request += 1;
-        let force = self.random.percent(30);
         let request = Request::Reinitialize {
             id: RequestId(self.next_request),
             force,
@@ -301,11 +303,8 @@ impl World {
 
     /// Somebody restores another cluster's backup into a member's data directory.
     fn put_foreign_data(&mut self, id: Id, duration: Duration) {
-        let is_last = (0..self.members.len())
-            .filter(|other| !self.members[*other].is_foreign)
-            .count()
-            <= 2;
-        if is_last || self.takes_writes(id) || self.dcs.newest().is_leader(self.members[id].name()) {
+        let is_last = !self.others_have_data(id);
+        if is_last || self.takes_writes(id) || self.dcs.holder().as_ref() == Some(self.members[id].name()) {
             return;
         }
         self.kill_agent(id);
@@ -326,10 +325,15 @@ impl World {
         self.schedule(duration, Self::WORLD, move |world| world.boot_agent(id));
     }
 
+    /// Whether the cluster's data is on another member too.
+    fn others_have_data(&self, id: Id) -> bool {
+        let mut others = self.members.iter().enumerate();
+        others.any(|(other, member)| other != id && !member.is_foreign && member.server.is_good())
+    }
+
     /// A member's disk is replaced.
     fn lose_data(&mut self, id: Id, duration: Duration) {
-        let others = (0..self.members.len()).filter(|other| *other != id);
-        let has_copy = others.into_iter().any(|other| self.members[other].server.is_up());
+        let has_copy = self.others_have_data(id);
         if !has_copy || self.takes_writes(id) {
             return;
         }

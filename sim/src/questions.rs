@@ -182,7 +182,7 @@ impl World {
                     .is_none_or(|other| !world.reaches(id, other))
             };
             let delay = if peers.iter().any(is_silent) {
-                Duration::from_secs(2)
+                Duration::from_secs(2).min(world.plan.ttl() / 5)
             } else {
                 world.random.millis(1, 5)
             };

@@ -145,7 +145,7 @@ fn help(world: &mut World) -> bool {
                 "operator: diverged"
             });
             world.note(id, || "an operator asks for a new copy".to_owned());
-            world.ask_reinitialize(id);
+            world.ask_reinitialize(id, true);
             has_helped = true;
         }
     }
@@ -161,13 +161,18 @@ fn allow_failover(world: &mut World) -> bool {
         .iter()
         .copied()
         .filter(|id| !world.members[*id].node.tags.nofailover());
-    let lags = |id: &usize| {
-        let optime = world.dcs.newest().status.optime.unwrap_or_default();
-        let position = world.position(*id).map(|position| position.lsn);
-        position.unwrap_or_default().behind(optime) > world.plan.maximum_lag_bytes
+    let cluster = world.dcs.newest();
+    let is_behind = |id: &usize| {
+        let optime = cluster.status.optime.unwrap_or_default();
+        let Some(position) = world.position(*id) else {
+            return true;
+        };
+        let timeline = world.wal.timeline(position.branch);
+        position.lsn.behind(optime) > world.plan.maximum_lag_bytes
+            || (world.plan.check_timeline && cluster.timeline().is_some_and(|known| timeline < known))
     };
     match may_run.max_by_key(|id| world.position(*id).map(|position| position.lsn)) {
-        Some(best) if lags(&best) => {
+        Some(best) if is_behind(&best) => {
             world.marks.hit("operator: fails over");
             world.ask_failover(best);
             true

@@ -138,16 +138,9 @@ impl World {
         };
         self.marks.hit("job cancelled");
         let unfinished = matches!(job.task, Task::Clone { .. } | Task::Bootstrap);
-        let stage = job.stage;
-        match stage {
-            Stage::Working if unfinished => self.members[id].server.data = None,
-            // What was started ends too: a promotion that was asked for cannot be taken back in any other way.
-            Stage::Starting | Stage::Promoting => {
-                let job = self.members[id].agent.job.take();
-                self.server_dies(id);
-                self.members[id].agent.job = job;
-            }
-            Stage::Working | Stage::Stopping => {}
+        // A postmaster that was started goes on starting, and a promotion that was asked for cannot be taken back.
+        if job.stage == Stage::Working && unfinished {
+            self.members[id].server.data = None;
         }
         self.end_task(id, TaskOutcome::Cancelled);
     }
@@ -288,8 +281,6 @@ impl World {
     pub(crate) fn promotion_ended(&mut self, id: Id) {
         if self.stage(id) == Some(Stage::Promoting) {
             self.end_task(id, TaskOutcome::Success);
-        } else {
-            self.wake(id);
         }
     }
 
@@ -374,8 +365,6 @@ impl World {
     pub(crate) fn server_is_up(&mut self, id: Id) {
         if self.stage(id) == Some(Stage::Starting) {
             self.end_task(id, TaskOutcome::Success);
-        } else {
-            self.wake(id);
         }
     }
 

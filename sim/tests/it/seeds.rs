@@ -4,7 +4,7 @@ use tamada_sim::Marks;
 use tamada_sim::run::{Setup, run};
 
 /// Paths that these seeds must have been on, else they prove little.
-const SOMETIMES: [&str; 36] = [
+const SOMETIMES: [&str; 35] = [
     "another primary",
     "clone",
     "dcs call failed",
@@ -20,7 +20,6 @@ const SOMETIMES: [&str; 36] = [
     "reason: DemotingWithoutLock",
     "reason: ForeignSystemIdentifier",
     "reason: HoldingOff",
-    "reason: InvalidSystemIdentifier",
     "reason: LostInitializeRace",
     "reason: LostRace",
     "reason: NotAllowedToPromote",
