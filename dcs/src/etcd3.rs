@@ -15,14 +15,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use config::Etcd3Config;
 use etcd_client::DeleteOptions;
-use ha::cluster::{Cluster, Leader, Version};
+use ha::cluster::{Cluster, Expired, Leader, Version};
 use ha::pg::MemberName;
 use tokio::task::JoinHandle;
 
 use self::cache::Cache;
 use self::calls::{Answer, Budget, Calls, Heard};
 use self::lease::Lease;
-use crate::verbs::{self, Guarded};
+use crate::verbs::{self, Claim, Guarded};
 use crate::{
     Changes, Dcs, Error, Expect, Failure, Identity, Key, Layout, Op, OpResult, Record, Timing, Txn, TxnResult,
 };
@@ -197,17 +197,15 @@ impl Etcd3 {
         }
     }
 
-    /// Prolongs the lease and reads the leader key from a quorum: whether it is ours, bound to our lease, and the
+    /// Prolongs the lease and has a quorum write the heartbeat: whether the key is ours, bound to our lease, and the
     /// prolongation is good.
     async fn is_held(&self, holder: &Holder, budget: Budget) -> Result<bool, Error> {
         const OPERATION: &str = "renew the leader key";
         loop {
             let kept = holder.lease.keep(&self.calls, budget).await?;
-            let answer = self.read_leader(OPERATION, budget).await?;
-            if !answer
-                .value
-                .is_some_and(|record| verbs::is_ours(&record, &holder.name, kept.id))
-            {
+            let txn = verbs::renew_leader(self.claim(holder, kept.id));
+            let answer = self.unbound(OPERATION, budget, &txn).await?;
+            if !verbs::is_renewed(&answer.value, &holder.name, kept.id) {
                 return Ok(false);
             }
             if kept.is_confirmed_by(answer.term) {
@@ -218,23 +216,13 @@ impl Etcd3 {
         }
     }
 
-    async fn read_leader(
-        &self,
-        operation: &'static str,
-        budget: Budget,
-    ) -> Result<Answer<Option<Record>>, Error> {
-        let key = self.layout.leader();
-        let read = self.calls.run(operation, budget, move |mut client| {
-            let key = key.clone();
-            Box::pin(async move {
-                let response = client.get(key, None).await?;
-                Ok(Heard::new(
-                    response.kvs().first().map(convert::record),
-                    response.header(),
-                ))
-            })
-        });
-        read.await
+    fn claim<'a>(&'a self, holder: &'a Holder, lease: i64) -> Claim<'a> {
+        Claim {
+            layout: &self.layout,
+            name: &holder.name,
+            lease,
+            ttl: self.calls.timing().ttl,
+        }
     }
 
     fn check(&self, operation: &'static str, budget: Budget) -> Result<(), Error> {
@@ -339,7 +327,17 @@ impl Dcs for Etcd3 {
         self.hold(
             "acquire the leader key",
             self.calls.persistent(),
-            |holder, lease| verbs::acquire_leader(&self.layout, &holder.name, lease),
+            |holder, lease| verbs::acquire_leader(self.claim(holder, lease)),
+            |result, holder, lease| verbs::is_acquired(result, &holder.name, lease),
+        )
+        .await
+    }
+
+    async fn supersede_leader(&self, expired: Expired) -> Result<bool, Error> {
+        self.hold(
+            "supersede the leader",
+            self.calls.persistent(),
+            |holder, lease| verbs::supersede_leader(self.claim(holder, lease), expired),
             |result, holder, lease| verbs::is_acquired(result, &holder.name, lease),
         )
         .await
@@ -356,7 +354,7 @@ impl Dcs for Etcd3 {
         self.hold(
             OPERATION,
             budget,
-            |holder, lease| verbs::rebind_leader(&self.layout, &holder.name, lease),
+            |holder, lease| verbs::rebind_leader(self.claim(holder, lease)),
             |result, _, _| verbs::is_rebound(result),
         )
         .await
@@ -366,7 +364,7 @@ impl Dcs for Etcd3 {
         self.hold(
             "take the leader key",
             self.calls.persistent(),
-            |holder, lease| verbs::take_leader(&self.layout, &holder.name, lease),
+            |holder, lease| verbs::take_leader(self.claim(holder, lease)),
             |result, _, _| result.succeeded,
         )
         .await

@@ -47,6 +47,12 @@ impl Layout {
         format!("{}leader", self.prefix)
     }
 
+    /// The path of the heartbeat, which tells of the leader's last renewal.
+    #[must_use]
+    pub fn heartbeat(&self) -> String {
+        format!("{}heartbeat", self.prefix)
+    }
+
     /// The path of a member's key.
     #[must_use]
     pub fn member(&self, name: &MemberName) -> String {

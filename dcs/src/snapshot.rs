@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ha::cluster::{
-    Cluster, ConfigKey, Failover, History, Leader, Member, MemberData, Status, SyncState, Version,
+    Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, Status, SyncState, Version,
 };
 use ha::pg::MemberName;
 use serde_json::Value;
@@ -45,6 +45,8 @@ impl Snapshot {
                     name: record.value.as_str().into(),
                     session: record.lease.to_string(),
                 }),
+            heartbeat: get("heartbeat")
+                .and_then(|record| Heartbeat::parse(Version(record.mod_revision), &record.value)),
             // Before 2.1 Patroni kept the leader's position alone, in a key of its own.
             status: get("status")
                 .or_else(|| get("optime/leader"))
@@ -83,13 +85,18 @@ impl Snapshot {
 impl Changes {
     /// Counts the change of one key from `old` to `new`.
     pub(crate) fn note(&mut self, layout: &Layout, key: &str, old: Option<&Record>, new: Option<&Record>) {
-        let value = |record: Option<&Record>| record.map(|record| record.value.clone());
-        if value(old) == value(new) {
-            return;
-        }
         let Some(name) = key.strip_prefix(layout.prefix()) else {
             return;
         };
+        // A heartbeat says the same every time; that it was written again is what counts.
+        let is_changed = if name == "heartbeat" {
+            old != new
+        } else {
+            old.map(|record| &record.value) != new.map(|record| &record.value)
+        };
+        if !is_changed {
+            return;
+        }
         let counter = match name {
             "leader" => &mut self.leader,
             "config" => &mut self.config,
@@ -99,6 +106,7 @@ impl Changes {
             "initialize" => &mut self.initialize,
             "history" => &mut self.history,
             "failsafe" => &mut self.failsafe,
+            "heartbeat" => &mut self.heartbeat,
             name if name.starts_with("members/") => &mut self.members,
             _ => return,
         };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ha::cluster::{Cluster, Leader, Version};
+use ha::cluster::{Cluster, Expired, Leader, Version};
 use ha::pg::MemberName;
 pub use ha::step::{Expect, Key};
 use tokio::sync::watch;
@@ -62,6 +62,8 @@ pub struct Changes {
     pub history: u64,
     /// `failsafe`.
     pub failsafe: u64,
+    /// `heartbeat`: the leader has renewed its lock.
+    pub heartbeat: u64,
 }
 
 /// A store of the cluster's state.
@@ -88,6 +90,13 @@ pub trait Dcs: Send + Sync {
     /// # Errors
     /// The store did not answer or refused: whether the key is ours is unknown.
     async fn acquire_leader(&self) -> Result<bool, Error>;
+
+    /// Takes the leader key from a holder whose lock is over, bound to a fresh lease, if leader key and heartbeat are
+    /// still as they were. `false`: they are not.
+    ///
+    /// # Errors
+    /// The store did not answer or refused: whether the key is ours is unknown.
+    async fn supersede_leader(&self, expired: Expired) -> Result<bool, Error>;
 
     /// Prolongs the hold on the leader key; re-creates the key if it is gone and binds it to the present lease if it
     /// is bound to another. `seen` is the key as the caller last saw it. `false`: it is certainly lost.

@@ -3,7 +3,9 @@
 //! `is_repeat` says that an earlier attempt of the same call went unanswered and may have been applied. A guard that
 //! fails then may have failed because of this call's own earlier success.
 
-use ha::cluster::Version;
+use std::time::Duration;
+
+use ha::cluster::{Expired, Heartbeat, Version};
 use ha::pg::MemberName;
 
 use crate::{Compare, Expect, Key, Layout, Op, OpResult, Record, Txn, TxnResult};
@@ -19,12 +21,66 @@ pub(crate) enum Guarded<T> {
     Unknown,
 }
 
-pub(crate) fn acquire_leader(layout: &Layout, name: &MemberName, lease: i64) -> Txn {
-    Txn {
-        compare: vec![Compare::Absent(layout.leader())],
-        then: vec![put_leader(layout, name, lease)],
-        otherwise: vec![Op::Get(layout.leader())],
+/// Who wants to hold the leader key, and on what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim<'a> {
+    pub(crate) layout: &'a Layout,
+    pub(crate) name: &'a MemberName,
+    pub(crate) lease: i64,
+    pub(crate) ttl: Duration,
+}
+
+impl Claim<'_> {
+    /// The key bound to the lease, and with it the heartbeat.
+    fn put(self) -> Vec<Op> {
+        let leader = Op::Put {
+            key: self.layout.leader(),
+            value: self.name.0.clone(),
+            lease: self.lease,
+        };
+        vec![leader, self.heartbeat()]
     }
+
+    fn heartbeat(self) -> Op {
+        Op::Put {
+            key: self.layout.heartbeat(),
+            value: Heartbeat::to_json(self.name, self.ttl),
+            lease: 0,
+        }
+    }
+}
+
+pub(crate) fn acquire_leader(claim: Claim<'_>) -> Txn {
+    Txn {
+        compare: vec![Compare::Absent(claim.layout.leader())],
+        then: claim.put(),
+        otherwise: vec![Op::Get(claim.layout.leader())],
+    }
+}
+
+/// As [`acquire_leader`], from a holder that has not renewed its lock since.
+pub(crate) fn supersede_leader(claim: Claim<'_>, expired: Expired) -> Txn {
+    Txn {
+        compare: vec![
+            Compare::ModRevision(claim.layout.leader(), expired.leader.0),
+            Compare::ModRevision(claim.layout.heartbeat(), expired.heartbeat.0),
+        ],
+        then: claim.put(),
+        otherwise: vec![Op::Get(claim.layout.leader())],
+    }
+}
+
+/// Proves that the key is ours by writing the heartbeat where it is.
+pub(crate) fn renew_leader(claim: Claim<'_>) -> Txn {
+    Txn {
+        compare: vec![Compare::Value(claim.layout.leader(), claim.name.0.clone())],
+        then: vec![Op::Get(claim.layout.leader()), claim.heartbeat()],
+        otherwise: vec![Op::Get(claim.layout.leader())],
+    }
+}
+
+pub(crate) fn is_renewed(result: &TxnResult, name: &MemberName, lease: i64) -> bool {
+    result.succeeded && found(result).is_some_and(|record| is_ours(record, name, lease))
 }
 
 /// The key may be ours already, from an attempt that went unanswered.
@@ -32,15 +88,15 @@ pub(crate) fn is_acquired(result: &TxnResult, name: &MemberName, lease: i64) -> 
     result.succeeded || found(result).is_some_and(|record| is_ours(record, name, lease))
 }
 
-pub(crate) fn rebind_leader(layout: &Layout, name: &MemberName, lease: i64) -> Txn {
+pub(crate) fn rebind_leader(claim: Claim<'_>) -> Txn {
     let create = Txn {
-        compare: vec![Compare::Absent(layout.leader())],
-        then: vec![put_leader(layout, name, lease)],
+        compare: vec![Compare::Absent(claim.layout.leader())],
+        then: claim.put(),
         otherwise: Vec::new(),
     };
     Txn {
-        compare: vec![Compare::Value(layout.leader(), name.0.clone())],
-        then: vec![put_leader(layout, name, lease)],
+        compare: vec![Compare::Value(claim.layout.leader(), claim.name.0.clone())],
+        then: claim.put(),
         otherwise: vec![Op::Txn(Box::new(create))],
     }
 }
@@ -50,9 +106,9 @@ pub(crate) fn is_rebound(result: &TxnResult) -> bool {
     result.succeeded || matches!(inner, Some(OpResult::Txn(inner)) if inner.succeeded)
 }
 
-pub(crate) fn take_leader(layout: &Layout, name: &MemberName, lease: i64) -> Txn {
+pub(crate) fn take_leader(claim: Claim<'_>) -> Txn {
     Txn {
-        then: vec![put_leader(layout, name, lease)],
+        then: claim.put(),
         ..Txn::default()
     }
 }
@@ -120,14 +176,6 @@ pub(crate) fn delete(layout: &Layout, key: Key, expect: Expect) -> Txn {
 
 pub(crate) fn is_deleted(result: &TxnResult, is_repeat: bool) -> bool {
     result.succeeded || (is_repeat && found(result).is_none())
-}
-
-fn put_leader(layout: &Layout, name: &MemberName, lease: i64) -> Op {
-    Op::Put {
-        key: layout.leader(),
-        value: name.0.clone(),
-        lease,
-    }
 }
 
 fn compare(key: &str, expect: Expect) -> Vec<Compare> {

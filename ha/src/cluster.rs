@@ -4,6 +4,7 @@
 //! Patroni documents it.
 
 mod failover;
+mod heartbeat;
 mod history;
 mod leader;
 mod member;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use failover::{Failover, FailoverKind};
+pub use heartbeat::{Expired, Heartbeat};
 pub use history::{History, HistoryLine};
 pub use leader::Leader;
 pub use member::{Member, MemberData, PendingRestartReason, ScheduledRestart};
@@ -47,6 +49,8 @@ pub struct Cluster {
     pub config: Option<ConfigKey>,
     /// The key `leader`: who holds the lease.
     pub leader: Option<Leader>,
+    /// The key `heartbeat`: the last renewal of the lock, if the leader writes any.
+    pub heartbeat: Option<Heartbeat>,
     /// The key `status`: the leader's last published position and slots.
     pub status: Status,
     /// The keys below `members/`, sorted by name.

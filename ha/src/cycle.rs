@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cluster::{Cluster, MemberData};
+use crate::cluster::{Cluster, Expired, MemberData};
 use crate::facts::{
     Answer, DataDirectory, DcsFailure, Divergence, Given, LockAnswer, Moment, Node, Peer, PeerAnswer,
     RecoveryDrift, Server, Source,
@@ -77,6 +77,7 @@ pub(crate) struct Cycle<'a> {
     replies: Vec<Reply>,
     again_at: Option<Moment>,
     exit: Option<Exit>,
+    expired: Option<Expired>,
     pub(crate) lock_answer: Option<LockAnswer>,
     pub(crate) began_task: bool,
 }
@@ -95,6 +96,7 @@ impl<'a> Cycle<'a> {
             replies: Vec::new(),
             again_at: None,
             exit: None,
+            expired: None,
             lock_answer: None,
             began_task: false,
         }
@@ -173,6 +175,7 @@ impl<'a> Cycle<'a> {
         match self.ask(Question::Cluster)? {
             Answer::Cluster(Ok(cluster)) => {
                 let now = self.now();
+                let cluster = &self.without_expired_leader(cluster);
                 self.memory.cluster = Some((Arc::clone(cluster), now));
                 if !cluster.is_unlocked() || self.memory.led_cluster.is_none() {
                     self.memory.led_cluster = Some(Arc::clone(cluster));
@@ -188,6 +191,47 @@ impl<'a> Cycle<'a> {
             }
             _ => Err(self.defect("wrong answer about the cluster")),
         }
+    }
+
+    /// A leader that has not renewed its lock for all of its time does not lead, whatever the key says.
+    fn without_expired_leader(&mut self, cluster: &Arc<Cluster>) -> Arc<Cluster> {
+        self.expired = None;
+        let now = self.now();
+        let heartbeat = cluster.heartbeat.as_ref();
+        let known = heartbeat.map(|heartbeat| match self.memory.heartbeat {
+            Some((version, since)) if version == heartbeat.version => (version, since),
+            Some(_) | None => (heartbeat.version, now),
+        });
+        self.memory.heartbeat = known;
+        let (Some(leader), Some(heartbeat), Some((_, since))) = (&cluster.leader, heartbeat, known) else {
+            return Arc::clone(cluster);
+        };
+        if leader.name == *self.me() || !heartbeat.is_of(leader) {
+            return Arc::clone(cluster);
+        }
+        // Two clocks that count the same time may differ a little.
+        let over = since.after(heartbeat.ttl).after(heartbeat.ttl / 50);
+        if now < over {
+            self.again_at(over);
+            return Arc::clone(cluster);
+        }
+        self.note(notes::lock_of_leader_is_over(&leader.name, now.since(since)));
+        self.expired = Some(Expired {
+            leader: leader.version,
+            heartbeat: heartbeat.version,
+        });
+        if self.memory.led_cluster.is_none() {
+            self.memory.led_cluster = Some(Arc::clone(cluster));
+        }
+        Arc::new(Cluster {
+            leader: None,
+            ..(**cluster).clone()
+        })
+    }
+
+    /// What must still be so to take the key from a leader whose lock is over, if there is one.
+    pub(crate) fn expired(&self) -> Option<Expired> {
+        self.expired
     }
 
     /// The local server, asked once a cycle.

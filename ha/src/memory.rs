@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Version};
 use crate::facts::Moment;
 use crate::pg::{Lsn, Role, ServerState, SlotName, SystemIdentifier, Timeline};
 use crate::step::RequestId;
@@ -71,6 +71,8 @@ pub struct Memory {
     pub lock: Option<Lock>,
     /// The newest reading of the DCS, and when it was made.
     pub cluster: Option<(Arc<Cluster>, Moment)>,
+    /// The newest heartbeat of a leader, and since when it is known here.
+    pub heartbeat: Option<(Version, Moment)>,
     /// The last reading that had a leader: its members are asked in a race even when their keys have expired.
     pub led_cluster: Option<Arc<Cluster>>,
     /// How far the creation of the cluster is, if it is made here.
@@ -122,6 +124,7 @@ impl Memory {
             state,
             lock: None,
             cluster: None,
+            heartbeat: None,
             led_cluster: None,
             bootstrap: Bootstrap::No,
             is_recovering: false,

@@ -540,6 +540,13 @@ pub(crate) mod notes {
         ))
     }
 
+    pub(crate) fn lock_of_leader_is_over(name: &MemberName, known: std::time::Duration) -> Note {
+        Note::warning(format!(
+            "the leader {name} has not renewed its lock for {} s: it is over, although the DCS still keeps the key",
+            known.as_secs()
+        ))
+    }
+
     pub(crate) fn not_healthy_enough() -> Note {
         Note::info("not healthy enough for leader race")
     }

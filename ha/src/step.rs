@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Leader, MemberData, Status, Version};
+use crate::cluster::{Expired, Leader, MemberData, Status, Version};
 use crate::facts::{Moment, Peer, Source};
 use crate::pg::{Lsn, Role, SlotName, Timeline};
 use crate::reason::{Note, Reason};
@@ -90,6 +90,12 @@ pub enum Expect {
 pub enum Action {
     /// Create the leader key, bound to our lease, if nobody holds it. Answered by a lock answer.
     AcquireLeader,
+    /// Take the leader key from a holder whose lock is over although the store still keeps the key, if nothing has
+    /// changed. Answered by a lock answer.
+    SupersedeLeader {
+        /// What must still be so.
+        expired: Expired,
+    },
     /// Prolong our lease and make sure that the leader key is ours and bound to it. Answered by a lock answer.
     RenewLeader {
         /// The key as last read.

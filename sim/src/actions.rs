@@ -14,6 +14,7 @@ impl World {
     pub(crate) fn perform(&mut self, id: Id, action: Action) {
         match action {
             Action::AcquireLeader => self.call_dcs(id, Request::Acquire),
+            Action::SupersedeLeader { expired } => self.call_dcs(id, Request::Supersede(expired)),
             Action::RenewLeader { .. } => self.call_dcs(id, Request::Renew),
             Action::TakeLeader => self.call_dcs(id, Request::Take),
             Action::ReleaseLeader { status } => {

@@ -85,6 +85,7 @@ impl Dcs {
 pub(crate) enum Request {
     Load,
     Acquire,
+    Supersede(ha::cluster::Expired),
     Renew,
     Take,
     Release(Option<String>),
@@ -156,9 +157,11 @@ impl World {
         let failure = DcsFailure("the store did not answer in time".to_owned());
         let answer = match call.request {
             Request::Load => Answer::Cluster(Err(failure)),
-            Request::Acquire | Request::Renew | Request::Take | Request::Release(_) => {
-                Answer::Lock(LockAnswer::Unknown(failure))
-            }
+            Request::Acquire
+            | Request::Supersede(_)
+            | Request::Renew
+            | Request::Take
+            | Request::Release(_) => Answer::Lock(LockAnswer::Unknown(failure)),
             Request::Write(..) | Request::Delete(..) => Answer::Written(Err(failure)),
             Request::Touch(_) => Answer::Done(Err(failure.0)),
         };
@@ -205,6 +208,7 @@ impl World {
         match &call.request {
             Request::Load => Answer::Cluster(Ok(self.reading(id))),
             Request::Acquire => lock(session.acquire_leader(store)),
+            Request::Supersede(expired) => lock(session.supersede_leader(store, *expired)),
             Request::Renew => lock(session.renew_leader(store)),
             Request::Take => lock(session.take_leader(store)),
             Request::Release(status) => {

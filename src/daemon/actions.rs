@@ -16,6 +16,10 @@ impl World {
                 let sent_at = clock::now();
                 lock(sent_at, self.dcs.acquire_leader().await)
             }
+            Action::SupersedeLeader { expired } => {
+                let sent_at = clock::now();
+                lock(sent_at, self.dcs.supersede_leader(*expired).await)
+            }
             Action::RenewLeader { seen } => {
                 let sent_at = clock::now();
                 lock(sent_at, self.dcs.renew_leader(Some(seen)).await)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ha::cluster::{Cluster, ConfigKey, Failover, MemberData, SyncState, Tags};
+use ha::cluster::{Cluster, ConfigKey, Failover, MemberData, SyncState, Tags, Version};
 use ha::facts::Moment;
 use ha::pg::{MemberName, ReplicationState, Role, ServerState, Timeline};
 
@@ -45,6 +45,8 @@ impl Schedule {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Essence {
     leader: Option<MemberName>,
+    /// Of another leader: known the earlier, the earlier it is known to be over.
+    heartbeat: Option<Version>,
     initialize: Option<String>,
     config: Option<ConfigKey>,
     failover: Option<Failover>,
@@ -83,8 +85,13 @@ impl Essence {
     /// The part of `cluster` that matters to `me`, whose own member key does not.
     pub(crate) fn of(cluster: &Cluster, me: &MemberName) -> Self {
         let others = cluster.members.iter().filter(|member| &member.name != me);
+        let heartbeat = cluster
+            .heartbeat
+            .as_ref()
+            .filter(|heartbeat| &heartbeat.leader != me);
         Self {
             leader: cluster.leader_name().cloned(),
+            heartbeat: heartbeat.map(|heartbeat| heartbeat.version),
             initialize: cluster.initialize.clone(),
             config: cluster.config.clone(),
             failover: cluster.failover.clone(),
@@ -99,7 +106,7 @@ impl Essence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ha::cluster::{Leader, Member, Status, Version};
+    use ha::cluster::{Leader, Member, Status};
     use ha::pg::Lsn;
 
     fn at(seconds: u64) -> Moment {

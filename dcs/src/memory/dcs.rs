@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use ha::cluster::{Cluster, Leader, Version};
+use ha::cluster::{Cluster, Expired, Leader, Version};
 use tokio::sync::{Notify, watch};
 
 use super::{Session, Store};
@@ -207,6 +207,12 @@ impl Dcs for MemoryDcs {
     async fn acquire_leader(&self) -> Result<bool, Error> {
         self.run("acquire the leader key", |session, store| {
             session.acquire_leader(store)
+        })
+    }
+
+    async fn supersede_leader(&self, expired: Expired) -> Result<bool, Error> {
+        self.run("supersede the leader", |session, store| {
+            session.supersede_leader(store, expired)
         })
     }
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use ha::cluster::{Cluster, Version};
+use ha::cluster::{Cluster, Expired, Version};
 use ha::pg::MemberName;
 
 use super::Store;
-use crate::verbs::{self, Guarded};
+use crate::verbs::{self, Claim, Guarded};
 use crate::{Expect, Identity, Key, Layout, Txn, TxnResult};
 
 /// One member's hold on the store.
@@ -77,25 +77,32 @@ impl Session {
     /// See [`crate::Dcs::acquire_leader`].
     pub fn acquire_leader(&mut self, store: &mut Store) -> bool {
         let lease = self.refresh(store);
-        let result = store.txn(&verbs::acquire_leader(&self.layout, &self.name, lease));
+        let result = store.txn(&verbs::acquire_leader(self.claim(lease)));
+        result.is_some_and(|result| verbs::is_acquired(&result, &self.name, lease))
+    }
+
+    /// See [`crate::Dcs::supersede_leader`].
+    pub fn supersede_leader(&mut self, store: &mut Store, expired: Expired) -> bool {
+        let lease = self.refresh(store);
+        let result = store.txn(&verbs::supersede_leader(self.claim(lease), expired));
         result.is_some_and(|result| verbs::is_acquired(&result, &self.name, lease))
     }
 
     /// See [`crate::Dcs::renew_leader`].
     pub fn renew_leader(&mut self, store: &mut Store) -> bool {
         let lease = self.refresh(store);
-        let record = store.get(&self.layout.leader());
-        if record.is_some_and(|record| verbs::is_ours(record, &self.name, lease)) {
+        let renewed = store.txn(&verbs::renew_leader(self.claim(lease)));
+        if renewed.is_some_and(|result| verbs::is_renewed(&result, &self.name, lease)) {
             return true;
         }
-        let result = store.txn(&verbs::rebind_leader(&self.layout, &self.name, lease));
+        let result = store.txn(&verbs::rebind_leader(self.claim(lease)));
         result.is_some_and(|result| verbs::is_rebound(&result))
     }
 
     /// See [`crate::Dcs::take_leader`].
     pub fn take_leader(&mut self, store: &mut Store) -> bool {
         let lease = self.refresh(store);
-        let result = store.txn(&verbs::take_leader(&self.layout, &self.name, lease));
+        let result = store.txn(&verbs::take_leader(self.claim(lease)));
         result.is_some_and(|result| result.succeeded)
     }
 
@@ -123,6 +130,15 @@ impl Session {
     /// See [`crate::Dcs::delete_cluster`].
     pub fn delete_cluster(&self, store: &mut Store) {
         store.delete_range(self.layout.prefix());
+    }
+
+    fn claim(&self, lease: i64) -> Claim<'_> {
+        Claim {
+            layout: &self.layout,
+            name: &self.name,
+            lease,
+            ttl: self.ttl,
+        }
     }
 
     /// The lease, prolonged; a new one if there is none or it has run out.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ha::cluster::Version;
+use ha::cluster::{Expired, Version};
 use ha::pg::Lsn;
 use tamada_dcs::etcd3::Etcd3;
 use tamada_dcs::memory::{MemoryDcs, SharedStore};
@@ -127,7 +127,7 @@ async fn one_member_holds_the_leader_key(scene: &Scene<'_>) {
     assert_eq!(
         a.load().await.unwrap().leader,
         Some(leader),
-        "a renewal writes nothing"
+        "a renewal leaves the key as it is"
     );
     assert!(!b.renew_leader(None).await.unwrap());
     assert!(!b.release_leader(Some(r#"{"optime":1}"#)).await.unwrap());
@@ -144,6 +144,28 @@ async fn one_member_holds_the_leader_key(scene: &Scene<'_>) {
     assert!(b.acquire_leader().await.unwrap());
     assert!(a.take_leader().await.unwrap());
     assert!(!b.renew_leader(None).await.unwrap());
+}
+
+async fn only_a_leader_that_renewed_no_more_is_superseded(scene: &Scene<'_>) {
+    let (a, b) = (scene.member("a").await, scene.member("b").await);
+    assert!(a.acquire_leader().await.unwrap());
+    let seen = |cluster: &ha::cluster::Cluster| {
+        let (leader, heartbeat) = (cluster.leader.clone()?, cluster.heartbeat.clone()?);
+        heartbeat.is_of(&leader).then_some(Expired {
+            leader: leader.version,
+            heartbeat: heartbeat.version,
+        })
+    };
+    let first = eventually(&*b, Duration::from_secs(2), "the first heartbeat", seen).await;
+    assert!(a.renew_leader(None).await.unwrap());
+    assert!(!b.supersede_leader(first).await.unwrap(), "it has renewed since");
+    let newer = |cluster: &ha::cluster::Cluster| seen(cluster).filter(|seen| *seen != first);
+    let second = eventually(&*b, Duration::from_secs(2), "the next heartbeat", newer).await;
+    assert_eq!(second.leader, first.leader);
+    assert!(b.supersede_leader(second).await.unwrap());
+    assert!(!a.renew_leader(None).await.unwrap(), "it is another's now");
+    let others = |cluster: &ha::cluster::Cluster| cluster.leader.clone().filter(|l| l.name.0 == "b");
+    eventually(&*a, Duration::from_secs(2), "the new leader shows", others).await;
 }
 
 async fn a_leader_whose_key_was_overwritten_has_lost_it(scene: &Scene<'_>) {
@@ -305,7 +327,7 @@ async fn another_ttl_means_another_lease(scene: &Scene<'_>) {
     assert!(a.touch_member("{}").await.unwrap() && a.acquire_leader().await.unwrap());
     let old = a.lease();
     a.set_timing(Timing {
-        ttl: Duration::from_secs(5),
+        ttl: Duration::from_secs(7),
         ..TIMING
     });
     assert!(a.renew_leader(None).await.unwrap() && a.touch_member("{}").await.unwrap());
@@ -408,6 +430,7 @@ async fn play(stage: &Stage<'_>) {
     };
     let (s1, s2, s3, s4, s5) = (scene("s1"), scene("s2"), scene("s3"), scene("s4"), scene("s5"));
     let (s6, s7, s8, s9, s10) = (scene("s6"), scene("s7"), scene("s8"), scene("s9"), scene("s10"));
+    let s11 = scene("s11");
     tokio::join!(
         one_member_holds_the_leader_key(&s1),
         a_leader_whose_key_was_overwritten_has_lost_it(&s2),
@@ -418,6 +441,7 @@ async fn play(stage: &Stage<'_>) {
         another_ttl_means_another_lease(&s7),
         a_member_that_comes_back_takes_its_lease_up_again(&s8),
         malformed_values_do_not_break_the_view(&s10),
+        only_a_leader_that_renewed_no_more_is_superseded(&s11),
     );
     changes_are_told_at_once(&s9).await;
 }
@@ -475,6 +499,7 @@ async fn the_layout_is_patronis_byte_for_byte() {
         "/service/batman/config\n{{\"ttl\":30}}\n\
          /service/batman/failover\n{{}}\n\
          /service/batman/failsafe\n{{\"a\":\"http://127.0.0.1:8008/patroni\"}}\n\
+         /service/batman/heartbeat\n{{\"leader\":\"a\",\"ttl_ms\":5000}}\n\
          /service/batman/history\n[]\n\
          /service/batman/initialize\n7277694203142172922\n\
          /service/batman/leader\na\n\

@@ -64,10 +64,8 @@ pub(super) fn clone_source(c: &Cycle<'_>, cluster: &Cluster) -> Option<CloneSour
     if let Some(member) = offers.get(spread.checked_rem(offers.len()).unwrap_or(0)) {
         return follow::source(c, member).map(CloneSource::Replica);
     }
-    cluster
-        .leader_member()
-        .and_then(|leader| follow::source(c, leader))
-        .map(CloneSource::Leader)
+    let leader = cluster.leader_member().filter(|leader| &leader.name != c.me())?;
+    follow::source(c, leader).map(CloneSource::Leader)
 }
 
 /// What was known of the data directory does not hold any more.

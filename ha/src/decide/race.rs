@@ -30,7 +30,11 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> 
 }
 
 fn acquire(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
-    match c.lock(Action::AcquireLeader)? {
+    let action = match c.expired() {
+        Some(expired) => Action::SupersedeLeader { expired },
+        None => Action::AcquireLeader,
+    };
+    match c.lock(action)? {
         LockAnswer::Held { .. } => {
             clear_failover(c, cluster)?;
             primary::enforce(

@@ -8,6 +8,7 @@
 //! cycle the key is gone                  a cycle begins; it keeps all facts of the one before
 //! at 12                                  the boot-time clock, in seconds
 //! cluster leader=a optime=100 timeline=1 failover=a>b initialize=none; or: cluster unreachable
+//! cluster leader=a heartbeat=a:7         the leader's last renewal, by its revision; its ttl is 30 s
 //! member a primary 100                   a member key: role, position; tags: nofailover priority=2 checkpoint=pending
 //! server replica 100 tl=1 streaming      or: server gone | server starting; also: pending-restart slots=a,c
 //! data shut-down checkpoint=100          or: data empty | data inaccessible | data production; also: backup_label signal
@@ -27,7 +28,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tamada_ha::cluster::{
-    Cluster, ConfigKey, Failover, History, Leader, Member, MemberData, Status, SyncState, Tags, Version,
+    Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, Status, SyncState, Tags,
+    Version,
 };
 use tamada_ha::facts::{
     Accepts, Answer, CheckpointStatus, DataDirectory, DcsFailure, Divergence, Given, LocalHistory,
@@ -380,7 +382,7 @@ impl World {
             Some(other) => panic!("answer {key} {other}"),
         };
         match action {
-            Action::AcquireLeader => Answer::Lock(lock("acquire")),
+            Action::AcquireLeader | Action::SupersedeLeader { .. } => Answer::Lock(lock("acquire")),
             Action::RenewLeader { .. } => Answer::Lock(lock("renew")),
             Action::TakeLeader => Answer::Lock(lock("take")),
             Action::ReleaseLeader { .. } => Answer::Lock(LockAnswer::NotHeld),
@@ -475,6 +477,15 @@ fn read_cluster(words: &Words<'_>) -> Result<Cluster, DcsFailure> {
                 version,
                 &Failover::to_json(Some(leader), Some(candidate), words.value("scheduled")),
             )
+        }),
+        heartbeat: words.value("heartbeat").map(|text| {
+            let (leader, number) = text.split_once(':').unwrap();
+            let version = Version(number.parse().unwrap());
+            Heartbeat {
+                version,
+                leader: leader.into(),
+                ttl: Duration::from_secs(30),
+            }
         }),
         sync: words.value("sync").map_or_else(SyncState::default, |members| {
             let mut names = members.split(',').map(MemberName::from);
@@ -736,6 +747,7 @@ fn show(step: &Step) -> String {
         Step::Act(Action::Delete { key, .. }) => format!("delete {}", key.as_str()),
         Step::Act(Action::Follow(source)) => format!("follow {}", name(source.as_ref())),
         Step::Act(Action::RenewLeader { .. }) => "renew leader key".to_owned(),
+        Step::Act(Action::SupersedeLeader { .. }) => "supersede leader".to_owned(),
         Step::Act(Action::AcquireLeader) => "acquire leader key".to_owned(),
         Step::Act(action) => format!("act {action:?}"),
         Step::Finish(_) => unreachable!("shown by itself"),

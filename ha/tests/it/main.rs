@@ -8,6 +8,7 @@
     reason = "tests may fail loudly, and read their scenarios from files"
 )]
 
+mod anything;
 mod language;
 mod props;
 mod scenarios;

@@ -1,0 +1,98 @@
+//! The key `heartbeat`: `{"leader":"a","ttl_ms":30000}`, written by a leader with every renewal of its lock. Patroni
+//! neither writes nor reads it.
+//!
+//! A renewal counts only if its transaction, which writes this key, was committed. So whoever has known a heartbeat
+//! for `ttl` on its own clock, without a newer one, knows that the leader's lock is over: the leader counts from before
+//! it sent the renewal, and nobody can know of it before it was committed. That holds even where the store gives every
+//! lease its full time again, as etcd does when it elects a leader. `docs/lease.md` has the argument in full.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Leader, Version};
+use crate::pg::MemberName;
+
+/// The last renewal of the leader's lock that was committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The key's revision: another one with every renewal.
+    pub version: Version,
+    /// Whose renewal it was.
+    pub leader: MemberName,
+    /// For how long the leader counts on it.
+    pub ttl: Duration,
+}
+
+/// What must still be so for a lock that is over to be taken from its holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expired {
+    /// The leader key was last written in this revision.
+    pub leader: Version,
+    /// The heartbeat was last written in this revision.
+    pub heartbeat: Version,
+}
+
+impl Heartbeat {
+    /// Reads the key's value; `None` when it is malformed.
+    #[must_use]
+    pub fn parse(version: Version, text: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(text).ok()?;
+        let leader = MemberName::from(value.get("leader")?.as_str()?);
+        let ttl = Duration::from_millis(value.get("ttl_ms")?.as_u64()?);
+        Some(Self { version, leader, ttl })
+    }
+
+    /// The key's value.
+    #[must_use]
+    pub fn to_json(leader: &MemberName, ttl: Duration) -> String {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        json!({"leader": leader, "ttl_ms": ttl_ms}).to_string()
+    }
+
+    /// Whether it tells of the present holder of the key: its own, and not older than the key. A Patroni member that
+    /// takes the key writes it anew and no heartbeat, so an old one of the same name does not count.
+    #[must_use]
+    pub fn is_of(&self, leader: &Leader) -> bool {
+        self.leader == leader.name && self.version >= leader.version
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_reads_what_it_prints() {
+        let text = Heartbeat::to_json(&"a".into(), Duration::from_secs(30));
+        assert_eq!(text, r#"{"leader":"a","ttl_ms":30000}"#);
+        let read = Heartbeat::parse(Version(7), &text).expect("a heartbeat");
+        assert_eq!((read.leader, read.ttl), ("a".into(), Duration::from_secs(30)));
+        for bad in [
+            "",
+            "{}",
+            "[]",
+            r#"{"leader":"a"}"#,
+            r#"{"leader":"a","ttl_ms":-1}"#,
+        ] {
+            assert_eq!(Heartbeat::parse(Version(7), bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_older_than_the_key_tells_nothing() {
+        let heartbeat = |version, name: &str| Heartbeat {
+            version: Version(version),
+            leader: name.into(),
+            ttl: Duration::from_secs(30),
+        };
+        let leader = Leader {
+            version: Version(5),
+            name: "a".into(),
+            session: "1".to_owned(),
+        };
+        assert!(heartbeat(5, "a").is_of(&leader) && heartbeat(9, "a").is_of(&leader));
+        assert!(!heartbeat(4, "a").is_of(&leader) && !heartbeat(9, "b").is_of(&leader));
+    }
+}

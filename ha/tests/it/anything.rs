@@ -1,0 +1,507 @@
+//! The decision under facts that nobody would think of: every answer is drawn at random.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tamada_ha::cluster::{
+    Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, Status, SyncState, Tags,
+    Version,
+};
+use tamada_ha::facts::{
+    Accepts, Answer, CheckpointStatus, DataDirectory, DcsFailure, Divergence, Given, LocalHistory,
+    LockAnswer, Moment, Node, PeerAnswer, PeerStatus, Progress, RecoveryDrift, RemoteHistory, Request,
+    RestartConditions, Server, Slot, SqlFacts, TaskStatus,
+};
+use tamada_ha::memory::Memory;
+use tamada_ha::pg::{ControlData, DatabaseState, HistoryEntry, Lsn, Role, ServerState, SlotName, Timeline};
+use tamada_ha::reason::Reason;
+use tamada_ha::step::{Action, Outcome, Question, RequestId, Step, Task, TaskOutcome};
+use tamada_ha::{Facts, STEPS_MAX, decide};
+
+/// A stream of choices from a seed.
+struct Choices(u64);
+
+impl Choices {
+    fn below(&mut self, limit: u64) -> u64 {
+        // splitmix64
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % limit
+    }
+
+    fn one_in(&mut self, chances: u64) -> bool {
+        self.below(chances) == 0
+    }
+
+    fn name(&mut self) -> &'static str {
+        ["a", "b", "c"][self.below(3) as usize]
+    }
+
+    fn lsn(&mut self) -> Lsn {
+        Lsn(self.below(4) * 100)
+    }
+
+    fn timeline(&mut self) -> Timeline {
+        Timeline(1 + self.below(3) as u32)
+    }
+
+    fn role(&mut self) -> Role {
+        [Role::Primary, Role::Replica, Role::Demoted, Role::Uninitialized][self.below(4) as usize]
+    }
+
+    fn tags(&mut self) -> Tags {
+        let mut tags = serde_json::Map::new();
+        if self.one_in(8) {
+            tags.insert("nofailover".to_owned(), true.into());
+        }
+        if self.one_in(8) {
+            tags.insert("failover_priority".to_owned(), self.below(3).into());
+        }
+        Tags(tags)
+    }
+
+    fn cluster(&mut self) -> Result<Arc<Cluster>, DcsFailure> {
+        if self.one_in(10) {
+            return Err(DcsFailure("no answer".to_owned()));
+        }
+        let version = Version(1);
+        let members = ["a", "b", "c"]
+            .into_iter()
+            .filter(|_| !self.one_in(4))
+            .collect::<Vec<_>>();
+        let members = members
+            .into_iter()
+            .map(|name| Member {
+                version,
+                name: name.into(),
+                session: "1".to_owned(),
+                data: MemberData {
+                    conn_url: Some(format!("postgres://{name}/postgres")),
+                    api_url: Some(format!("http://{name}")),
+                    role: Some(self.role()),
+                    state: Some(ServerState::ALL[self.below(15) as usize]),
+                    timeline: Some(self.timeline()),
+                    tags: self.tags(),
+                    ..MemberData::default()
+                },
+            })
+            .collect();
+        let initialize = match self.below(8) {
+            0 => None,
+            1 => Some(String::new()),
+            2 => Some("7999999999999999999".to_owned()),
+            _ => Some("7000000000000000001".to_owned()),
+        };
+        let failover = self.one_in(4).then(|| {
+            let leader = self.one_in(2).then(|| self.name());
+            let candidate = self.one_in(2).then(|| self.name());
+            Failover::parse(version, &Failover::to_json(leader, candidate, None))
+        });
+        let leader = (!self.one_in(3)).then(|| Leader {
+            version,
+            name: self.name().into(),
+            session: "1".to_owned(),
+        });
+        let sync = if self.one_in(3) {
+            r#"{"leader":"a","sync_standby":"b"}"#
+        } else {
+            "{}"
+        };
+        let status = Status {
+            optime: Some(self.lsn()),
+            ..Status::default()
+        };
+        Ok(Arc::new(Cluster {
+            initialize,
+            config: (!self.one_in(6)).then(|| ConfigKey {
+                version,
+                value: serde_json::Map::new(),
+            }),
+            leader,
+            heartbeat: self.one_in(2).then(|| Heartbeat {
+                version: Version(1),
+                leader: self.name().into(),
+                ttl: Duration::from_secs(15),
+            }),
+            status,
+            members,
+            failover: failover.flatten(),
+            sync: SyncState::parse(version, sync),
+            history: self.one_in(2).then(|| History::parse(r#"[[1,100,"x"]]"#)),
+            failsafe: None,
+        }))
+    }
+
+    fn server(&mut self) -> Server {
+        if self.one_in(4) {
+            return Server::default();
+        }
+        let in_recovery = self.one_in(2);
+        let position = self.lsn();
+        let sql = (!self.one_in(5)).then(|| SqlFacts {
+            in_recovery,
+            timeline: Some(self.timeline()),
+            flushed: (!in_recovery).then_some(position),
+            received: in_recovery.then_some(position),
+            replayed: in_recovery.then_some(position),
+            replay_paused: self.one_in(8),
+            slots: vec![Slot {
+                name: SlotName(self.name().to_owned()),
+                is_logical: self.one_in(4),
+                is_active: self.one_in(2),
+                restart_lsn: Some(self.lsn()),
+                confirmed_flush: None,
+                has_xmin: self.one_in(3),
+                is_lost: self.one_in(6),
+            }],
+            ..SqlFacts::default()
+        });
+        let accepts = [Accepts::Yes, Accepts::Rejecting, Accepts::NoResponse][self.below(3) as usize];
+        Server {
+            is_running: true,
+            postmaster_started: Some(self.below(2) as i64),
+            accepts,
+            sql,
+        }
+    }
+
+    fn control(&mut self) -> ControlData {
+        let state = [
+            DatabaseState::ShutDown,
+            DatabaseState::ShutDownInRecovery,
+            DatabaseState::InProduction,
+            DatabaseState::InArchiveRecovery,
+        ][self.below(4) as usize];
+        let identifier = if self.one_in(10) {
+            "7999999999999999999"
+        } else {
+            "7000000000000000001"
+        };
+        ControlData {
+            system_identifier: identifier.parse().ok(),
+            state,
+            checkpoint: self.lsn(),
+            redo: self.lsn(),
+            timeline: self.timeline(),
+            minimum_recovery: self.lsn(),
+            minimum_recovery_timeline: None,
+            can_be_rewound: !self.one_in(4),
+        }
+    }
+
+    fn data(&mut self) -> DataDirectory {
+        match self.below(8) {
+            0 => DataDirectory::Empty,
+            1 => DataDirectory::Inaccessible("permission denied".to_owned()),
+            2 => DataDirectory::Present {
+                control: Err("no such program".to_owned()),
+                has_recovery_signal: false,
+                has_backup_label: false,
+            },
+            _ => DataDirectory::Present {
+                control: Ok(self.control()),
+                has_recovery_signal: self.one_in(2),
+                has_backup_label: self.one_in(4),
+            },
+        }
+    }
+
+    fn lock(&mut self, now: Moment) -> LockAnswer {
+        match self.below(4) {
+            0 => LockAnswer::NotHeld,
+            1 => LockAnswer::Unknown(DcsFailure("no answer".to_owned())),
+            _ => LockAnswer::Held { sent_at: now },
+        }
+    }
+
+    fn divergence(&mut self) -> Divergence {
+        let local = LocalHistory {
+            timeline: self.timeline(),
+            lsn: self.lsn(),
+            was_standby: self.one_in(2),
+            checkpoint_end: self.one_in(2).then(|| self.lsn()),
+        };
+        let history = vec![HistoryEntry {
+            timeline: Timeline(1),
+            switch_lsn: self.lsn(),
+            reason: String::new(),
+        }];
+        let remote = RemoteHistory {
+            in_recovery: self.one_in(3),
+            timeline: self.timeline(),
+            history,
+        };
+        Divergence {
+            local: if self.one_in(5) {
+                Err("why".to_owned())
+            } else {
+                Ok(local)
+            },
+            remote: if self.one_in(5) {
+                Err("why".to_owned())
+            } else {
+                Ok(remote)
+            },
+        }
+    }
+
+    fn answer(&mut self, step: &Step, now: Moment) -> Answer {
+        match step {
+            Step::Observe(Question::Cluster) => Answer::Cluster(self.cluster()),
+            Step::Observe(Question::Server) => Answer::Server(self.server()),
+            Step::Observe(Question::DataDirectory) => Answer::DataDirectory(self.data()),
+            Step::Observe(Question::Peers(peers)) => Answer::Peers(
+                peers
+                    .iter()
+                    .map(|peer| PeerAnswer {
+                        name: peer.name.clone(),
+                        status: if self.one_in(3) {
+                            Err("no answer".to_owned())
+                        } else {
+                            Ok(PeerStatus {
+                                in_recovery: !self.one_in(4),
+                                position: Some(self.lsn()),
+                                timeline: Some(self.timeline()),
+                                tags: self.tags(),
+                                watchdog_failed: self.one_in(8),
+                            })
+                        },
+                    })
+                    .collect(),
+            ),
+            Step::Observe(Question::Divergence(_)) => Answer::Divergence(self.divergence()),
+            Step::Observe(Question::HistoryFile(_)) => Answer::HistoryFile(None),
+            Step::Observe(Question::RecoveryDrift(_)) => Answer::RecoveryDrift(
+                [RecoveryDrift::None, RecoveryDrift::Reload, RecoveryDrift::Restart][self.below(3) as usize],
+            ),
+            Step::Act(
+                Action::AcquireLeader
+                | Action::SupersedeLeader { .. }
+                | Action::RenewLeader { .. }
+                | Action::TakeLeader
+                | Action::ReleaseLeader { .. },
+            ) => Answer::Lock(self.lock(now)),
+            Step::Act(Action::Write { .. } | Action::Delete { .. }) => Answer::Written(if self.one_in(4) {
+                Ok(None)
+            } else {
+                Ok(Some(Version(2)))
+            }),
+            Step::Act(_) => Answer::Done(if self.one_in(8) {
+                Err("why".to_owned())
+            } else {
+                Ok(())
+            }),
+            Step::Finish(_) => unreachable!("a finished cycle has no answer"),
+        }
+    }
+
+    fn given(&mut self, now: Moment, begun: Option<Task>) -> Given {
+        let document = serde_json::json!({
+            "pause": self.one_in(8),
+            "check_timeline": self.one_in(3),
+            "synchronous_mode": self.one_in(4),
+            "primary_start_timeout": self.below(2) * 300,
+        });
+        let (config, _) = config::DynamicConfig::read(&document, config::Minimums::TAMADA);
+        let task = match begun {
+            None => TaskStatus::Idle,
+            Some(task) if self.one_in(2) => {
+                let progress = if self.one_in(3) {
+                    Progress::ShutDown {
+                        checkpoint: self.lsn(),
+                    }
+                } else {
+                    Progress::Working
+                };
+                TaskStatus::Running {
+                    task,
+                    since: now,
+                    progress,
+                }
+            }
+            Some(task) => {
+                let outcome = match self.below(6) {
+                    0 => TaskOutcome::Failed("why".to_owned()),
+                    1 => TaskOutcome::Cancelled,
+                    2 => TaskOutcome::TimedOut,
+                    _ => TaskOutcome::Success,
+                };
+                TaskStatus::Done { task, outcome }
+            }
+        };
+        let id = RequestId(self.below(u64::MAX));
+        let requests = match self.below(12) {
+            0 => vec![Request::Restart {
+                id,
+                conditions: RestartConditions::default(),
+            }],
+            1 => vec![Request::Reinitialize {
+                id,
+                force: self.one_in(2),
+                from_leader: self.one_in(2),
+            }],
+            _ => Vec::new(),
+        };
+        Given {
+            now,
+            wall_clock: "2026-11-22T20:00:00Z".parse().unwrap(),
+            node: Arc::new(Node {
+                name: "a".into(),
+                scope: "demo".to_owned(),
+                conn_url: "postgres://a/postgres".to_owned(),
+                api_url: "http://a".to_owned(),
+                proxy_url: None,
+                tags: self.tags(),
+                version: "4.1.5".to_owned(),
+                may_bootstrap: self.one_in(2),
+                use_slots: !self.one_in(4),
+                has_method_without_leader: self.one_in(4),
+                use_pg_rewind: !self.one_in(3),
+                remove_data_directory_on_rewind_failure: self.one_in(2),
+                remove_data_directory_on_diverged_timelines: self.one_in(2),
+                config_json: "{}".to_owned(),
+                server_version: 180_000,
+            }),
+            config: Arc::new(config),
+            task,
+            checkpoint: CheckpointStatus::Idle,
+            requests,
+            is_stopping: self.one_in(12),
+        }
+    }
+}
+
+/// What one cycle did.
+struct Seen {
+    facts: Facts,
+    outcome: Outcome,
+}
+
+fn one_cycle(choices: &mut Choices, memory: &mut Memory, now: Moment, begun: Option<Task>) -> Seen {
+    let mut facts = Facts::new(choices.given(now, begun));
+    loop {
+        let mut again = memory.clone();
+        let step = decide(&facts, memory);
+        if let Step::Finish(outcome) = step {
+            return Seen {
+                facts,
+                outcome: *outcome,
+            };
+        }
+        assert_eq!(
+            decide(&facts, &mut again),
+            step,
+            "the same facts yield the same step"
+        );
+        assert!(facts.journal.len() < STEPS_MAX, "a cycle ends");
+        let answer = choices.answer(&step, now);
+        facts.learn(step, answer, now);
+    }
+}
+
+fn begun(seen: &Seen) -> Vec<&Task> {
+    let tasks = seen.facts.journal.iter().filter_map(|entry| match &entry.step {
+        Step::Act(Action::Begin(task)) => Some(task),
+        _ => None,
+    });
+    tasks.collect()
+}
+
+/// Rules that hold whatever happens.
+fn check(seen: &Seen) {
+    let given = &seen.facts.given;
+    assert!(
+        !matches!(seen.outcome.reason, Reason::Defect(_)),
+        "{:?}",
+        seen.facts.journal
+    );
+    let tasks = begun(seen);
+    assert!(tasks.len() <= 1, "one long job at a time: {tasks:?}");
+    let running = matches!(given.task, TaskStatus::Running { .. });
+    assert!(
+        !(running && !tasks.is_empty()),
+        "nothing is begun while a job runs: {tasks:?}"
+    );
+    for task in tasks {
+        match task {
+            Task::Promote { lock_valid_until } => {
+                let locks: Vec<_> = seen
+                    .facts
+                    .journal
+                    .iter()
+                    .filter_map(|entry| match &entry.answer {
+                        Answer::Lock(answer) => Some(answer),
+                        _ => None,
+                    })
+                    .collect();
+                assert!(
+                    matches!(locks.last(), Some(LockAnswer::Held { .. })),
+                    "no promotion without the lock"
+                );
+                assert!(*lock_valid_until > given.now, "nor on one that is over");
+                assert!(!given.config.pause, "nor in pause");
+                assert!(!given.is_stopping, "nor when the agent is told to end");
+            }
+            Task::Bootstrap => {
+                let won = seen.facts.journal.iter().any(|entry| {
+                    matches!(&entry.step, Step::Act(Action::Write { .. }))
+                        && matches!(&entry.answer, Answer::Written(Ok(Some(_))))
+                });
+                assert!(won, "a cluster is made only by who holds the initialize key");
+            }
+            Task::Clone { from, .. } => {
+                let from_self =
+                    from.source().and_then(|source| source.member.as_ref()) == Some(&given.node.name);
+                assert!(!from_self, "nobody copies itself");
+            }
+            Task::Stop { .. } => assert!(
+                !given.config.pause
+                    || seen.facts.journal.iter().any(|entry| {
+                        matches!(&entry.answer, Answer::DataDirectory(DataDirectory::Empty))
+                    })
+                    || seen.outcome.reason.to_string().contains("demoting myself"),
+                "nothing is stopped in pause but what somebody asked for: {}",
+                seen.outcome.reason
+            ),
+            Task::PostBootstrap
+            | Task::Start { .. }
+            | Task::Restart { .. }
+            | Task::CrashRecovery
+            | Task::Rewind { .. } => {}
+        }
+    }
+    let mut answered: BTreeMap<RequestId, usize> = BTreeMap::new();
+    for reply in &seen.outcome.replies {
+        *answered.entry(reply.id).or_default() += 1;
+    }
+    assert!(
+        answered.values().all(|times| *times == 1),
+        "a request is answered once"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_rules_hold(seed: u64) {
+        let mut choices = Choices(seed);
+        let mut memory = Memory::new(choices.role(), ServerState::ALL[choices.below(15) as usize]);
+        let mut now = Moment(Duration::from_secs(100));
+        let mut job: Option<Task> = None;
+        for _ in 0..6 {
+            let seen = one_cycle(&mut choices, &mut memory, now, job.take());
+            check(&seen);
+            job = match (&seen.facts.given.task, begun(&seen).first()) {
+                (TaskStatus::Running { task, .. }, _) => Some(task.clone()),
+                (_, Some(task)) => Some((*task).clone()),
+                _ => None,
+            };
+            now = now.after(Duration::from_secs(choices.below(20)));
+        }
+    }
+}
