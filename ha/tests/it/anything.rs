@@ -463,8 +463,15 @@ fn check(seen: &Seen) {
                     || seen.facts.journal.iter().any(|entry| {
                         matches!(&entry.answer, Answer::DataDirectory(DataDirectory::Empty))
                     })
+                    || matches!(
+                        given.task,
+                        TaskStatus::Done {
+                            outcome: TaskOutcome::Cancelled,
+                            ..
+                        }
+                    )
                     || seen.outcome.reason.to_string().contains("demoting myself"),
-                "nothing is stopped in pause but what somebody asked for: {}",
+                "nothing is stopped in pause but what somebody asked for, or was cut off half way: {}",
                 seen.outcome.reason
             ),
             Task::PostBootstrap
