@@ -91,6 +91,12 @@ impl World {
 
     fn change_slots(&mut self, id: Id, changes: Vec<SlotChange>) -> Result<(), String> {
         let at = self.position(id).map(|position| position.lsn);
+        let is_active = |change: &SlotChange| match change {
+            SlotChange::Drop(name) => self.slot_user(id, &name.0).is_some(),
+            SlotChange::CreatePhysical(_) | SlotChange::Advance(..) => false,
+        };
+        // PostgreSQL does not drop a slot that is in use.
+        let changes: Vec<SlotChange> = changes.into_iter().filter(|change| !is_active(change)).collect();
         let server = &mut self.members[id].server;
         if !server.is_up() {
             return Err("could not connect".to_owned());

@@ -167,6 +167,7 @@ impl World {
         }
         let lease = member.agent.session.lease().filter(|_| self.plan.keeps_lease);
         let life = member.agent.life + 1;
+        let was_paused = member.agent.config.pause;
         let jobs = member.agent.jobs;
         let calls = member.agent.call;
         let guard_deadline = member.agent.guard_deadline;
@@ -192,7 +193,8 @@ impl World {
         };
         member.agent.memory = Memory::new(role, state);
         self.note(id, || format!("agent starts: {role}, {state}"));
-        if self.members[id].hazard_until == Duration::MAX {
+        if was_paused || self.members[id].hazard_until == Duration::MAX {
+            self.members[id].hazard_until = Duration::ZERO;
             self.hazard(id);
         }
         self.wake(id);

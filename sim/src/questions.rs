@@ -120,7 +120,7 @@ impl World {
         }
     }
 
-    fn slot_user(&self, upstream: Id, slot: &str) -> Option<Id> {
+    pub(crate) fn slot_user(&self, upstream: Id, slot: &str) -> Option<Id> {
         (0..self.members.len()).find(|other| {
             let source = self.members[*other].server.running_source.as_ref();
             self.upstream(*other) == Some(upstream)

@@ -94,3 +94,19 @@ fn a_seed_gives_the_same_run_again() {
         assert!(first.journal.len() > 100);
     }
 }
+
+/// That the rule can be broken at all: with nobody to stop the server of an agent that was killed, two take writes.
+#[test]
+fn without_a_guard_a_killed_agent_leaves_two_primaries() {
+    let mut marks = Marks::default();
+    for seed in 0..40 {
+        let verdict = run(Setup {
+            seed,
+            agent_dies: true,
+            ..Setup::default()
+        });
+        assert_eq!(verdict.violation, None, "seed {seed}");
+        marks.merge(&verdict.marks);
+    }
+    assert!(marks.count("two primaries after a hazard") > 0);
+}
