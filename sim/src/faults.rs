@@ -112,14 +112,10 @@ impl World {
     fn crash_agent(&mut self, id: Id, duration: Duration) {
         self.kill_agent(id);
         if !self.plan.has_guard {
-            self.members[id].hazard_until = self.now + duration;
+            // Nobody looks after the server until the next agent comes.
+            self.members[id].hazard_until = Duration::MAX;
         }
-        self.schedule(duration, Self::WORLD, move |world| {
-            world.boot_agent(id);
-            if !world.plan.has_guard {
-                world.hazard(id);
-            }
-        });
+        self.schedule(duration, Self::WORLD, move |world| world.boot_agent(id));
     }
 
     fn freeze_for(&mut self, id: Id, duration: Duration) {
