@@ -35,6 +35,11 @@ impl Applier {
         self.is_due = true;
     }
 
+    /// Settings have changed since the work began.
+    pub(crate) fn is_due(&self) -> bool {
+        self.is_due
+    }
+
     /// The server shall read its files again even if nothing in them has changed.
     pub(crate) fn request_reload(&mut self) {
         self.is_due = true;

@@ -88,8 +88,12 @@ impl Daemon {
     }
 
     fn note_applied(&mut self, applied: Option<apply::Outcome>) -> bool {
+        // The next cycle begins what has become due meanwhile.
+        let is_due = self.applier.is_due();
         let Some(applied) = applied else {
-            return false;
+            // Not at once: what failed may need its time.
+            self.applier.request();
+            return is_due;
         };
         if applied.reloaded {
             self.world
@@ -97,11 +101,11 @@ impl Daemon {
                 .run_callback(Callback::OnReload, self.memory.role);
         }
         let Some(pending) = applied.pending_restart else {
-            return false;
+            return is_due;
         };
         let is_news = pending != self.world.seen.pending_restart;
         self.world.seen.pending_restart = pending;
-        is_news
+        is_news || is_due
     }
 
     /// Whether something that matters to us is other than the last cycle has seen it. What it has written itself and
