@@ -180,6 +180,8 @@ impl<'a> Cycle<'a> {
                 if !cluster.is_unlocked() || self.memory.led_cluster.is_none() {
                     self.memory.led_cluster = Some(Arc::clone(cluster));
                 }
+                let since = self.memory.unlocked_since.unwrap_or(now);
+                self.memory.unlocked_since = cluster.is_unlocked().then_some(since);
                 if !cluster.is_leader(self.me()) {
                     self.memory.lock = None;
                 }

@@ -75,6 +75,8 @@ pub struct Memory {
     pub heartbeat: Option<(Version, Moment)>,
     /// The last reading that had a leader: its members are asked in a race even when their keys have expired.
     pub led_cluster: Option<Arc<Cluster>>,
+    /// Since when no reading has shown a leader.
+    pub unlocked_since: Option<Moment>,
     /// How far the creation of the cluster is, if it is made here.
     pub bootstrap: Bootstrap,
     /// A start was begun by recovery and its end has not been judged.
@@ -126,6 +128,7 @@ impl Memory {
             cluster: None,
             heartbeat: None,
             led_cluster: None,
+            unlocked_since: None,
             bootstrap: Bootstrap::No,
             is_recovering: false,
             rewind: RewindState::Unneeded,

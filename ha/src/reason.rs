@@ -353,6 +353,12 @@ pub(crate) mod notes {
         Note::info(format!("Wal position of {name} is ahead of my wal position"))
     }
 
+    pub(crate) fn peer_is_starting(name: &MemberName) -> Note {
+        Note::info(format!(
+            "{name} is starting and may have the WAL that I lack; it is waited for"
+        ))
+    }
+
     pub(crate) fn peer_has_priority(name: &MemberName, theirs: i64, mine: i64) -> Note {
         Note::info(format!(
             "{name} has equally tolerable WAL position and priority {theirs}, while this node has priority {mine}"

@@ -6,7 +6,7 @@ use super::{follow, observe, peers, primary};
 use crate::cluster::{Cluster, Failover, FailoverKind};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{LockAnswer, Peer, SqlFacts};
-use crate::pg::{Lsn, MemberName};
+use crate::pg::{Lsn, MemberName, ServerState};
 use crate::reason::{Reason, notes};
 use crate::step::{Action, Expect, Key};
 
@@ -231,10 +231,15 @@ fn compare(
         .led_cluster
         .as_ref()
         .and_then(|led| led.leader_name().cloned());
+    let lacks_wal = check_lag && mine < published;
     for answer in answers {
         let peer = match answer.status {
             Err(why) => {
                 c.note(notes::peer_failed(&answer.name, &why));
+                if lacks_wal && is_worth_waiting(c, cluster, &answer.name) {
+                    c.note(notes::peer_is_starting(&answer.name));
+                    return Ok(false);
+                }
                 continue;
             }
             Ok(peer) => peer,
@@ -261,6 +266,19 @@ fn compare(
         }
     }
     Ok(true)
+}
+
+/// After a stop of all members the one that was stopped last has everything, and the others do not when it was still
+/// written to: for a moment it is not known whether a member has more, because its server is just being started.
+fn is_worth_waiting(c: &Cycle<'_>, cluster: &Cluster, name: &MemberName) -> bool {
+    let is_starting = cluster
+        .member(name)
+        .is_some_and(|member| member.data.state == Some(ServerState::Starting));
+    let until = c
+        .memory
+        .unlocked_since
+        .map(|since| since.after(c.config().loop_wait));
+    is_starting && until.is_some_and(|until| c.now() < until)
 }
 
 fn is_better(

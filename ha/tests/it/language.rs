@@ -9,7 +9,7 @@
 //! at 12                                  the boot-time clock, in seconds
 //! cluster leader=a optime=100 timeline=1 failover=a>b initialize=none; or: cluster unreachable
 //! cluster leader=a heartbeat=a:7         the leader's last renewal, by its revision; its ttl is 30 s
-//! member a primary 100                   a member key: role, position; tags: nofailover priority=2 checkpoint=pending
+//! member a primary 100                   a member key: role, position; tags: nofailover priority=2 checkpoint=pending starting
 //! server replica 100 tl=1 streaming      or: server gone | server starting; also: pending-restart slots=a,c
 //! data shut-down checkpoint=100          or: data empty | data inaccessible | data production; also: backup_label signal
 //! peer a down                            or: peer c replica 90 tl=1 nofailover priority=2
@@ -505,7 +505,10 @@ fn read_member(words: &Words<'_>) -> Member {
     let data = MemberData {
         conn_url: Some(conn_url(name)),
         api_url: Some(api_url(name)),
-        state: Some(ServerState::Running),
+        state: Some(match words.has("starting") {
+            true => ServerState::Starting,
+            false => ServerState::Running,
+        }),
         role: Role::parse(words.0[1]),
         xlog_location: words.position(),
         timeline: Some(words.timeline()),
