@@ -26,6 +26,12 @@ const BEFORE_IMMEDIATE_STOP_TIME: Duration = Duration::from_secs(1);
 /// How often a promotion is looked at where no file event tells of it.
 const PROMOTION_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How long a promotion may take before the startup process is woken again; doubled each time.
+const FIRST_NUDGE: Duration = Duration::from_millis(50);
+
+/// The longest time between two of these.
+const LONGEST_NUDGE: Duration = Duration::from_secs(2);
+
 /// How a server is started.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StartOptions {
@@ -392,6 +398,7 @@ impl Server {
         self.request_promotion()?;
         let promoted = async {
             let client = self.connect(None, deadline).await?;
+            let (mut nudge_at, mut pause) = (Instant::now() + FIRST_NUDGE, FIRST_NUDGE);
             loop {
                 let answer = rows(
                     &client,
@@ -406,6 +413,13 @@ impl Server {
                     () = watch.changed(|name| name == "pg_control" || name == PidFile::NAME) => {}
                     () = tokio::time::sleep(PROMOTION_INTERVAL) => {}
                     () = postmaster.exited() => return Err(Error::NotRunning),
+                }
+                // A request that comes while the WAL receiver is being started anew is noticed, and yet the startup
+                // process sleeps for the rest of wal_retrieve_retry_interval. SIGHUP wakes it.
+                if Instant::now() >= nudge_at {
+                    let _ = postmaster.signal(Signal::HUP);
+                    pause = (pause * 2).min(LONGEST_NUDGE);
+                    nudge_at = Instant::now() + pause;
                 }
             }
         };
