@@ -80,6 +80,8 @@ pub(crate) struct Cycle<'a> {
     expired: Option<Expired>,
     pub(crate) lock_answer: Option<LockAnswer>,
     pub(crate) began_task: bool,
+    /// The long job that this cycle has begun.
+    pub(crate) begun: Option<Task>,
 }
 
 impl<'a> Cycle<'a> {
@@ -99,6 +101,7 @@ impl<'a> Cycle<'a> {
             expired: None,
             lock_answer: None,
             began_task: false,
+            begun: None,
         }
     }
 
@@ -363,8 +366,9 @@ impl<'a> Cycle<'a> {
     pub(crate) fn begin(&mut self, task: Task) -> Flow<()> {
         let label = task.label();
         self.began_task = true;
-        if let Err(why) = self.perform(Action::Begin(task))? {
-            self.note(notes::task_failed(&label, &why));
+        match self.perform(Action::Begin(task.clone()))? {
+            Ok(()) => self.begun = Some(task),
+            Err(why) => self.note(notes::task_failed(&label, &why)),
         }
         Ok(())
     }

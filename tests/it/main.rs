@@ -19,3 +19,4 @@ mod dcs_outage;
 mod demo;
 mod life;
 mod patroni;
+mod switchover;

@@ -60,13 +60,14 @@ fn is_up(state: ServerState) -> bool {
 
 /// While a job runs its name tells more than the server does.
 fn published_state(c: &Cycle<'_>) -> ServerState {
-    let TaskStatus::Running { task, progress, .. } = &c.given().task else {
-        return c.memory.state;
+    let (task, progress) = match (&c.begun, &c.given().task) {
+        (Some(task), _) => (task, None),
+        (None, TaskStatus::Running { task, progress, .. }) => (task, Some(progress)),
+        (None, _) => return c.memory.state,
     };
     match (task, progress) {
-        (Task::Bootstrap, Progress::Starting) => ServerState::Starting,
+        (Task::Bootstrap | Task::Clone { .. }, Some(Progress::Starting)) => ServerState::Starting,
         (Task::Bootstrap, _) => ServerState::Initializing,
-        (Task::Clone { .. }, Progress::Starting) => ServerState::Starting,
         (Task::Clone { .. }, _) => ServerState::CreatingReplica,
         (Task::Start { .. }, _) => ServerState::Starting,
         (Task::Stop { .. }, _) => ServerState::Stopping,
