@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(look_at(&empty), DataDirectory::Empty);
         fs::write(empty.join("letter.txt"), "").unwrap();
         assert!(
-            matches!(look_at(&empty), DataDirectory::Inaccessible(why) if why.contains("no PostgreSQL cluster"))
+            matches!(look_at(&empty), DataDirectory::Incomplete(why) if why.contains("no PostgreSQL cluster"))
         );
         assert!(!looks_like_ours(&empty), "never wiped");
     }

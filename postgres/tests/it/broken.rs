@@ -70,7 +70,7 @@ async fn a_directory_of_something_else_is_left_alone(installation: Installation)
     fs::write(node.data_dir().join("thesis.tex"), "important").unwrap();
     assert!(matches!(
         node.server.data_directory(),
-        DataDirectory::Inaccessible(_)
+        DataDirectory::Incomplete(_)
     ));
     let error = node
         .server
