@@ -17,18 +17,18 @@ async fn a_killed_postmaster_is_noticed_at_once(installation: Installation) {
     postmaster.signal(Signal::KILL).unwrap();
     postmaster.exited().await;
     assert!(
-        killed.elapsed() < Duration::from_millis(100),
-        "{:?}",
+        killed.elapsed() < Duration::from_secs(2),
+        "told by the kernel, not found out later: {:?}",
         killed.elapsed()
     );
     assert!(node.server.postmaster().is_none());
     assert!(matches!(node.server.reload(), Err(Error::NotRunning)));
-    assert!(
-        node.server
-            .status(tamada_postgres::StatusWants::default(), soon())
-            .await
-            .is_err()
-    );
+    // A backend notices its postmaster's end by itself, and may answer once more before it does.
+    let wants = tamada_postgres::StatusWants::default();
+    let answers_no_more = async { while node.server.status(wants, soon()).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(10), answers_no_more)
+        .await
+        .unwrap();
     assert_eq!(
         node.server.control_data(soon()).await.unwrap().state,
         DatabaseState::InProduction
