@@ -17,6 +17,7 @@ mod configuration;
 mod ctl;
 mod dcs_outage;
 mod demo;
+mod drop_in;
 mod life;
 mod patroni;
 mod switchover;

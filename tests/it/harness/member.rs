@@ -19,8 +19,10 @@ pub struct Member {
     pub rest_port: u16,
     pub postgresql_port: u16,
     pub config_file: PathBuf,
+    /// Environment variables of the agent.
+    pub environment: Vec<(&'static str, String)>,
     directory: Rc<Directory>,
-    program: Program,
+    pub program: Program,
     agent: Option<Process>,
 }
 
@@ -32,6 +34,7 @@ impl Member {
             rest_port: ports::free(),
             postgresql_port: ports::free(),
             config_file: directory.path().join(format!("{name}.yml")),
+            environment: Vec::new(),
             directory: Rc::clone(directory),
             program,
             agent: None,
@@ -74,6 +77,7 @@ impl Member {
         assert!(self.agent.is_none(), "{} runs already", self.name);
         let mut agent = command(&self.directory, &self.program.path);
         agent.args(&self.program.arguments).arg(&self.config_file);
+        agent.envs(self.environment.clone());
         self.agent = Some(Process::spawn(&self.directory, &self.name, agent));
     }
 

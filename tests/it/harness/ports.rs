@@ -13,7 +13,8 @@ static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
 /// A port that nobody listens on and that no other test gets.
 pub fn free() -> u16 {
-    let directory = std::env::temp_dir().join("tamada-test-ports");
+    let user = rustix::process::geteuid().as_raw();
+    let directory = std::env::temp_dir().join(format!("tamada-test-ports-{user}"));
     std::fs::create_dir_all(&directory).unwrap();
     let mut taken = TAKEN.lock().unwrap();
     let length = u32::from(RANGE.end - RANGE.start);
@@ -21,9 +22,7 @@ pub fn free() -> u16 {
     for i in 0..length {
         let offset = u16::try_from(first.wrapping_add(i) % length).unwrap();
         let port = RANGE.start + offset;
-        let Ok(lock) = File::create(directory.join(port.to_string())) else {
-            continue; // another user's
-        };
+        let lock = File::create(directory.join(port.to_string())).unwrap();
         if lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
             taken.push(lock);
             return port;
