@@ -46,6 +46,9 @@ fn run(c: &mut Cycle<'_>) -> Flow<Reason> {
     if let Some(reason) = task::cut_off_promotion(c)? {
         return Ok(reason);
     }
+    if dcs_outage::has_stopped_for_it(c) {
+        return dcs_outage::start_read_only(c);
+    }
     let cluster = match c.load_cluster()? {
         Ok(cluster) => cluster,
         Err(failure) => return dcs_outage::decide(c, &failure),

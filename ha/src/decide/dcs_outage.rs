@@ -8,7 +8,7 @@ use crate::cycle::{Cycle, Flow};
 use crate::facts::{DcsFailure, TaskStatus};
 use crate::memory::Bootstrap;
 use crate::reason::{Reason, notes};
-use crate::step::{StartAs, StartReason, StopMode, StopPurpose, Task};
+use crate::step::{StartAs, StartReason, StopMode, StopPurpose, Task, TaskOutcome};
 
 pub(super) fn decide(c: &mut Cycle<'_>, failure: &DcsFailure) -> Flow<Reason> {
     c.lock_answer = None;
@@ -50,8 +50,25 @@ pub(super) fn decide(c: &mut Cycle<'_>, failure: &DcsFailure) -> Flow<Reason> {
     Ok(Reason::DemotedDcsOutage)
 }
 
+/// The primary has just been stopped because the DCS does not answer. Whether it answers now is asked later: a standby
+/// may run in any case, and readers need not wait for what may not come.
+pub(super) fn has_stopped_for_it(c: &Cycle<'_>) -> bool {
+    let given = c.given();
+    let has_stopped = matches!(
+        &given.task,
+        TaskStatus::Done {
+            task: Task::Stop {
+                purpose: StopPurpose::DcsOutage,
+                ..
+            },
+            outcome: TaskOutcome::Success,
+        }
+    );
+    has_stopped && !given.is_stopping && !c.config().pause
+}
+
 /// A primary that had to stop serves reads until the DCS is back.
-fn start_read_only(c: &mut Cycle<'_>) -> Flow<Reason> {
+pub(super) fn start_read_only(c: &mut Cycle<'_>) -> Flow<Reason> {
     if c.memory.demoted_at.is_some() {
         c.memory.is_recovering = true;
         let start = Task::Start {
