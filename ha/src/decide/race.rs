@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{follow, observe, peers, primary};
 use crate::cluster::{Cluster, Failover, FailoverKind};
 use crate::cycle::{Cycle, Flow};
-use crate::facts::{LockAnswer, Peer, SqlFacts};
+use crate::facts::{LockAnswer, Peer, PeerAnswer, SqlFacts};
 use crate::pg::{Lsn, MemberName, ServerState};
 use crate::reason::{Reason, notes};
 use crate::step::{Action, Expect, Key};
@@ -226,19 +226,30 @@ fn compare(
     }
     let rivals = rivals(c, cluster, without);
     let answers = c.peers(rivals)?;
+    let lacks_wal = check_lag && mine < published;
+    Ok(nobody_is_fitter(c, cluster, answers, mine, lacks_wal))
+}
+
+/// Judges what the others have answered. `lacks_wal`: more has been written than this member has.
+fn nobody_is_fitter(
+    c: &mut Cycle<'_>,
+    cluster: &Cluster,
+    answers: Vec<PeerAnswer>,
+    mine: Lsn,
+    lacks_wal: bool,
+) -> bool {
     let former_leader = c
         .memory
         .led_cluster
         .as_ref()
         .and_then(|led| led.leader_name().cloned());
-    let lacks_wal = check_lag && mine < published;
     for answer in answers {
         let peer = match answer.status {
             Err(why) => {
                 c.note(notes::peer_failed(&answer.name, &why));
                 if lacks_wal && is_worth_waiting(c, cluster, &answer.name) {
                     c.note(notes::peer_is_starting(&answer.name));
-                    return Ok(false);
+                    return false;
                 }
                 continue;
             }
@@ -250,7 +261,7 @@ fn compare(
         }
         if !peer.in_recovery {
             c.note(notes::primary_is_alive(&answer.name));
-            return Ok(false);
+            return false;
         }
         let theirs = peer.position.unwrap_or_default();
         let is_former_leader = former_leader.as_ref() == Some(&answer.name);
@@ -262,10 +273,10 @@ fn compare(
             &answer.name,
             is_former_leader,
         ) {
-            return Ok(false);
+            return false;
         }
     }
-    Ok(true)
+    true
 }
 
 /// After a stop of all members the one that was stopped last has everything, and the others do not when it was still
