@@ -56,11 +56,10 @@ fn main() -> ExitCode {
         .file_name()
         .map(|name| name.to_string_lossy().into_owned());
     let mut rest = args.peekable();
-    if rest
-        .peek()
-        .is_some_and(|first| first == daemon::LAUNCH_SUBCOMMAND)
+    if let Some(first) = rest.peek().cloned()
+        && let Some(code) = daemon::hidden(&first, rest.by_ref().skip(1))
     {
-        return daemon::launch(rest.skip(1));
+        return code;
     }
     match name.as_deref() {
         Some("patronictl") => ctl("patronictl", rest),

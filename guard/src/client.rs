@@ -138,7 +138,7 @@ impl Client {
         Self::connect_as(options, "agent")
     }
 
-    /// The guard that is there, to look only ([`Client::status`]); `None`: there is none.
+    /// The guard that is there, to look only ([`Client::status`], [`Client::recall`]); `None`: there is none.
     ///
     /// # Errors
     /// When it is there and does not answer.

@@ -84,6 +84,8 @@ pub struct Given {
     pub requests: Vec<Request>,
     /// The agent has been told to end (SIGTERM).
     pub is_stopping: bool,
+    /// A guard is required (`guard.mode`), and there is none: this member may not be primary.
+    pub guard_is_missing: bool,
 }
 
 /// The long job.
@@ -342,7 +344,7 @@ pub struct PeerStatus {
     pub timeline: Option<Timeline>,
     /// Its tags.
     pub tags: Tags,
-    /// It needs a watchdog and has none.
+    /// It needs a watchdog or a guard and has none.
     pub watchdog_failed: bool,
 }
 

@@ -111,6 +111,10 @@ pub enum Reason {
     NotPromotingLockLost,
     /// A primary without its lock is stopped.
     DemotedLockLost,
+    /// A guard is required and there is none.
+    DemotedWithoutGuard,
+    /// A guard is required and there is none.
+    NotPromotingWithoutGuard,
     /// A primary whose lock somebody else has is stopped.
     DemotingWithoutLock,
     /// The DCS does not answer and we were a leader.
@@ -263,6 +267,8 @@ impl fmt::Display for Reason {
             Self::PromotionCancelledByScript => "Promotion cancelled because the pre-promote script failed",
             Self::NotPromotingLockLost => "not promoting because failed to update leader lock in DCS",
             Self::DemotedLockLost => "demoted self because failed to update leader lock in DCS",
+            Self::DemotedWithoutGuard => "Demoting self because the guard could not be started",
+            Self::NotPromotingWithoutGuard => "Not promoting self because the guard could not be started",
             Self::DemotingWithoutLock => "demoting self because I do not have the lock and I was a leader",
             Self::DemotedDcsOutage => "demoted self because DCS is not accessible and I was a leader",
             Self::DcsNotAccessible => "DCS is not accessible",
@@ -383,6 +389,10 @@ pub(crate) mod notes {
         Note::info(format!(
             "My timeline {mine} is behind last known cluster timeline {cluster}"
         ))
+    }
+
+    pub(crate) fn guard_is_missing() -> Note {
+        Note::warning("The guard is not usable")
     }
 
     pub(crate) fn pre_promote_backoff() -> Note {

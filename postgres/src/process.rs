@@ -6,7 +6,9 @@ pub mod postmaster;
 pub mod readiness;
 pub(crate) mod watch;
 
-pub use launch::{DetachedLauncher, Launched, Launcher, PostmasterCommand, StartupLog, detach_main};
+pub use launch::{
+    DetachedLauncher, Launched, Launcher, LogRelay, PostmasterCommand, StartupLog, detach_main, relay_main,
+};
 pub use pidfile::{PidFile, PostmasterStatus};
 pub use postmaster::Postmaster;
 pub use readiness::Readiness;

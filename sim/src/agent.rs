@@ -253,6 +253,7 @@ impl World {
             checkpoint: agent.checkpoint,
             requests: agent.requests.clone(),
             is_stopping: agent.is_stopping,
+            guard_is_missing: false,
         });
         if self.members[id].agent.spins > 200 {
             self.break_rule(id, "a member runs cycle after cycle without a pause");

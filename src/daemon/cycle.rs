@@ -7,7 +7,7 @@ use config::Minimums;
 use dcs::Changes;
 use ha::Facts;
 use ha::cluster::Cluster;
-use ha::facts::{Answer, Given, TaskStatus};
+use ha::facts::{Answer, Given, LockAnswer, TaskStatus};
 use ha::memory::Memory;
 use ha::pg::Role;
 use ha::step::{Action, Exit, Outcome, Question, Step, Task};
@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::apply::Applier;
 use super::configuration::ConfigurationSource;
+use super::guard::{Guard, RunsAs};
 use super::inbox::Message;
 use super::log::Log;
 use super::report::{self, Report, Wanted};
@@ -75,10 +76,11 @@ impl Daemon {
             let answer = match &step {
                 Step::Observe(question) => self.world.ask(question).await,
                 Step::Act(action) => {
-                    if let Action::Begin(task) = action {
-                        self.job_begins(task);
+                    let answer = self.perform(action).await;
+                    if let Answer::Lock(lock) = &answer {
+                        self.lock_was_answered(lock);
                     }
-                    self.world.perform(action).await
+                    answer
                 }
                 Step::Finish(outcome) => return (**outcome).clone(),
             };
@@ -95,9 +97,29 @@ impl Daemon {
         }
     }
 
+    async fn perform(&mut self, action: &Action) -> Answer {
+        if let Action::Begin(task) = action {
+            if let Err(why) = self.guard_before(task).await {
+                return Answer::Done(Err(why));
+            }
+            self.job_begins(task);
+        }
+        self.world.perform(action).await
+    }
+
+    fn lock_was_answered(&mut self, lock: &LockAnswer) {
+        match lock {
+            LockAnswer::Held { sent_at } => self.lease_was_renewed(*sent_at),
+            LockAnswer::NotHeld => self.world.lease = None,
+            // The lease that we had runs on.
+            LockAnswer::Unknown(_) => {}
+        }
+    }
+
     fn given(&mut self) -> Given {
         let task = self.world.jobs.take_status();
         if let TaskStatus::Done { task, .. } = &task {
+            self.world.seen.runs_as = RunsAs::Unknown;
             self.job_has_ended(task);
         }
         Given {
@@ -109,7 +131,12 @@ impl Daemon {
             checkpoint: self.world.checkpoint.status(),
             requests: self.requests.unanswered(self.memory.restart_request),
             is_stopping: self.is_stopping,
+            guard_is_missing: self.guard_is_wanting(),
         }
+    }
+
+    fn guard_is_wanting(&self) -> bool {
+        self.world.guard.as_ref().is_some_and(Guard::is_wanting)
     }
 
     fn job_begins(&mut self, task: &Task) {
@@ -194,6 +221,7 @@ impl Daemon {
         }
         let lock_valid_until = self.memory.lock.map(|lock| lock.valid_until);
         self.world.lock_valid_until.send_replace(lock_valid_until);
+        self.guard_after_cycle();
         for (callback, role) in &outcome.callbacks {
             self.world.server.run_callback(*callback, *role);
         }
@@ -271,7 +299,7 @@ impl Daemon {
             task: self.world.jobs.shown(),
             next_run: self.schedule.next_run(),
             dcs_last_seen: seen.dcs_last_seen,
-            watchdog_failed: false,
+            watchdog_failed: self.guard_is_wanting(),
             failsafe_until: None,
             status_line,
         }));

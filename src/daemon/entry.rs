@@ -1,6 +1,6 @@
 //! The daemon as the program calls it: runtime, log, exit code.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +11,13 @@ use super::log::Log;
 use super::start;
 
 /// The hidden subcommand by which the program launches a postmaster that outlives it.
-pub const LAUNCH_SUBCOMMAND: &str = "launch-postmaster";
+pub(crate) const LAUNCH_SUBCOMMAND: &str = "launch-postmaster";
+
+/// The hidden subcommand by which the program passes on the log of a postmaster whose parent is the guard.
+pub(crate) const RELAY_SUBCOMMAND: &str = "relay-log";
+
+/// The hidden subcommand that is the guard; crate `guard` calls it.
+const GUARD_SUBCOMMAND: &str = "guard";
 
 /// How long the log may take to be written at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,9 +35,14 @@ pub fn version_text() -> String {
     )
 }
 
-/// Launches a postmaster; the whole program of the hidden subcommand.
-pub fn launch(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    postgres::process::detach_main(args)
+/// The whole program of a hidden subcommand, by which the program calls itself; `None` when `subcommand` is none.
+pub fn hidden(subcommand: &OsStr, args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    match subcommand.to_str()? {
+        LAUNCH_SUBCOMMAND => Some(postgres::process::detach_main(args)),
+        RELAY_SUBCOMMAND => Some(postgres::process::relay_main()),
+        GUARD_SUBCOMMAND => Some(::guard::main(args)),
+        _ => None,
+    }
 }
 
 /// Runs the daemon with the configuration in `path`, a file or a folder, and in the environment.

@@ -8,6 +8,7 @@ pub mod clock;
 mod configuration;
 mod cycle;
 mod entry;
+mod guard;
 mod http;
 pub mod inbox;
 pub mod log;
@@ -26,4 +27,4 @@ pub mod view;
 mod wait;
 mod world;
 
-pub use entry::{LAUNCH_SUBCOMMAND, launch, run, version_text};
+pub use entry::{hidden, run, version_text};

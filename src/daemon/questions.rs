@@ -87,6 +87,7 @@ impl World {
             }
         }
         self.seen.postmaster = postmaster;
+        self.seen.runs_as = super::guard::runs_as(&server);
         self.seen.server = Some(server.clone());
         server
     }

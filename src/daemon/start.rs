@@ -13,13 +13,15 @@ use dcs::Changes;
 use ha::memory::Memory;
 use ha::pg::{MemberName, Role, ServerState};
 use ha::step::Exit;
-use postgres::process::{DetachedLauncher, Readiness};
+use postgres::process::{DetachedLauncher, Launcher, Readiness};
 use postgres::{Instant, Server, ServerOptions, StatusWants, StopMode, StopOptions};
 use tokio::sync::watch;
 
 use super::apply::Applier;
 use super::configuration::ConfigurationSource;
 use super::cycle::Daemon;
+use super::entry::{LAUNCH_SUBCOMMAND, RELAY_SUBCOMMAND};
+use super::guard::{self, Guard, GuardLauncher};
 use super::inbox::Inbox;
 use super::log::Log;
 use super::report::Report;
@@ -30,7 +32,7 @@ use super::signals::{Asked, Signals};
 use super::store::{self, Store};
 use super::view::{View, ViewReceiver};
 use super::world::World;
-use super::{LAUNCH_SUBCOMMAND, api, clock, http, notify};
+use super::{api, clock, http, notify};
 
 /// How long a server that could not be created is given to stop.
 const ASIDE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -61,10 +63,14 @@ pub(crate) async fn run(path: Option<PathBuf>, log: &Log) -> anyhow::Result<Exit
     };
     let daemon = daemon(signals);
     let server = daemon.world.server.clone();
+    let guard = daemon.world.guard.clone();
     notify::ready();
     let exit = daemon.run().await;
     if exit == Exit::FailedBootstrap {
         set_aside(&server).await;
+    }
+    if let Some(guard) = guard {
+        guard.quit().await;
     }
     Ok(exit)
 }
@@ -96,8 +102,15 @@ async fn prepare(
     configuration: ConfigurationSource,
 ) -> anyhow::Result<impl FnOnce(Signals) -> Daemon> {
     let http = Arc::new(net::http::Client::new(&http::options(local))?);
-    let agreed = contact::agree(local, &http).await?;
-    let (server, settings, memory) = look_at_server(local, agreed.config).await?;
+    let lease = guard::remembered_lease(local).await;
+    let agreed = contact::agree(local, &http, lease).await?;
+    let guard = Guard::new(local).context("could not start the thread for the guard")?;
+    let (server, settings, memory) = look_at_server(local, agreed.config, guard.as_ref()).await?;
+    if let Some(guard) = &guard
+        && local.postgresql.data_dir.join("PG_VERSION").exists()
+    {
+        guard.begin().await;
+    }
     let (inbox, messages) = Inbox::new();
     let now = clock::now();
     let first = View::first(&settings, &memory, agreed.cluster, now);
@@ -110,7 +123,7 @@ async fn prepare(
     applier.request();
     let log = log.clone();
     Ok(move |signals| Daemon {
-        world: World::new(dcs, server, http, settings),
+        world: World::new(dcs, server, http, settings, guard),
         memory,
         schedule: Schedule::new(now),
         report: Report::default(),
@@ -135,9 +148,9 @@ async fn prepare(
 async fn look_at_server(
     local: &Arc<LocalConfig>,
     config: DynamicConfig,
+    guard: Option<&Guard>,
 ) -> anyhow::Result<(Server, Settings, Memory)> {
-    let launcher = DetachedLauncher::own_executable(LAUNCH_SUBCOMMAND)
-        .context("could not find this program's own file")?;
+    let launcher = launcher(guard).context("could not find this program's own file")?;
     let retry_timeout = config.retry_timeout;
     let config = Arc::new(config);
     // Only the server's program can tell its version, on which the server's settings depend.
@@ -147,13 +160,21 @@ async fn look_at_server(
         name: MemberName(local.name.clone()),
         settings: postgresql,
         retry_timeout,
-        launcher: Arc::new(launcher),
+        launcher,
     });
     let version = server.version(Instant::now() + retry_timeout).await?;
     let memory = first_memory(&server, retry_timeout).await?;
     let (settings, postgresql) = Settings::new(Arc::clone(local), config, Some(version.0), memory.role)?;
     server.configure(postgresql, retry_timeout);
     Ok((server, settings, memory))
+}
+
+fn launcher(guard: Option<&Guard>) -> std::io::Result<Arc<dyn Launcher>> {
+    let detached = DetachedLauncher::own_executable(LAUNCH_SUBCOMMAND)?;
+    Ok(match guard {
+        Some(guard) => Arc::new(GuardLauncher::new(guard.clone(), RELAY_SUBCOMMAND, detached)?),
+        None => Arc::new(detached),
+    })
 }
 
 /// Starts the REST API, on threads of its own.

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::clock;
+use super::guard::RunsAs;
 use super::world::World;
 
 /// For jobs that take as long as they take: a copy of a large cluster, or its recovery. They end by being cancelled.
@@ -148,6 +149,7 @@ impl World {
         };
         // Whatever the job does to the server, what was seen of it does not hold any more.
         self.seen.postmaster = None;
+        self.seen.runs_as = RunsAs::Unknown;
         self.jobs.state = State::Running(Running {
             task: task.clone(),
             since: clock::now(),

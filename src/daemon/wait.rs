@@ -17,6 +17,7 @@ enum Event {
     Checkpoint,
     Applied(Option<apply::Outcome>),
     PostmasterEnded,
+    Guard,
     StoreChanged,
     Message(Message),
     Signal(Asked),
@@ -44,10 +45,17 @@ impl Daemon {
                 None => std::future::pending().await,
             }
         };
+        let guard_has_news = async {
+            match &mut self.world.guard {
+                Some(guard) => guard.news().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             asked = self.signals.next() => Event::Signal(asked),
             () = postmaster_ended => Event::PostmasterEnded,
+            () = guard_has_news => Event::Guard,
             () = self.world.jobs.news() => Event::Job,
             Some(message) = self.inbox.recv() => Event::Message(message),
             Ok(()) = self.changes.changed() => Event::StoreChanged,
@@ -59,7 +67,7 @@ impl Daemon {
 
     async fn is_worth_a_cycle(&mut self, event: Event) -> bool {
         match event {
-            Event::Time | Event::Job | Event::Checkpoint => true,
+            Event::Time | Event::Guard | Event::Job | Event::Checkpoint => true,
             Event::Applied(applied) => self.note_applied(applied),
             Event::PostmasterEnded => {
                 self.world.seen.postmaster = None;

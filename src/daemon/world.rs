@@ -12,6 +12,7 @@ use postgres::process::Postmaster;
 use postgres::{Instant, Server};
 use tokio::sync::watch;
 
+use super::guard::{Guard, Posture, RunsAs};
 use super::settings::Settings;
 use super::task::{Checkpoint, Jobs};
 
@@ -26,6 +27,12 @@ pub(crate) struct World {
     pub(crate) seen: Seen,
     /// Until when the leader key is ours, for a job that must not go on without it.
     pub(crate) lock_valid_until: watch::Sender<Option<Moment>>,
+    /// Stops PostgreSQL when we cannot; `None` when none is wanted.
+    pub(crate) guard: Option<Guard>,
+    /// The lease by the newest proof that the leader key is ours, as the guard takes it; `None` when it is not.
+    pub(crate) lease: Option<Posture>,
+    /// The lease that the guard keeps for the agent after us.
+    pub(crate) lease_remembered: Option<String>,
 }
 
 /// What the last observations told beyond their answers: for the view, and for waking up.
@@ -37,6 +44,8 @@ pub(crate) struct Seen {
     pub(crate) server_version: Option<u32>,
     /// Its postmaster: when it ends the loop wakes.
     pub(crate) postmaster: Option<Postmaster>,
+    /// What it was, when it was last asked and no job has touched it since.
+    pub(crate) runs_as: RunsAs,
     /// Which postmaster the pending settings below belong to.
     pub(crate) pending_restart_of: Option<i64>,
     /// Settings that wait for a restart.
@@ -54,6 +63,7 @@ impl World {
         server: Server,
         http: Arc<net::http::Client>,
         settings: Settings,
+        guard: Option<Guard>,
     ) -> Self {
         Self {
             dcs,
@@ -64,6 +74,9 @@ impl World {
             checkpoint: Checkpoint::default(),
             seen: Seen::default(),
             lock_valid_until: watch::Sender::new(None),
+            guard,
+            lease: None,
+            lease_remembered: None,
         }
     }
 

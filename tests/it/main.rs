@@ -18,6 +18,7 @@ mod ctl;
 mod dcs_outage;
 mod demo;
 mod drop_in;
+mod guard;
 mod life;
 mod patroni;
 mod switchover;

@@ -87,6 +87,14 @@ impl Server {
                 self.status().write(answer);
                 return Ok(());
             }
+            // Changes nothing: an agent looks at it before it knows whether it may take over.
+            "recall" => {
+                let key = line.get("key").unwrap_or_default();
+                if let Some(value) = self.notes.get(key) {
+                    answer.text("value", value);
+                }
+                return Ok(());
+            }
             _ => self.permit(connection)?,
         }
         match line.verb {
@@ -104,12 +112,6 @@ impl Server {
             "adopt" => self.adopt(line, answer)?,
             "signal" => self.signal(line)?,
             "remember" => self.remember(line)?,
-            "recall" => {
-                let key = line.get("key").unwrap_or_default();
-                if let Some(value) = self.notes.get(key) {
-                    answer.text("value", value);
-                }
-            }
             "forget" => {
                 self.notes.remove(line.get("key").unwrap_or_default());
             }

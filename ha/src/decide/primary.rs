@@ -55,6 +55,14 @@ pub(super) fn enforce(
     is_one: Reason,
     becomes_one: Reason,
 ) -> Flow<Reason> {
+    if c.given().guard_is_missing && !c.config().pause {
+        if observe::is_primary(c)? {
+            demote(c, StopMode::Immediate, StopPurpose::GiveUp)?;
+            return Ok(Reason::DemotedWithoutGuard);
+        }
+        release(c, None)?;
+        return Ok(Reason::NotPromotingWithoutGuard);
+    }
     if c.memory
         .pre_promote_failed_at
         .is_some_and(|at| c.now() < at.after(c.config().ttl))

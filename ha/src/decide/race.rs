@@ -103,6 +103,10 @@ fn is_healthiest(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<bool> {
     let Some(sql) = server.sql.filter(|_| !paused && !nofailover) else {
         return Ok(false);
     };
+    if c.given().guard_is_missing {
+        c.note(notes::guard_is_missing());
+        return Ok(false);
+    }
     if is_not_synchronous(c, cluster) {
         return Ok(false);
     }

@@ -371,6 +371,7 @@ impl Choices {
             checkpoint: CheckpointStatus::Idle,
             requests,
             is_stopping: self.one_in(12),
+            guard_is_missing: self.one_in(8),
         }
     }
 }

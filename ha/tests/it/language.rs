@@ -64,6 +64,7 @@ struct World {
     task: TaskStatus,
     requests: Vec<Request>,
     is_stopping: bool,
+    guard_is_missing: bool,
 }
 
 /// The words of a line, and its `key=value` pairs.
@@ -149,6 +150,7 @@ impl World {
             task: TaskStatus::Idle,
             requests: Vec::new(),
             is_stopping: false,
+            guard_is_missing: false,
         }
     }
 
@@ -166,6 +168,7 @@ impl World {
             checkpoint: CheckpointStatus::Idle,
             requests: self.requests.clone(),
             is_stopping: self.is_stopping,
+            guard_is_missing: self.guard_is_missing,
         })
     }
 
@@ -244,6 +247,7 @@ impl World {
                 });
             }
             "stopping" => self.is_stopping = true,
+            "guard-missing" => self.guard_is_missing = true,
             other => panic!("no such keyword: {other}"),
         }
     }
@@ -280,6 +284,7 @@ impl World {
                     Some("lost-lock") => StopPurpose::LostLock,
                     Some("outage") => StopPurpose::DcsOutage,
                     Some("shutdown") => StopPurpose::Shutdown,
+                    Some("give-up") => StopPurpose::GiveUp,
                     other => panic!("stop for {other:?}"),
                 };
                 Task::Stop {

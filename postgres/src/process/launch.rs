@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
@@ -182,35 +182,94 @@ fn detached(program: &OsStr, args: impl Iterator<Item = OsString>) -> io::Result
         .stdout(log_writer.try_clone()?)
         .stderr(log_writer)
         .spawn()?;
-    let mut launcher = Some(io::stdout());
-    let mut copy = |bytes: &[u8]| {
-        let sent = launcher
-            .as_mut()
-            .is_none_or(|out| out.write_all(bytes).and_then(|()| out.flush()).is_ok());
-        if !sent {
-            launcher = None;
-        }
-    };
-    copy(format!("{}\n", server.id()).as_bytes());
-    // From here on a launcher that does not read must not hold the server's log up.
-    let flags = rustix::fs::fcntl_getfl(io::stdout().as_fd())?;
-    let _ = rustix::fs::fcntl_setfl(io::stdout().as_fd(), flags | rustix::fs::OFlags::NONBLOCK);
-    let mut buffer = [0; 16_384];
-    let mut own_log = io::stderr();
-    loop {
-        match log.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => {
-                let _ = own_log.write_all(&buffer[..count]);
-                copy(&buffer[..count]);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => break,
-        }
-    }
+    write_line(server.id());
+    pass_on(&mut log);
     let status = server.wait()?;
     Ok(status
         .code()
         .and_then(|code| u8::try_from(code).ok())
         .map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// The answer for whoever has launched us. When nobody reads it any more, the server runs all the same.
+fn write_line(pid: u32) {
+    let mut launcher = io::stdout();
+    let _ = writeln!(launcher, "{pid}").and_then(|()| launcher.flush());
+}
+
+/// Passes a log on to standard error until its end; a copy goes to standard output for as long as somebody reads there.
+fn pass_on(log: &mut impl Read) {
+    let mut launcher = Some(io::stdout());
+    // A launcher that does not read must not hold the server's log up.
+    if let Ok(flags) = rustix::fs::fcntl_getfl(io::stdout().as_fd()) {
+        let _ = rustix::fs::fcntl_setfl(io::stdout().as_fd(), flags | rustix::fs::OFlags::NONBLOCK);
+    }
+    let mut buffer = [0; 16_384];
+    let mut own_log = io::stderr();
+    loop {
+        match log.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => {
+                let _ = own_log.write_all(&buffer[..count]);
+                let sent = launcher
+                    .as_mut()
+                    .is_none_or(|out| out.write_all(&buffer[..count]).and_then(|()| out.flush()).is_ok());
+                if !sent {
+                    launcher = None;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// A process that passes on the log of a server which is nobody's child here, and outlives us as the server does.
+#[derive(Debug)]
+pub struct LogRelay {
+    /// Where the server shall write; the relay ends when nobody has it any more.
+    pub input: OwnedFd,
+    /// What comes through.
+    pub log: StartupLog,
+}
+
+impl LogRelay {
+    /// Starts one through a helper: our own program, called in a way that leads it to [`relay_main`].
+    ///
+    /// # Errors
+    /// When the helper cannot be executed.
+    pub fn start(helper: &[OsString]) -> io::Result<Self> {
+        let (program, first) = helper.split_first().ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "no helper program to pass the log on",
+            )
+        })?;
+        let (output, input) = io::pipe()?;
+        let mut helper = tokio::process::Command::new(program)
+            .args(first)
+            .env_clear()
+            .stdin(output)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()?;
+        let log = helper
+            .stdout
+            .take()
+            .map(|out| Box::new(out) as Box<dyn AsyncRead + Send + Unpin>);
+        Ok(Self {
+            input: input.into(),
+            log: StartupLog::new(log),
+        })
+    }
+}
+
+/// The relay's whole program: passes standard input on to standard error until its end; a copy goes to standard output
+/// for as long as somebody reads there.
+#[must_use]
+pub fn relay_main() -> ExitCode {
+    // A terminal's signals, or those for the agent's group, are not for the server's log.
+    let _ = rustix::process::setsid();
+    pass_on(&mut io::stdin().lock());
+    ExitCode::SUCCESS
 }

@@ -27,14 +27,18 @@ pub(super) struct Agreed {
     pub(super) config: DynamicConfig,
 }
 
-/// Waits for the store, and reads what the cluster has agreed on.
+/// Waits for the store, and reads what the cluster has agreed on. `lease`: that of an agent before us.
 ///
 /// # Errors
 /// The configuration of the store cannot work, or a live member has our name.
-pub(super) async fn agree(local: &LocalConfig, http: &net::http::Client) -> anyhow::Result<Agreed> {
+pub(super) async fn agree(
+    local: &LocalConfig,
+    http: &net::http::Client,
+    lease: Option<String>,
+) -> anyhow::Result<Agreed> {
     let remembered = remembered_config(local);
     let provisional = settings::read_dynamic(&remembered, Minimums::TAMADA);
-    let store = connect(local, &provisional).await?;
+    let store = connect(local, &provisional, lease).await?;
     let cluster = first_reading(&store).await;
     refuse_second_member(local, &cluster, http).await?;
     let document = match &cluster.config {
@@ -82,11 +86,15 @@ fn remembered_config(local: &LocalConfig) -> serde_json::Value {
     cached.unwrap_or_else(|| local.bootstrap.dcs.clone())
 }
 
-async fn connect(local: &LocalConfig, config: &DynamicConfig) -> anyhow::Result<Store> {
+async fn connect(
+    local: &LocalConfig,
+    config: &DynamicConfig,
+    lease: Option<String>,
+) -> anyhow::Result<Store> {
     loop {
         let identity = Identity {
             name: MemberName(local.name.clone()),
-            lease: None,
+            lease: lease.clone(),
         };
         match store::connect(local, Some(identity), store::timing(config)).await {
             Ok(store) => return Ok(store),

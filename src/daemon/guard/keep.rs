@@ -1,0 +1,95 @@
+//! When the guard is told: with every renewal, before a job, and at the end of every cycle.
+
+use ha::facts::{Moment, Progress, TaskStatus};
+use ha::step::Task;
+
+use super::posture::{Order, Situation, order};
+use super::{Posture, RunsAs};
+use crate::daemon::cycle::Daemon;
+
+impl Daemon {
+    /// The leader key was proved ours by a request that was sent at `sent_at`: the deadline of a primary moves at once.
+    pub(crate) fn lease_was_renewed(&mut self, sent_at: Moment) {
+        let ttl = self.world.settings.config.ttl;
+        self.world.lease = Some(Posture::Armed { sent_at, ttl });
+        // What calls for taking the lease back waits for the end of the cycle, when the server has been looked at.
+        if self.guard_order(true, None) == Order::Arm {
+            self.tell_guard(Order::Arm);
+        }
+    }
+
+    /// A job is about to begin: before it makes a primary the guard has to know of the lease.
+    ///
+    /// # Errors
+    /// The guard does not answer, and is required.
+    pub(crate) async fn guard_before(&mut self, task: &Task) -> Result<(), String> {
+        let has_lock = self.world.lease.is_some();
+        let order = self.guard_order(has_lock, Some(task));
+        let (Some(guard), Some(posture)) = (&self.world.guard, self.posture(order)) else {
+            return Ok(());
+        };
+        if !matches!(posture, Posture::Armed { .. }) {
+            guard.keep(posture, None);
+        } else if !guard.confirm(posture).await && guard.is_required {
+            return Err("there is no guard, and guard.mode is required".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The cycle is over: what it has seen counts.
+    pub(crate) fn guard_after_cycle(&mut self) {
+        if self.memory.lock.is_none() {
+            self.world.lease = None;
+        }
+        let order = self.guard_order(self.memory.lock.is_some(), None);
+        self.tell_guard(order);
+        let (Some(guard), Some(lease)) = (&self.world.guard, self.world.dcs.lease()) else {
+            return;
+        };
+        if self.world.lease_remembered.as_ref() != Some(&lease) {
+            guard.remember_lease(lease.clone());
+            self.world.lease_remembered = Some(lease);
+        }
+    }
+
+    fn tell_guard(&self, order: Order) {
+        if let Some(guard) = &self.world.guard {
+            let postmaster = self.world.seen.postmaster.as_ref();
+            let posture = self.posture(order).unwrap_or(Posture::AsItIs);
+            guard.keep(posture, postmaster.map(postgres::process::Postmaster::pid));
+        }
+    }
+
+    fn posture(&self, order: Order) -> Option<Posture> {
+        match order {
+            Order::Arm => self.world.lease,
+            Order::Disarm => Some(Posture::Disarmed),
+            Order::Keep => None,
+        }
+    }
+
+    fn guard_order(&mut self, has_lock: bool, begins: Option<&Task>) -> Order {
+        let running = match self.world.jobs.shown() {
+            TaskStatus::Running { task, progress, .. } => Some((task, progress)),
+            TaskStatus::Idle | TaskStatus::Done { .. } => None,
+        };
+        let running = running.as_ref().map(|(task, progress)| (task, *progress));
+        order(Situation {
+            is_paused: self.world.settings.config.pause,
+            has_lock,
+            role: self.memory.role,
+            task: begins.map(|task| (task, Progress::Working)).or(running),
+            runs_as: self.world.seen.runs_as,
+        })
+    }
+}
+
+/// What the server was seen to be.
+pub(crate) fn runs_as(server: &ha::facts::Server) -> RunsAs {
+    match &server.sql {
+        _ if !server.is_running => RunsAs::Stopped,
+        Some(sql) if sql.in_recovery => RunsAs::Standby,
+        Some(_) => RunsAs::Primary,
+        None => RunsAs::Unknown,
+    }
+}
