@@ -308,7 +308,7 @@ impl fmt::Display for Reason {
             }
             Self::HoldingOff => "waiting a moment before trying again what failed",
             Self::StandbyClusterUnsupported => {
-                "not promoting because standby_cluster is configured, which this version can not lead yet"
+                "neither creating nor leading a cluster because standby_cluster is configured, which is not supported yet"
             }
             Self::NotRunning => "postgres is not running",
             Self::RestartInitiated => "restart initiated",

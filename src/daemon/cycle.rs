@@ -135,8 +135,10 @@ impl Daemon {
         }
     }
 
+    /// What the operator requires of a primary is not there: a guard, or a watchdog device.
     fn guard_is_wanting(&self) -> bool {
-        self.world.guard.as_ref().is_some_and(Guard::is_wanting)
+        let needs_watchdog = self.world.settings.local.watchdog.mode == config::WatchdogMode::Required;
+        needs_watchdog || self.world.guard.as_ref().is_some_and(Guard::is_wanting)
     }
 
     fn job_begins(&mut self, task: &Task) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use config::{
     DynamicConfig, HostPort, LocalConfig, Minimums, ParameterRole, PostgresqlSettings, Problems,
-    ReplicaMethod, Severity,
+    ReplicaMethod, Severity, SynchronousMode, WatchdogMode,
 };
 use ha::cluster::{Cluster, Tags};
 use ha::facts::Node;
@@ -36,6 +36,9 @@ impl Settings {
         let (postgresql, warnings) =
             PostgresqlSettings::new(&local, &config, server_version.map(major), role)?;
         log_problems(&warnings);
+        not_there_yet(&local, &config)
+            .iter()
+            .for_each(|text| tracing::warn!("{text}"));
         let node = Arc::new(node(&local, &config, &postgresql, server_version));
         let settings = Self {
             local,
@@ -62,6 +65,11 @@ impl Settings {
         }
         let (postgresql, warnings) = PostgresqlSettings::new(&local, &config, version.map(major), role)?;
         log_problems(&warnings);
+        let before = not_there_yet(&self.local, &self.config);
+        let now = not_there_yet(&local, &config);
+        now.iter()
+            .filter(|text| !before.contains(text))
+            .for_each(|text| tracing::warn!("{text}"));
         let node = Arc::new(node(&local, &config, &postgresql, version));
         let settings = Self {
             local,
@@ -119,6 +127,39 @@ pub(crate) fn read_dynamic(document: &serde_json::Value, minimums: Minimums) -> 
     let (config, problems) = DynamicConfig::read(document, minimums);
     log_problems(&problems);
     config
+}
+
+/// What is configured that this version does not do, and what comes of it.
+fn not_there_yet(local: &LocalConfig, config: &DynamicConfig) -> Vec<&'static str> {
+    let synchronous = config.configured_synchronous_mode != SynchronousMode::Off;
+    let said = [
+        (
+            synchronous,
+            "synchronous_mode is not managed yet: nobody is promoted who is not in /sync, but \
+             synchronous_standby_names and /sync stay as they are",
+        ),
+        (
+            config.failsafe_mode,
+            "failsafe_mode is not supported yet: a primary stops when the DCS stays away",
+        ),
+        (
+            config.standby_cluster.is_some(),
+            "standby_cluster is not supported yet: this member neither creates nor leads one",
+        ),
+        (
+            local.watchdog.mode == WatchdogMode::Required,
+            "watchdog devices are not supported yet: with mode required this member does not become primary; \
+             set watchdog.mode to automatic or off to rely on the guard",
+        ),
+        (
+            local.citus.is_some(),
+            "citus is not supported yet: this member does not keep pg_dist_node",
+        ),
+    ];
+    said.into_iter()
+        .filter(|(is_set, _)| *is_set)
+        .map(|(_, text)| text)
+        .collect()
 }
 
 /// Tells of the findings about a configuration.
@@ -191,5 +232,54 @@ pub(crate) fn has_program(local: &LocalConfig, program: &str) -> bool {
         std::env::split_paths(&path).any(|dir| is_in(&dir))
     } else {
         is_in(&local.postgresql.bin_dir)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: &str = "
+scope: demo
+name: a
+restapi: {listen: '127.0.0.1:8008', connect_address: '10.0.0.1:8008'}
+etcd3: {host: '127.0.0.1:2379'}
+postgresql:
+  listen: 127.0.0.1:5432
+  connect_address: 10.0.0.1:5432
+  data_dir: /nowhere
+  authentication: {superuser: {username: postgres}, replication: {username: replicator}}
+";
+
+    fn said(more: &str, document: &serde_json::Value) -> Vec<&'static str> {
+        let files = [("node.yml".to_owned(), format!("{NODE}{more}"))];
+        let (local, _) = LocalConfig::load(&files, &std::collections::BTreeMap::new()).unwrap();
+        let (config, _) = DynamicConfig::read(document, Minimums::TAMADA);
+        not_there_yet(&local, &config)
+    }
+
+    #[test]
+    fn what_is_configured_and_not_there_is_said() {
+        assert_eq!(said("", &serde_json::json!({})), Vec::<&str>::new());
+        let document = serde_json::json!({
+            "synchronous_mode": "quorum",
+            "failsafe_mode": true,
+            "standby_cluster": {"host": "10.0.0.9"},
+        });
+        let texts = said(
+            "watchdog: {mode: required}\ncitus: {group: 0, database: citus}\n",
+            &document,
+        );
+        let words = [
+            "synchronous_mode",
+            "failsafe_mode",
+            "standby_cluster",
+            "watchdog",
+            "citus",
+        ];
+        assert_eq!(texts.len(), words.len());
+        for (text, word) in texts.iter().zip(words) {
+            assert!(text.contains(word), "{text}");
+        }
     }
 }

@@ -19,6 +19,9 @@ pub(super) fn begin(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Reason> {
         return clone(c, cluster, from);
     }
     let node = c.node();
+    if c.config().standby_cluster.is_some() {
+        return Ok(Reason::StandbyClusterUnsupported);
+    }
     if cluster.initialize.is_none() && node.may_bootstrap && !node.tags.nofailover() {
         let won = c.write(Key::Initialize, String::new(), Expect::Absent)?;
         if !matches!(won, Ok(Some(_))) {
