@@ -81,11 +81,21 @@ any_agent() {
     return 1
 }
 
+# Where the guards of the members listen: folders that outlive them.
+guard_folders() {
+    local file words
+    for file in /proc/[0-9]*/cmdline; do
+        mapfile -d '' -t words <"$file" || continue
+        [[ "${words[*]}" != *" guard serve $inside/"* ]] || dirname "${words[4]}"
+    done 2>/dev/null
+}
+
 clean_up() {
-    local status=$? member
+    local status=$? member folder folders
     trap '' INT TERM HUP
     [ -z "$interactive" ] || echo
     echo "stopping"
+    mapfile -t folders < <(guard_folders)
     ! alive "$writer" || kill "$writer" 2>/dev/null || true
     for member in "${members[@]}"; do
         ! alive "${agent[$member]:-}" || kill -TERM "${agent[$member]}" 2>/dev/null || true
@@ -101,6 +111,9 @@ clean_up() {
     done
     ! alive "$etcd" || kill -KILL "$etcd" 2>/dev/null || true
     wait 2>/dev/null || true
+    for folder in "${folders[@]}"; do
+        [[ "$folder" != */tamada-* ]] || rm -rf "$folder"
+    done
     rm -rf "$inside"
     echo "removed $inside"
     exit "$status"

@@ -17,7 +17,7 @@ pub struct Directory {
     test: String,
     sweeper: Child,
     /// The sweeper cleans up when this is closed, which a killed test does as well.
-    _lifeline: Option<ChildStdin>,
+    lifeline: Option<ChildStdin>,
 }
 
 /// Kills whatever has the directory's name in its command line, and removes the directory: the last resort.
@@ -52,7 +52,7 @@ impl Directory {
             path,
             test,
             sweeper,
-            _lifeline: lifeline,
+            lifeline,
         };
         give_away(&this.path);
         fs::set_permissions(&this.path, PermissionsExt::from_mode(0o755)).unwrap();
@@ -83,6 +83,17 @@ impl Directory {
         fs::create_dir_all(&path).unwrap();
         give_away(&path);
         path
+    }
+
+    /// A guard listens in a folder elsewhere, which outlives it.
+    fn remove_folders_of_guards(&self) {
+        let user = postgres_user().map_or_else(|| rustix::process::geteuid().as_raw(), |(user, _)| user);
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            for runtime in guard::place::runtime_directories(user) {
+                let socket = guard::place::socket_path(&runtime, &entry.path().join("data")).unwrap();
+                let _ = fs::remove_dir_all(socket.parent().unwrap());
+            }
+        }
     }
 
     fn show_and_keep_logs(&self) {
@@ -130,7 +141,8 @@ impl Drop for Directory {
         if std::thread::panicking() {
             self.show_and_keep_logs();
         }
-        drop(self._lifeline.take());
+        self.remove_folders_of_guards();
+        drop(self.lifeline.take());
         let _ = self.sweeper.wait();
     }
 }
