@@ -11,9 +11,10 @@ pub use dump::{dump, dump_flow};
 
 use crate::problem::Problem;
 use crate::value::{Entry, Kind, Map, Position, Value};
-use libyaml_safer::{Event, EventData, Mark, Parser, ScalarStyle};
+use libyaml_safer::{Encoding, Event, EventData, Mark, Parser, ScalarStyle};
 use resolve::{Resolved, resolve};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Deeper nesting is refused: no configuration needs it, and a stack is finite.
@@ -27,8 +28,11 @@ const MAX_NODES: usize = 1_000_000;
 /// One error with its position when the text is not YAML, uses a tag or an alias that is not known, or holds a key that
 /// is no scalar.
 pub fn parse(source: &str, text: &str) -> Result<Value, Problem> {
+    // Left to itself, the parser takes any first character that begins like a byte order mark for a broken one.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut input = text.as_bytes();
     let mut parser = Parser::new();
+    parser.set_encoding(Encoding::Utf8);
     parser.set_input_string(&mut input);
     let mut loader = Loader {
         source: Arc::from(source),
@@ -70,7 +74,24 @@ impl Loader<'_, '_> {
     }
 
     fn next(&mut self) -> Result<Event, Problem> {
-        self.parser.parse().map_err(|error| self.syntax_error(&error))
+        // libyaml-safer 0.3.0 panics where a comma follows a tag, as in `[!!str, a]`. Nothing of the parser is used after.
+        let parsed = catch_unwind(AssertUnwindSafe(|| self.parser.parse()));
+        match parsed {
+            Ok(Ok(event)) => Ok(event),
+            Ok(Err(error)) => Err(self.syntax_error(&error)),
+            Err(_) => {
+                let message = "it holds a tag (`!...`) that a comma follows: remove the tag";
+                Err(Problem::error("", Some(&self.start()), message))
+            }
+        }
+    }
+
+    fn start(&self) -> Position {
+        Position {
+            source: Arc::clone(&self.source),
+            line: 1,
+            column: 1,
+        }
     }
 
     fn node(&mut self, event: Event, depth: u32) -> Result<Value, Problem> {

@@ -139,13 +139,18 @@ impl Likeness {
 
     pub(crate) fn is_shared_by(&self, pid: Pid) -> bool {
         use std::os::unix::ffi::OsStrExt;
-        let has = |name: &str, target: &Path| {
+        // A process that is about to end has no program any more, but still its working directory.
+        let has = |name: &str, target: &Path, is_ending: bool| {
             let path = ProcPath::new(pid, name);
             let mut buffer = [MaybeUninit::<u8>::uninit(); 4096];
-            readlinkat_raw(CWD, path.as_bytes(), &mut buffer)
-                .is_ok_and(|(found, _)| *found == *target.as_os_str().as_bytes())
+            match readlinkat_raw(CWD, path.as_bytes(), &mut buffer) {
+                Ok((found, _)) => *found == *target.as_os_str().as_bytes(),
+                Err(error) => is_ending && error == Errno::NOENT,
+            }
         };
-        owner(pid) == Some(self.uid) && has("cwd", &self.current_dir) && has("exe", &self.program)
+        owner(pid) == Some(self.uid)
+            && has("cwd", &self.current_dir, false)
+            && has("exe", &self.program, true)
     }
 }
 

@@ -199,3 +199,16 @@ proptest! {
         let _ = parse("x", &text);
     }
 }
+
+#[test]
+fn a_tag_before_a_comma_is_an_error_and_no_panic() {
+    let problem = parse("x", "{a[!,").unwrap_err();
+    assert!(problem.to_string().contains("remove the tag"), "{problem}");
+}
+
+#[test]
+fn the_first_character_may_be_any() {
+    for (text, wanted) in [("\u{fffc}", "\u{fffc}"), ("\u{feff}abc", "abc")] {
+        assert_eq!(parse("x", text).unwrap(), Value::from(wanted));
+    }
+}

@@ -131,7 +131,8 @@ impl Etcd {
         let mut etcdctl = command(directory, "etcdctl");
         etcdctl
             .env("ETCDCTL_API", "3")
-            .arg("--command-timeout=2s")
+            // A reading that an election interrupts lasts until etcd asks the new leader for its index.
+            .arg("--command-timeout=10s")
             .arg("--dial-timeout=1s");
         etcdctl
             .arg(format!("--endpoints={}", self.endpoints().join(",")))
