@@ -56,6 +56,9 @@ prepare "crates" cargo fetch --locked --quiet
 : "${TAMADA_TEST_PG_BIN:=$(printf '%s:' /usr/lib/postgresql/*/bin)$target/pg18/bin}"
 : "${TAMADA_TEST_PATRONI_BIN:=$target/patroni/bin}"
 export TAMADA_TEST_PG_BIN TAMADA_TEST_PATRONI_BIN
+# The same tree gets the same answer: PROPTEST_RNG_SEED and PROPTEST_CASES look further.
+: "${PROPTEST_RNG_SEED:=1}"
+export PROPTEST_RNG_SEED
 # Nothing is built twice here, and the bookkeeping for it costs time and space.
 [ -z "${CI:-}" ] || export CARGO_INCREMENTAL=0
 

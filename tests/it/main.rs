@@ -11,6 +11,7 @@
 )]
 
 mod harness;
+mod host;
 
 mod bad_input;
 mod configuration;

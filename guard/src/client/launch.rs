@@ -6,6 +6,7 @@ use crate::command_line::{LAUNCH, SUBCOMMAND};
 use crate::place;
 use crate::server::READY;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 use rustix::net::sockopt::socket_peercred;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -66,17 +67,25 @@ fn read_line(mut pipe: io::PipeReader, time: Duration) -> io::Result<String> {
     let mut text = Vec::new();
     let mut buffer = [0; 512];
     while !text.ends_with(b"\n") {
-        let left = until.saturating_duration_since(Instant::now());
-        let mut fds = [PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
-        if poll(&mut fds, Some(&timespec(left)))? == 0 {
+        // Interrupted it is by every child of the agent that ends.
+        let ready = retry_on_intr(|| {
+            let left = until.saturating_duration_since(Instant::now());
+            poll(
+                &mut [PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)],
+                Some(&timespec(left)),
+            )
+        })?;
+        if ready == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 "it did not begin to listen in time",
             ));
         }
-        match pipe.read(&mut buffer)? {
-            0 => break,
-            count => text.extend_from_slice(&buffer[..count]),
+        match pipe.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => text.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(String::from_utf8_lossy(&text).trim().to_owned())

@@ -6,6 +6,7 @@ use crate::place;
 use crate::proc_fs::{self, Likeness, Stat, each_child, each_process, owner, start_ticks};
 use crate::protocol::{Exit, HeldServer, ServerCommand, ServerSignal};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, getpid, kill_process, pidfd_open, pidfd_send_signal, wait,
 };
@@ -238,8 +239,15 @@ pub(super) fn reap(mut visit: impl FnMut(Pid, Exit)) {
 
 /// Waits at most `time` until something can be read.
 fn is_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    matches!(poll(&mut fds, Some(&timespec(time))), Ok(ready) if ready > 0)
+    let until = BootTime::now() + time;
+    let ready = retry_on_intr(|| {
+        let left = BootTime::now().until(until);
+        poll(
+            &mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)],
+            Some(&timespec(left)),
+        )
+    });
+    matches!(ready, Ok(ready) if ready > 0)
 }
 
 fn read_until_closed(pipe: &mut io::PipeReader, time: Duration) -> io::Result<String> {
@@ -253,9 +261,11 @@ fn read_until_closed(pipe: &mut io::PipeReader, time: Duration) -> io::Result<St
                 "the server's program was not executed in time",
             ));
         }
-        match pipe.read(&mut buffer)? {
-            0 => return Ok(String::from_utf8_lossy(&text).into_owned()),
-            count => text.extend_from_slice(&buffer[..count]),
+        match pipe.read(&mut buffer) {
+            Ok(0) => return Ok(String::from_utf8_lossy(&text).into_owned()),
+            Ok(count) => text.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }

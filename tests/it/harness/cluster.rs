@@ -311,7 +311,7 @@ tags:
             .collect();
         format!(
             "host={} port={} user=postgres password='{SUPERUSER_PASSWORD}' dbname=postgres \
-             target_session_attrs=read-write connect_timeout=2",
+             target_session_attrs=read-write connect_timeout=2 load_balance_hosts=random",
             hosts.join(","),
             ports.join(",")
         )

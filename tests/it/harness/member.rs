@@ -134,6 +134,25 @@ impl Member {
         wait_until_all_ended(&self.home());
     }
 
+    /// Stops all its processes in their tracks, as when its virtual machine is paused.
+    pub fn freeze(&self) -> Frozen {
+        let mut processes = Vec::new();
+        let mut stop = |process| {
+            let _ = kill_process(process, Signal::STOP);
+            processes.push(process);
+        };
+        // Parents first: then they have no children that are not in the list.
+        let parents = [self.postmaster(), self.agent.as_ref().map(Process::pid)];
+        for parent in parents.into_iter().flatten() {
+            stop(parent);
+            descendants(parent).into_iter().for_each(&mut stop);
+        }
+        processes_below(&self.home())
+            .into_iter()
+            .for_each(|(pid, _)| stop(pid));
+        Frozen { processes }
+    }
+
     /// All that was logged so far, by the agent and by PostgreSQL.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(self.directory.log_file(&self.name)).unwrap_or_default())
@@ -201,7 +220,9 @@ impl Member {
     /// The process in `postmaster.pid`, if it runs.
     pub fn postmaster(&self) -> Option<Pid> {
         let text = std::fs::read_to_string(self.data_dir().join("postmaster.pid")).ok()?;
-        let pid = Pid::from_raw(text.lines().next()?.trim().parse().ok()?)?;
+        // Single-user mode writes its number as a negative one.
+        let pid = text.lines().next()?.trim().parse().ok().filter(|pid| *pid > 0)?;
+        let pid = Pid::from_raw(pid)?;
         is_running(pid).then_some(pid)
     }
 
@@ -227,6 +248,20 @@ impl Member {
             let is_streaming = status["role"] == "replica" && status["replication_state"] == "streaming";
             holds(is_streaming, || status.to_string())
         });
+    }
+}
+
+/// Processes that stand still.
+pub struct Frozen {
+    processes: Vec<Pid>,
+}
+
+impl Frozen {
+    /// They go on.
+    pub fn thaw(self) {
+        for process in self.processes {
+            let _ = kill_process(process, Signal::CONT);
+        }
     }
 }
 

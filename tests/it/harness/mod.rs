@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod directory;
 pub mod etcd;
 pub mod http;
+pub mod link;
 pub mod member;
 pub mod ports;
 pub mod process;
