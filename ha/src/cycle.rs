@@ -6,13 +6,13 @@
 //! same place, and goes on. Memory is changed for good only when the cycle ends.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::cluster::{Cluster, Expired, MemberData};
 use crate::facts::{
     Answer, DataDirectory, DcsFailure, Divergence, Given, LockAnswer, Moment, Node, Peer, PeerAnswer,
     RecoveryDrift, Server, Source,
 };
+use crate::lease;
 use crate::memory::{Lock, Memory};
 use crate::pg::{MemberName, Role};
 use crate::reason::{Note, Reason, notes};
@@ -27,6 +27,8 @@ pub struct Entry {
     pub answer: Answer,
     /// When the answer was there.
     pub at: Moment,
+    /// Nobody asked for it: the lease was prolonged while the step of the next entry took its time.
+    pub is_meanwhile: bool,
 }
 
 /// Why something was not done.
@@ -56,7 +58,23 @@ impl Facts {
 
     /// Remembers what came of a step.
     pub fn learn(&mut self, step: Step, answer: Answer, at: Moment) {
-        self.journal.push(Entry { step, answer, at });
+        self.journal.push(Entry {
+            step,
+            answer,
+            at,
+            is_meanwhile: false,
+        });
+    }
+
+    /// Remembers what came of a renewal that [`crate::renewal_meanwhile`] permitted, before the answer to the step that
+    /// is waited for.
+    pub fn learn_meanwhile(&mut self, action: Action, answer: LockAnswer, at: Moment) {
+        self.journal.push(Entry {
+            step: Step::Act(action),
+            answer: Answer::Lock(answer),
+            at,
+            is_meanwhile: true,
+        });
     }
 }
 
@@ -79,6 +97,8 @@ pub(crate) struct Cycle<'a> {
     exit: Option<Exit>,
     expired: Option<Expired>,
     pub(crate) lock_answer: Option<LockAnswer>,
+    /// The leader key was found to be another's while a step took its time.
+    is_lost: bool,
     pub(crate) began_task: bool,
     /// The long job that this cycle has begun.
     pub(crate) begun: Option<Task>,
@@ -100,6 +120,7 @@ impl<'a> Cycle<'a> {
             exit: None,
             expired: None,
             lock_answer: None,
+            is_lost: false,
             began_task: false,
             begun: None,
         }
@@ -130,8 +151,13 @@ impl<'a> Cycle<'a> {
     }
 
     fn take(&mut self, step: Step) -> Flow<&'a Answer> {
+        while let Some(entry) = self.journal.get(self.next).filter(|entry| entry.is_meanwhile) {
+            self.next += 1;
+            self.was_renewed_meanwhile(&entry.answer);
+        }
         let Some(entry) = self.journal.get(self.next) else {
-            if self.journal.len() >= STEPS_MAX {
+            let steps = self.journal.iter().filter(|entry| !entry.is_meanwhile);
+            if steps.count() >= STEPS_MAX {
                 return Err(self.defect("a cycle took too many steps"));
             }
             return Err(Box::new(step));
@@ -141,6 +167,23 @@ impl<'a> Cycle<'a> {
         }
         self.next += 1;
         Ok(&entry.answer)
+    }
+
+    fn was_renewed_meanwhile(&mut self, answer: &Answer) {
+        match answer {
+            Answer::Lock(LockAnswer::Held { sent_at }) => {
+                let valid_until = sent_at.after(self.config().ttl);
+                self.memory.lock = Some(Lock { valid_until });
+            }
+            Answer::Lock(LockAnswer::NotHeld) => {
+                self.memory.lock = None;
+                self.is_lost = true;
+                // What follows from it is the next cycle's business: this one has read another state of the cluster.
+                let now = self.now();
+                self.again_at(now);
+            }
+            _ => {}
+        }
     }
 
     fn defect(&self, what: &str) -> Box<Step> {
@@ -167,10 +210,20 @@ impl<'a> Cycle<'a> {
     /// the DCS after that, with time left to stop the server. What is not about the lease itself waits for the next
     /// cycle otherwise: each request that fails takes `retry_timeout`, and two in a row may be all that there is.
     pub(crate) fn has_time(&self) -> bool {
+        if self.is_lost {
+            return false;
+        }
         let config = self.config();
-        let stop = (config.ttl / 10).max(Duration::from_millis(500));
-        let attempts = config.retry_timeout.saturating_mul(2).saturating_add(stop);
+        let attempts = config
+            .retry_timeout
+            .saturating_mul(2)
+            .saturating_add(lease::time_to_stop(config));
         self.memory.lock.is_none() || self.memory.holds_lock(self.now().after(attempts))
+    }
+
+    /// The leader key was found to be another's after this cycle had prolonged it.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost
     }
 
     /// Reads the DCS anew.

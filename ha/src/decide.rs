@@ -23,6 +23,7 @@ use std::sync::Arc;
 use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Facts, Flow};
 use crate::facts::{DataDirectory, LockAnswer, TaskStatus};
+use crate::lease::{self, Renewal};
 use crate::memory::{Bootstrap, Memory};
 use crate::pg::{Role, ServerState, SystemIdentifier};
 use crate::reason::{Reason, notes};
@@ -39,6 +40,15 @@ pub fn decide(facts: &Facts, memory: &mut Memory) -> Step {
         }
         Err(step) => *step,
     }
+}
+
+/// When the lease may be prolonged while the step that [`decide`] has just given has no answer yet, if at all. What comes
+/// of it is told by [`Facts::learn_meanwhile`], after which this is to be asked again.
+#[must_use]
+pub fn renewal_meanwhile(facts: &Facts, memory: &Memory) -> Option<Renewal> {
+    let mut cycle = Cycle::new(facts, memory.clone());
+    let step = run(&mut cycle).err()?;
+    lease::renewal(facts, &cycle.memory, &step)
 }
 
 fn run(c: &mut Cycle<'_>) -> Flow<Reason> {

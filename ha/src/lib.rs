@@ -8,10 +8,12 @@ mod cycle;
 mod decide;
 pub mod facts;
 pub mod invariants;
+mod lease;
 pub mod memory;
 pub mod pg;
 pub mod reason;
 pub mod step;
 
 pub use cycle::{Entry, Facts, STEPS_MAX};
-pub use decide::decide;
+pub use decide::{decide, renewal_meanwhile};
+pub use lease::{Renewal, patience};

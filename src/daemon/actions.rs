@@ -1,7 +1,7 @@
 //! How each action of the decision is done. Flat, and blind to the cluster's state.
 
 use ha::facts::{Answer, DcsFailure, LockAnswer, Source};
-use ha::step::{Action, Expect, Key, SlotChange};
+use ha::step::{Action, Expect, Key, SlotChange, Step};
 use postgres::slots::SlotDrop;
 
 use super::clock;
@@ -9,6 +9,15 @@ use super::questions::{dcs_failure, follow_of};
 use super::world::World;
 
 impl World {
+    /// Takes a step. Bounded in time by `retry_timeout`.
+    pub(crate) async fn take(&mut self, step: &Step) -> Answer {
+        match step {
+            Step::Observe(question) => self.ask(question).await,
+            Step::Act(action) => self.perform(action).await,
+            Step::Finish(_) => Answer::Done(Ok(())),
+        }
+    }
+
     /// Does what the decision wants. Bounded in time by `retry_timeout`; long jobs are only begun.
     pub(crate) async fn perform(&mut self, action: &Action) -> Answer {
         match action {

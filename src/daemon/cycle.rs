@@ -26,7 +26,7 @@ use super::signals::Signals;
 use super::store::Reload;
 use super::view::View;
 use super::world::World;
-use super::{api, cache, clock};
+use super::{api, cache, clock, meanwhile};
 
 /// The daemon's loop with all that it keeps from cycle to cycle.
 pub(crate) struct Daemon {
@@ -74,20 +74,17 @@ impl Daemon {
         loop {
             let step = ha::decide(&facts, &mut self.memory);
             let answer = match &step {
-                Step::Observe(question) => self.world.ask(question).await,
-                Step::Act(action) => {
-                    let answer = self.perform(action).await;
-                    if let Answer::Lock(lock) = &answer {
-                        self.lock_was_answered(lock);
-                    }
-                    answer
-                }
                 Step::Finish(outcome) => return (**outcome).clone(),
+                Step::Act(Action::Begin(task)) => self.begin(task).await,
+                Step::Observe(_) | Step::Act(_) => self.take(&step, &mut facts).await,
             };
+            if let Answer::Lock(lock) = &answer {
+                self.lock_was_answered(lock);
+            }
             tracing::debug!("{step:?} -> {answer:?}");
             // What the cluster has agreed on holds from the very cycle on that reads it.
             if let (Step::Observe(Question::Cluster), Answer::Cluster(Ok(cluster))) = (&step, &answer)
-                && facts.journal.is_empty()
+                && facts.journal.iter().all(|entry| entry.is_meanwhile)
                 && self.adopt_config(cluster)
             {
                 facts.given.config = Arc::clone(&self.world.settings.config);
@@ -97,19 +94,22 @@ impl Daemon {
         }
     }
 
-    async fn perform(&mut self, action: &Action) -> Answer {
-        if let Action::Begin(task) = action {
-            if let Err(why) = self.guard_before(task).await {
-                return Answer::Done(Err(why));
-            }
-            self.job_begins(task);
+    async fn begin(&mut self, task: &Task) -> Answer {
+        if let Err(why) = self.guard_before(task).await {
+            return Answer::Done(Err(why));
         }
-        self.world.perform(action).await
+        self.job_begins(task);
+        Answer::Done(self.world.begin(task))
     }
 
-    fn lock_was_answered(&mut self, lock: &LockAnswer) {
+    pub(super) fn lock_was_answered(&mut self, lock: &LockAnswer) {
         match lock {
-            LockAnswer::Held { sent_at } => self.lease_was_renewed(*sent_at),
+            LockAnswer::Held { sent_at } => {
+                self.lease_was_renewed(*sent_at);
+                let until = sent_at.after(self.world.settings.config.ttl);
+                self.world.lock_valid_until.send_replace(Some(until));
+                meanwhile::show_lease(&self.view, until);
+            }
             LockAnswer::NotHeld => self.world.lease = None,
             // The lease that we had runs on.
             LockAnswer::Unknown(_) => {}

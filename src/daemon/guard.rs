@@ -16,7 +16,7 @@ use config::{GuardMode, LocalConfig};
 use guard::{Client, Options};
 use tokio::sync::{oneshot, watch};
 
-pub(crate) use keep::runs_as;
+pub(crate) use keep::{MovesDeadline, runs_as};
 pub(crate) use launcher::GuardLauncher;
 pub(crate) use posture::RunsAs;
 pub(crate) use worker::Posture;

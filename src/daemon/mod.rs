@@ -12,6 +12,7 @@ mod guard;
 mod http;
 pub mod inbox;
 pub mod log;
+mod meanwhile;
 mod notify;
 mod questions;
 mod reload;

@@ -133,9 +133,11 @@ impl Daemon {
         };
         let me = &self.world.settings.node.name;
         let before = Essence::of(before, me);
-        match self.world.dcs.load().await {
-            Ok(cluster) => Essence::of(&cluster, me) != before,
-            Err(_) => true,
+        // A cycle that is due does not wait for what may be none of its business.
+        let left = self.schedule.next_run().since(clock::now());
+        match tokio::time::timeout(left, self.world.dcs.load()).await {
+            Ok(Ok(cluster)) => Essence::of(&cluster, me) != before,
+            Ok(Err(_)) | Err(_) => true,
         }
     }
 

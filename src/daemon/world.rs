@@ -12,6 +12,7 @@ use postgres::process::Postmaster;
 use postgres::{Instant, Server};
 use tokio::sync::watch;
 
+use super::clock;
 use super::guard::{Guard, Posture, RunsAs};
 use super::settings::Settings;
 use super::task::{Checkpoint, Jobs};
@@ -80,14 +81,23 @@ impl World {
         }
     }
 
-    /// `retry_timeout` from now.
+    /// `retry_timeout` from now, or less when our lease does not last.
     pub(crate) fn deadline(&self) -> Instant {
-        Instant::now() + self.settings.config.retry_timeout
+        Instant::now() + self.patience()
     }
 
-    /// Half of `retry_timeout` from now: as long as a cycle waits for the local server.
+    /// Half of `retry_timeout` from now, or less when our lease does not last: as long as a cycle waits for the local
+    /// server.
     pub(crate) fn sql_deadline(&self) -> Instant {
-        Instant::now() + self.settings.config.retry_timeout / 2
+        Instant::now() + self.patience().min(self.settings.config.retry_timeout / 2)
+    }
+
+    fn patience(&self) -> Duration {
+        ha::patience(
+            &self.settings.config,
+            *self.lock_valid_until.borrow(),
+            clock::now(),
+        )
     }
 
     /// How long members may take to answer a race's question.

@@ -95,6 +95,7 @@ fn recover(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason
     let Ok(control) = control else {
         return Ok(Reason::InvalidSystemIdentifier);
     };
+    let held = held && !c.is_lost();
     let timeout = c.config().primary_start_timeout;
     if held && timeout.is_zero() && peers::can_take_over(c, cluster, None, None)? {
         c.note(notes::crashed_failing_over());

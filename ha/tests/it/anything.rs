@@ -18,7 +18,7 @@ use tamada_ha::memory::Memory;
 use tamada_ha::pg::{ControlData, DatabaseState, HistoryEntry, Lsn, Role, ServerState, SlotName, Timeline};
 use tamada_ha::reason::Reason;
 use tamada_ha::step::{Action, Outcome, Question, RequestId, Step, Task, TaskOutcome};
-use tamada_ha::{Facts, STEPS_MAX, decide};
+use tamada_ha::{Facts, STEPS_MAX, decide, renewal_meanwhile};
 
 /// A stream of choices from a seed.
 struct Choices(u64);
@@ -398,7 +398,21 @@ fn one_cycle(choices: &mut Choices, memory: &mut Memory, now: Moment, begun: Opt
             step,
             "the same facts yield the same step"
         );
-        assert!(facts.journal.len() < STEPS_MAX, "a cycle ends");
+        let steps = facts.journal.iter().filter(|entry| !entry.is_meanwhile);
+        assert!(steps.count() < STEPS_MAX, "a cycle ends");
+        if let Some(renewal) = renewal_meanwhile(&facts, memory).filter(|_| choices.one_in(3)) {
+            let answer = match choices.below(3) {
+                0 => LockAnswer::Held { sent_at: now },
+                1 => LockAnswer::NotHeld,
+                _ => LockAnswer::Unknown(DcsFailure("no answer".to_owned())),
+            };
+            facts.learn_meanwhile(renewal.action, answer, now);
+            assert_eq!(
+                decide(&facts, &mut again),
+                step,
+                "a renewal meanwhile changes no step"
+            );
+        }
         let answer = choices.answer(&step, now);
         facts.learn(step, answer, now);
     }
@@ -435,6 +449,8 @@ fn check(seen: &Seen) {
                     .journal
                     .iter()
                     .filter_map(|entry| match &entry.answer {
+                        // A renewal without an answer leaves the lease that there is.
+                        Answer::Lock(LockAnswer::Unknown(_)) if entry.is_meanwhile => None,
                         Answer::Lock(answer) => Some(answer),
                         _ => None,
                     })

@@ -16,6 +16,7 @@
 //! parted 1:100 from 2:90@1               local timeline:lsn, remote timeline:switch LSN of local timeline; or: parted unknown
 //! drift reload                           what following needs: none, reload, restart
 //! answer acquire lost                    acquire, renew: held, late (by 20 s), lost, unknown; begin: fails; write: conflict
+//! meanwhile server lost                  the observation takes its time, and the lease is prolonged meanwhile: held, lost, unknown
 //! task done promote                      the long job: idle, `running stop shut-down=100`, `done start failed`
 //! request restart                        also: `request reinitialize force`
 //! stopping                               the agent was told to end
@@ -45,7 +46,7 @@ use tamada_ha::step::{
     Action, CloneSource, Question, RequestId, StartAs, StartReason, Step, StopMode, StopPurpose, Task,
     TaskOutcome,
 };
-use tamada_ha::{Facts, decide};
+use tamada_ha::{Facts, decide, renewal_meanwhile};
 
 const IDENTIFIER: &str = "7000000000000000001";
 
@@ -61,6 +62,8 @@ struct World {
     divergence: Divergence,
     drift: RecoveryDrift,
     answers: BTreeMap<String, String>,
+    /// What comes of a renewal that is sent while the step with this text is waited for.
+    meanwhile: BTreeMap<String, String>,
     task: TaskStatus,
     requests: Vec<Request>,
     is_stopping: bool,
@@ -147,6 +150,7 @@ impl World {
             },
             drift: RecoveryDrift::None,
             answers: BTreeMap::new(),
+            meanwhile: BTreeMap::new(),
             task: TaskStatus::Idle,
             requests: Vec::new(),
             is_stopping: false,
@@ -177,6 +181,7 @@ impl World {
         self.task = TaskStatus::Idle;
         self.requests.clear();
         self.answers.clear();
+        self.meanwhile.clear();
     }
 
     fn read(&mut self, line: &str, memory: &mut Memory) {
@@ -226,6 +231,10 @@ impl World {
                 }
             }
             "answer" => drop(self.answers.insert(words.0[0].to_owned(), words.0[1].to_owned())),
+            "meanwhile" => {
+                let step = format!("observe {}", words.0[0]);
+                self.meanwhile.insert(step, words.0[1].to_owned());
+            }
             "task" => self.task = self.read_task(&words),
             "request" => {
                 let id = RequestId(1);
@@ -374,18 +383,22 @@ impl World {
         }
     }
 
-    fn answer_action(&self, action: &Action) -> Answer {
-        let told = |key: &str| self.answers.get(key).map(String::as_str);
-        let lock = |key: &str| match told(key) {
-            None | Some("held") => LockAnswer::Held { sent_at: self.now },
-            Some("late") => {
+    fn lock_answer(&self, told: &str) -> LockAnswer {
+        match told {
+            "held" => LockAnswer::Held { sent_at: self.now },
+            "late" => {
                 let sent_at = Moment(self.now.0.saturating_sub(Duration::from_secs(20)));
                 LockAnswer::Held { sent_at }
             }
-            Some("lost") => LockAnswer::NotHeld,
-            Some("unknown") => LockAnswer::Unknown(DcsFailure("no answer".to_owned())),
-            Some(other) => panic!("answer {key} {other}"),
-        };
+            "lost" => LockAnswer::NotHeld,
+            "unknown" => LockAnswer::Unknown(DcsFailure("no answer".to_owned())),
+            other => panic!("no such answer about the lock: {other}"),
+        }
+    }
+
+    fn answer_action(&self, action: &Action) -> Answer {
+        let told = |key: &str| self.answers.get(key).map(String::as_str);
+        let lock = |key: &str| self.lock_answer(told(key).unwrap_or("held"));
         match action {
             Action::AcquireLeader | Action::SupersedeLeader { .. } => Answer::Lock(lock("acquire")),
             Action::RenewLeader { .. } => Answer::Lock(lock("renew")),
@@ -714,7 +727,18 @@ fn one_cycle(world: &World, memory: &mut Memory) -> String {
             return written;
         }
         assert_eq!(before, *memory, "memory changes only when a cycle ends");
-        writeln!(written, "{}", show(&step)).unwrap();
+        let shown = show(&step);
+        writeln!(written, "{shown}").unwrap();
+        if let Some(told) = world.meanwhile.get(&shown) {
+            let renewal = renewal_meanwhile(&facts, memory).expect("a renewal is permitted");
+            writeln!(
+                written,
+                "  meanwhile {}: {told}",
+                show(&Step::Act(renewal.action.clone()))
+            )
+            .unwrap();
+            facts.learn_meanwhile(renewal.action, world.lock_answer(told), world.now);
+        }
         let answer = world.answer(&step);
         facts.learn(step, answer, world.now);
     }

@@ -1,10 +1,12 @@
 //! When the guard is told: with every renewal, before a job, and at the end of every cycle.
 
+use std::time::Duration;
+
 use ha::facts::{Moment, Progress, TaskStatus};
 use ha::step::Task;
 
 use super::posture::{Order, Situation, order};
-use super::{Posture, RunsAs};
+use super::{Guard, Posture, RunsAs};
 use crate::daemon::cycle::Daemon;
 
 impl Daemon {
@@ -15,6 +17,17 @@ impl Daemon {
         // What calls for taking the lease back waits for the end of the cycle, when the server has been looked at.
         if self.guard_order(true, None) == Order::Arm {
             self.tell_guard(Order::Arm);
+        }
+    }
+
+    /// For renewals that are answered while a step takes its time.
+    pub(crate) fn moves_deadline(&mut self) -> MovesDeadline {
+        let is_armed = self.guard_order(true, None) == Order::Arm;
+        let postmaster = self.world.seen.postmaster.as_ref();
+        MovesDeadline {
+            guard: self.world.guard.clone().filter(|_| is_armed),
+            postmaster: postmaster.map(postgres::process::Postmaster::pid),
+            ttl: self.world.settings.config.ttl,
         }
     }
 
@@ -81,6 +94,23 @@ impl Daemon {
             task: begins.map(|task| (task, Progress::Working)).or(running),
             runs_as: self.world.seen.runs_as,
         })
+    }
+}
+
+/// Moves the guard's deadline, where a renewal is to move it.
+pub(crate) struct MovesDeadline {
+    guard: Option<Guard>,
+    postmaster: Option<i32>,
+    ttl: Duration,
+}
+
+impl MovesDeadline {
+    /// The leader key was proved ours by a request that was sent at `sent_at`.
+    pub(crate) fn to(&self, sent_at: Moment) {
+        if let Some(guard) = &self.guard {
+            let ttl = self.ttl;
+            guard.keep(Posture::Armed { sent_at, ttl }, self.postmaster);
+        }
     }
 }
 
