@@ -20,6 +20,7 @@ mod dcs_outage;
 mod demo;
 mod drop_in;
 mod guard;
+mod lease;
 mod life;
 mod patroni;
 mod switchover;
