@@ -223,7 +223,7 @@ mod tests {
         facts.learn_meanwhile(renew.clone(), unknown, at(104));
         assert_eq!(window(&facts, &memory), Some((at(105), at(110))));
         // Once it has come, the next one is due after loop_wait, and by then the step would be stuck.
-        facts.learn_meanwhile(renew.clone(), LockAnswer::Held { sent_at: at(105) }, at(105));
+        facts.learn_meanwhile(renew, LockAnswer::Held { sent_at: at(105) }, at(105));
         assert_eq!(window(&facts, &memory), None);
         assert_eq!(
             window(&facts, &leader(at(100)).0),

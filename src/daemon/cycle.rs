@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use config::Minimums;
 use dcs::Changes;
+use futures_util::FutureExt;
 use ha::Facts;
 use ha::cluster::Cluster;
 use ha::facts::{Answer, Given, LockAnswer, TaskStatus};
@@ -12,6 +13,7 @@ use ha::memory::Memory;
 use ha::pg::Role;
 use ha::step::{Action, Exit, Outcome, Question, Step, Task};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use super::apply::Applier;
 use super::configuration::ConfigurationSource;
@@ -53,6 +55,8 @@ pub(crate) struct Daemon {
     pub(crate) agreed: (serde_json::Value, Minimums),
     /// `patroni.dynamic.json` is not what it should be.
     pub(crate) cache_is_stale: bool,
+    /// It is being written: whether it was. A disk that stalls holds no cycle up.
+    pub(crate) cache_write: Option<JoinHandle<bool>>,
     /// The daemon was told to end.
     pub(crate) is_stopping: bool,
 }
@@ -261,19 +265,24 @@ impl Daemon {
     }
 
     fn save_cache(&mut self) {
+        if let Some(write) = self.cache_write.take_if(|write| write.is_finished()) {
+            self.cache_is_stale |= matches!(write.now_or_never(), Some(Ok(false)));
+        }
         let has_data = self.memory.role != Role::Uninitialized;
-        if !self.cache_is_stale || !has_data || self.world.jobs.is_running() {
+        let is_writing = self.cache_write.is_some();
+        if is_writing || !self.cache_is_stale || !has_data || self.world.jobs.is_running() {
             return;
         }
         let document = self.world.settings.config.adjusted_document();
-        match cache::write(&self.world.server.data_dir(), &document) {
-            Ok(is_written) => self.cache_is_stale = !is_written,
-            Err(error) => {
+        let data_dir = self.world.server.data_dir();
+        // After an error not again in every cycle: a change or the end of a job tries anew.
+        self.cache_is_stale = false;
+        self.cache_write = Some(tokio::task::spawn_blocking(move || {
+            cache::write(&data_dir, &document).unwrap_or_else(|error| {
                 tracing::warn!("{error:#}");
-                // Not again in every cycle: a change or the end of a job tries anew.
-                self.cache_is_stale = false;
-            }
-        }
+                true
+            })
+        }));
     }
 
     /// Shows the REST API what is.

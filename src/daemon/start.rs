@@ -140,6 +140,7 @@ async fn prepare(
         rest: Some(rest),
         agreed: (agreed.document, agreed.minimums),
         cache_is_stale: true,
+        cache_write: None,
         is_stopping: false,
     })
 }
