@@ -2,6 +2,7 @@
 
 pub mod ctl;
 pub mod daemon;
+pub mod supervise;
 
 /// The Patroni version whose behaviour, keys and texts this program has; published in the member key.
 pub const PATRONI_VERSION: &str = "4.1.5";

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tamada::{ctl, daemon};
+use tamada::{ctl, daemon, supervise};
 
 /// Keeps a PostgreSQL cluster alive: one elected primary, replicas that follow, failover within seconds.
 #[derive(Parser)]
@@ -36,7 +36,13 @@ struct Run {
     /// Patroni's YAML file, or a folder of them; without it PATRONI_* variables are read
     #[arg(value_name = "CONFIG")]
     config: Option<PathBuf>,
+    /// Start the agent again when it dies or hangs, as an init system does; always so as process 1
+    #[arg(long)]
+    supervise: bool,
 }
+
+/// What `--supervise` is called on the command line.
+const SUPERVISE: &str = "--supervise";
 
 /// Called as `patroni`: Patroni's own command line.
 #[derive(Parser)]
@@ -72,15 +78,24 @@ fn patroni(program: Patroni) -> ExitCode {
     if program.version {
         return say(&format!("patroni {}", tamada::PATRONI_VERSION));
     }
-    daemon::run(program.run.config)
+    run(program.run)
 }
 
 fn program(program: Program) -> ExitCode {
     match program.command {
-        Some(Command::Run(run)) => daemon::run(run.config),
+        Some(Command::Run(arguments)) => run(arguments),
         Some(Command::Ctl { arguments }) => ctl("tamada ctl", arguments.into_iter()),
         None => say(&daemon::version_text()),
     }
+}
+
+fn run(arguments: Run) -> ExitCode {
+    if !supervise::is_wanted(arguments.supervise) {
+        return daemon::run(arguments.config);
+    }
+    let mut args = std::env::args_os();
+    let called_as = args.next().unwrap_or_default();
+    supervise::run(called_as, args.filter(|arg| arg != SUPERVISE).collect())
 }
 
 fn ctl(name: &str, arguments: impl Iterator<Item = OsString>) -> ExitCode {

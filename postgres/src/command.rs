@@ -241,10 +241,19 @@ pub(crate) fn describe(status: ExitStatus) -> String {
     }
 }
 
+/// What an init system, or our supervisor, tells the agent alone.
+const OWN_VARIABLES: [&str; 4] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "TAMADA_SUPERVISOR",
+];
+
 /// Our environment without what is meant for us alone.
 pub(crate) fn child_environment() -> BTreeMap<OsString, OsString> {
     std::env::vars_os()
-        .filter(|(name, _)| name != "NOTIFY_SOCKET" && !name.to_string_lossy().starts_with("PATRONI_"))
+        .filter(|(name, _)| !OWN_VARIABLES.iter().any(|own| name == own))
+        .filter(|(name, _)| !name.to_string_lossy().starts_with("PATRONI_"))
         .collect()
 }
 

@@ -20,6 +20,7 @@ use super::configuration::ConfigurationSource;
 use super::guard::{Guard, RunsAs};
 use super::inbox::Message;
 use super::log::Log;
+use super::pulse::Pulse;
 use super::report::{self, Report, Wanted};
 use super::requests::Requests;
 use super::schedule::Schedule;
@@ -42,6 +43,7 @@ pub(crate) struct Daemon {
     pub(crate) inbox: mpsc::Receiver<Message>,
     pub(crate) view: watch::Sender<Arc<View>>,
     pub(crate) log: Log,
+    pub(crate) pulse: Pulse,
     pub(crate) configuration: ConfigurationSource,
     pub(crate) store: Arc<dyn Reload>,
     /// Tells of changes in the store.
@@ -95,6 +97,7 @@ impl Daemon {
                 facts.given.node = Arc::clone(&self.world.settings.node);
             }
             facts.learn(step, answer, clock::now());
+            self.pulse.beat();
         }
     }
 
@@ -256,6 +259,7 @@ impl Daemon {
             self.applier
                 .begin(&self.world.server, self.world.settings.config.retry_timeout);
         }
+        self.pulse.follow(&self.world.settings.config);
         let loop_wait = self.world.settings.config.loop_wait;
         if self.schedule.advance(clock::now(), loop_wait) && outcome.exit.is_none() {
             tracing::warn!("Loop time exceeded, rescheduling immediately.");
@@ -287,6 +291,10 @@ impl Daemon {
 
     /// Shows the REST API what is.
     pub(crate) fn publish(&mut self, status_line: String) {
+        self.pulse.show(format!(
+            "{}, {}: {status_line}",
+            self.memory.role, self.memory.state
+        ));
         let seen = &self.world.seen;
         let sql = seen.server.as_ref().and_then(|server| server.sql.clone());
         let settings = &self.world.settings;

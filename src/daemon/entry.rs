@@ -8,6 +8,7 @@ use std::time::Duration;
 use ha::step::Exit;
 
 use super::log::Log;
+use super::notify;
 use super::start;
 
 /// The hidden subcommand by which the program launches a postmaster that outlives it.
@@ -48,6 +49,9 @@ pub fn hidden(subcommand: &OsStr, args: impl IntoIterator<Item = OsString>) -> O
 /// Runs the daemon with the configuration in `path`, a file or a folder, and in the environment.
 #[must_use]
 pub fn run(path: Option<PathBuf>) -> ExitCode {
+    if notify::end_with_supervisor().is_err() {
+        return ExitCode::FAILURE;
+    }
     let log = match Log::start() {
         Ok(log) => log,
         Err(error) => return fail_without_log(&error),

@@ -42,6 +42,7 @@ impl Daemon {
                 tracing::debug!("meanwhile: {:?} -> {lock:?}", renewal.action);
                 heard.push(lock.clone());
                 facts.learn_meanwhile(renewal.action, lock, clock::now());
+                self.pulse.beat();
                 match ha::renewal_meanwhile(facts, &self.memory) {
                     Some(next) => renewal = next,
                     None => break answering.await,

@@ -24,6 +24,7 @@ use super::entry::{LAUNCH_SUBCOMMAND, RELAY_SUBCOMMAND};
 use super::guard::{self, Guard, GuardLauncher};
 use super::inbox::Inbox;
 use super::log::Log;
+use super::pulse::Pulse;
 use super::report::Report;
 use super::requests::Requests;
 use super::schedule::Schedule;
@@ -56,18 +57,24 @@ pub(crate) async fn run(path: Option<PathBuf>, log: &Log) -> anyhow::Result<Exit
     let mut signals = Signals::listen()?;
     let local = Arc::new(local);
     let starting = prepare(&local, log, configuration);
+    let mut pulse = Pulse::new();
     // From here on a signal is heard; until the loop runs there is nothing to be stopped.
     let daemon = tokio::select! {
         daemon = starting => daemon?,
         () = stop_asked(&mut signals) => return Ok(Exit::Graceful),
+        never = pulse.beat_until(None) => match never {},
     };
-    let daemon = daemon(signals);
+    let daemon = daemon(signals, pulse);
     let server = daemon.world.server.clone();
     let guard = daemon.world.guard.clone();
     notify::ready();
     let exit = daemon.run().await;
     if exit == Exit::FailedBootstrap {
-        set_aside(&server).await;
+        let mut pulse = Pulse::new();
+        tokio::select! {
+            () = set_aside(&server) => {}
+            never = pulse.beat_until(None) => match never {},
+        }
     }
     if let Some(guard) = guard {
         guard.quit().await;
@@ -100,7 +107,7 @@ async fn prepare(
     local: &Arc<LocalConfig>,
     log: &Log,
     configuration: ConfigurationSource,
-) -> anyhow::Result<impl FnOnce(Signals) -> Daemon> {
+) -> anyhow::Result<impl FnOnce(Signals, Pulse) -> Daemon> {
     let http = Arc::new(net::http::Client::new(&http::options(local))?);
     let lease = guard::remembered_lease(local).await;
     let agreed = contact::agree(local, &http, lease).await?;
@@ -122,7 +129,7 @@ async fn prepare(
     // A server that is found running gets the settings of now.
     applier.request();
     let log = log.clone();
-    Ok(move |signals| Daemon {
+    Ok(move |signals, pulse| Daemon {
         world: World::new(dcs, server, http, settings, guard),
         memory,
         schedule: Schedule::new(now),
@@ -133,6 +140,7 @@ async fn prepare(
         inbox: messages,
         view,
         log,
+        pulse,
         configuration,
         store: reload,
         changes,

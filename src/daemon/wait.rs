@@ -62,6 +62,7 @@ impl Daemon {
             () = self.world.checkpoint.ended() => Event::Checkpoint,
             applied = self.applier.ended() => Event::Applied(applied),
             () = tokio::time::sleep(until.since(clock::now())) => Event::Time,
+            never = self.pulse.beat_until(Some(until)) => match never {},
         }
     }
 

@@ -23,4 +23,6 @@ mod guard;
 mod lease;
 mod life;
 mod patroni;
+mod supervise;
 mod switchover;
+mod units;
