@@ -322,6 +322,8 @@ pub struct Peer {
     pub name: MemberName,
     /// Its REST address.
     pub api_url: String,
+    /// How long its answer is waited for.
+    pub patience: Duration,
 }
 
 /// What a member answered.

@@ -176,16 +176,14 @@ impl World {
                 })
                 .collect();
             // Who does not answer at all is waited for; a closed port answers at once.
-            let is_silent = |peer: &Peer| {
+            let is_silent = |peer: &&Peer| {
                 world
                     .find(&peer.name)
                     .is_none_or(|other| !world.reaches(id, other))
             };
-            let delay = if peers.iter().any(is_silent) {
-                Duration::from_secs(2).min(world.plan.ttl() / 5)
-            } else {
-                world.random.millis(1, 5)
-            };
+            let silent = peers.iter().filter(is_silent);
+            let waits = silent.map(|peer| peer.patience).max();
+            let delay = waits.unwrap_or_else(|| world.random.millis(1, 5));
             world.answer_after(id, delay, move |_, _| Answer::Peers(answers));
         });
     }

@@ -156,9 +156,9 @@ impl World {
     }
 
     async fn ask_peers(&self, peers: &[Peer]) -> Vec<PeerAnswer> {
-        let timeout = self.peer_timeout();
+        let patience = self.patience();
         join_all(peers.iter().map(|peer| async move {
-            let status = match self.http.get(&peer.api_url, timeout).await {
+            let status = match self.http.get(&peer.api_url, peer.patience.min(patience)).await {
                 Ok(response) => response
                     .json()
                     .and_then(|body| PeerStatus::from_json(&body))

@@ -92,16 +92,12 @@ impl World {
         Instant::now() + self.patience().min(self.settings.config.retry_timeout / 2)
     }
 
-    fn patience(&self) -> Duration {
+    /// How long a step may be waited for that is not about the DCS.
+    pub(crate) fn patience(&self) -> Duration {
         ha::patience(
             &self.settings.config,
             *self.lock_valid_until.borrow(),
             clock::now(),
         )
-    }
-
-    /// How long members may take to answer a race's question.
-    pub(crate) fn peer_timeout(&self) -> Duration {
-        Duration::from_secs(2).min(self.settings.config.ttl / 5)
     }
 }

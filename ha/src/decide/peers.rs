@@ -1,15 +1,37 @@
 //! Who else could take over.
 
+use std::time::Duration;
+
 use crate::cluster::{Cluster, Failover, FailoverKind, Member};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{Peer, PeerStatus};
 use crate::pg::Lsn;
 use crate::reason::notes;
 
-pub(super) fn as_peer(member: &Member) -> Option<Peer> {
+/// How long a member that may well be alive is waited for: longer than a lost packet takes to be sent again, where
+/// `ttl` permits that.
+const PATIENCE_MAX: Duration = Duration::from_secs(2);
+
+/// How long a member is waited for that is most likely dead: long enough for whoever is not.
+const PATIENCE_WITH_THE_DEAD: Duration = Duration::from_millis(500);
+
+pub(super) fn as_peer(c: &Cycle<'_>, member: &Member) -> Option<Peer> {
+    let patience = PATIENCE_MAX.min(c.config().ttl / 5);
+    peer(member, patience)
+}
+
+/// A member whose lease has run out, or should have been prolonged long ago: if it lives it answers within moments, and
+/// if it does not, nobody shall wait for it (`docs/lease.md`, "The race").
+pub(super) fn as_silent_peer(c: &Cycle<'_>, member: &Member) -> Option<Peer> {
+    let patience = PATIENCE_WITH_THE_DEAD.min(c.config().ttl / 20);
+    peer(member, patience)
+}
+
+fn peer(member: &Member, patience: Duration) -> Option<Peer> {
     Some(Peer {
         name: member.name.clone(),
         api_url: member.data.api_url.clone()?,
+        patience,
     })
 }
 
@@ -42,7 +64,7 @@ pub(super) fn can_take_over(
         .filter(|member| &member.name != c.me() && !member.data.tags.nofailover())
         .filter(|member| candidate.is_none_or(|candidate| candidate == &member.name))
         .filter(|member| !synchronous || by_hand || cluster.sync.lists(&member.name, true))
-        .filter_map(as_peer)
+        .filter_map(|member| as_peer(c, member))
         .collect();
     if asked.is_empty() {
         c.note(notes::no_candidates(kind));

@@ -189,7 +189,10 @@ fn candidate_is_fit(
     kind: FailoverKind,
     candidate: &MemberName,
 ) -> Flow<bool> {
-    let Some(peer) = cluster.member(candidate).and_then(peers::as_peer) else {
+    let Some(peer) = cluster
+        .member(candidate)
+        .and_then(|member| peers::as_peer(c, member))
+    else {
         c.note(notes::candidate_unfit(kind, candidate, "not reachable"));
         return Ok(false);
     };
@@ -321,25 +324,27 @@ fn is_better(
 }
 
 /// Everybody who may run: the members of the last view that had a leader (a key may have expired with its lease), and
-/// of the newest one.
+/// of the newest one. The former leader, and whose key is gone, are not waited for long: their leases have run out.
 fn rivals(c: &Cycle<'_>, cluster: &Cluster, without: Option<&MemberName>) -> Vec<Peer> {
     let synchronous =
         c.config().synchronous_mode() != config::SynchronousMode::Off && !cluster.sync.is_empty();
     let mut rivals: Vec<Peer> = Vec::new();
-    let led = c
-        .memory
-        .led_cluster
-        .as_ref()
-        .map(|led| led.members.as_slice())
-        .unwrap_or_default();
-    for member in cluster.members.iter().chain(led) {
+    let led = c.memory.led_cluster.as_ref();
+    let former_leader = led.and_then(|led| led.leader_name());
+    let members_then = led.map(|led| led.members.as_slice()).unwrap_or_default();
+    for member in cluster.members.iter().chain(members_then) {
         let is_known = rivals.iter().any(|rival| rival.name == member.name);
         let may_run = &member.name != c.me()
             && without != Some(&member.name)
             && !member.data.tags.nofailover()
             && (!synchronous || cluster.sync.lists(&member.name, true));
         if !is_known && may_run {
-            rivals.extend(peers::as_peer(member));
+            let has_gone = former_leader == Some(&member.name) || cluster.member(&member.name).is_none();
+            rivals.extend(if has_gone {
+                peers::as_silent_peer(c, member)
+            } else {
+                peers::as_peer(c, member)
+            });
         }
     }
     rivals

@@ -34,7 +34,7 @@ use tamada_ha::cluster::{
 };
 use tamada_ha::facts::{
     Accepts, Answer, CheckpointStatus, DataDirectory, DcsFailure, Divergence, Given, LocalHistory,
-    LockAnswer, Moment, Node, PeerAnswer, PeerStatus, Progress, RecoveryDrift, RemoteHistory, Request,
+    LockAnswer, Moment, Node, Peer, PeerAnswer, PeerStatus, Progress, RecoveryDrift, RemoteHistory, Request,
     RestartConditions, Server, Slot, Source, SqlFacts, TaskStatus,
 };
 use tamada_ha::memory::{Bootstrap, Lock, Memory, RewindState};
@@ -747,8 +747,11 @@ fn one_cycle(world: &World, memory: &mut Memory) -> String {
 fn show(step: &Step) -> String {
     match step {
         Step::Observe(Question::Peers(peers)) => {
-            let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
-            format!("ask {}", names.join(" "))
+            let name = |peer: &Peer| match peer.patience.as_millis() {
+                2000 => peer.name.to_string(),
+                less => format!("{} ({less} ms)", peer.name),
+            };
+            format!("ask {}", peers.iter().map(name).collect::<Vec<_>>().join(" "))
         }
         Step::Observe(Question::Divergence(source)) => {
             format!("observe divergence from {}", name(Some(source)))

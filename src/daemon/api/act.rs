@@ -10,14 +10,12 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::answer::Answer;
-use super::control::{self, Action, Body, Plan, RestartPlan};
+use super::control::{self, Action, Body, PEER_LIMIT, Plan, RestartPlan};
 use super::respond::Api;
 use super::schedule::Scheduled;
 use super::{config_document, peers};
 use crate::daemon::inbox::Unheard;
 
-/// Patroni's limit for a question to another member.
-const PEER_LIMIT: Duration = Duration::from_secs(2);
 /// A switchover's end is looked for this often when nothing tells of it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// And at most this often when something does.
@@ -100,7 +98,7 @@ impl Api {
             tracing::warn!("received failover request with leader specified - performing switchover instead");
         }
         if let Some(candidates) = &plan.candidates {
-            plan.check_answers(&peers::ask(&self.members, candidates, PEER_LIMIT).await)?;
+            plan.check_answers(&peers::ask(&self.members, candidates).await)?;
         }
         if !self.write(Key::Failover, &plan.key(), Expect::Anything).await {
             return Err(Answer::text(503, "failed to write failover key into DCS"));

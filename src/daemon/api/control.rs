@@ -13,6 +13,9 @@ use serde_json::Map;
 use super::answer::Answer;
 use super::time::{Schedule, parse_schedule};
 
+/// Patroni's limit for a question to another member.
+pub(crate) const PEER_LIMIT: Duration = Duration::from_secs(2);
+
 /// The body of a request.
 pub(crate) type Body = Map<String, serde_json::Value>;
 
@@ -108,6 +111,7 @@ pub(crate) fn check_switchover(
             Some(Peer {
                 name: member.name.clone(),
                 api_url: member.data.api_url.clone()?,
+                patience: PEER_LIMIT,
             })
         };
         plan.candidates = Some(members.iter().filter_map(peer).collect());
