@@ -1,5 +1,6 @@
 //! The cycle from top to bottom (Patroni documentation, "Patroni's HA loop"; the order is that of its `ha` module).
 
+mod backoff;
 mod bootstrap;
 mod dcs_outage;
 mod follow;

@@ -60,6 +60,17 @@ pub struct Lock {
     pub valid_until: Moment,
 }
 
+/// What is known of a primary whose leader key is gone and that may still be alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RaceBackoff {
+    /// Of which absence of a leader this tells.
+    pub unlocked_since: Moment,
+    /// The newest position of our own.
+    pub position: Lsn,
+    /// When it was reached.
+    pub moved_at: Moment,
+}
+
 /// What survives from cycle to cycle.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Memory {
@@ -77,6 +88,8 @@ pub struct Memory {
     pub led_cluster: Option<Arc<Cluster>>,
     /// Since when no reading has shown a leader.
     pub unlocked_since: Option<Moment>,
+    /// Whether WAL has come since then.
+    pub race_backoff: Option<RaceBackoff>,
     /// How far the creation of the cluster is, if it is made here.
     pub bootstrap: Bootstrap,
     /// A start was begun by recovery and its end has not been judged.
@@ -129,6 +142,7 @@ impl Memory {
             heartbeat: None,
             led_cluster: None,
             unlocked_since: None,
+            race_backoff: None,
             bootstrap: Bootstrap::No,
             is_recovering: false,
             rewind: RewindState::Unneeded,

@@ -97,6 +97,13 @@ pub enum Reason {
     LostRace,
     /// A primary that lost the race is stopped.
     DemotedAfterLostRace,
+    /// The former leader's WAL still comes: it is given time to return.
+    RaceBackoff {
+        /// This member.
+        me: MemberName,
+        /// When the race begins at the latest.
+        seconds: u64,
+    },
     /// A better candidate is there.
     NotHealthiest,
     /// A primary that is not the best candidate is stopped.
@@ -227,6 +234,12 @@ impl fmt::Display for Reason {
                 return write!(
                     f,
                     "no action. I am ({me}), a secondary, and following a leader ({leader})"
+                );
+            }
+            Self::RaceBackoff { me, seconds } => {
+                return write!(
+                    f,
+                    "My ({me}) wal position moved since last heart beat loop, {seconds} seconds until leader race"
                 );
             }
             Self::NoAction(me) => return write!(f, "no action. I am ({me})"),

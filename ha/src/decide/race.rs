@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{follow, observe, peers, primary};
+use super::{backoff, follow, observe, peers, primary};
 use crate::cluster::{Cluster, Failover, FailoverKind};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{LockAnswer, Peer, PeerAnswer, SqlFacts};
@@ -18,6 +18,9 @@ const AGAIN_WHILE_UNLOCKED: Duration = Duration::from_secs(1);
 pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     let soon = c.now().after(AGAIN_WHILE_UNLOCKED.min(c.config().loop_wait));
     c.again_at(soon);
+    if let Some(reason) = backoff::holds_back(c, cluster)? {
+        return Ok(reason);
+    }
     if is_healthiest(c, cluster)? {
         return acquire(c, cluster);
     }

@@ -305,6 +305,7 @@ impl Choices {
             "check_timeline": self.one_in(3),
             "synchronous_mode": self.one_in(4),
             "primary_start_timeout": self.below(2) * 300,
+            "primary_race_backoff": self.below(2) * 20,
         });
         let (config, _) = config::DynamicConfig::read(&document, config::Minimums::TAMADA);
         let task = match begun {
