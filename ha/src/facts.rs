@@ -86,6 +86,8 @@ pub struct Given {
     pub is_stopping: bool,
     /// A guard is required (`guard.mode`), and there is none: this member may not be primary.
     pub guard_is_missing: bool,
+    /// A watchdog device is required (`watchdog.mode`) and cannot be used: this member may not be primary.
+    pub watchdog_is_missing: bool,
 }
 
 /// The long job.

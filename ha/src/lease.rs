@@ -186,6 +186,7 @@ mod tests {
             requests: Vec::new(),
             is_stopping: false,
             guard_is_missing: false,
+            watchdog_is_missing: false,
         })
     }
 

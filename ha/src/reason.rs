@@ -122,6 +122,10 @@ pub enum Reason {
     DemotedWithoutGuard,
     /// A guard is required and there is none.
     NotPromotingWithoutGuard,
+    /// A watchdog device is required and could not be activated.
+    DemotedWithoutWatchdog,
+    /// A watchdog device is required and could not be activated.
+    NotPromotingWithoutWatchdog,
     /// A primary whose lock somebody else has is stopped.
     DemotingWithoutLock,
     /// The DCS does not answer and we were a leader.
@@ -282,6 +286,8 @@ impl fmt::Display for Reason {
             Self::DemotedLockLost => "demoted self because failed to update leader lock in DCS",
             Self::DemotedWithoutGuard => "Demoting self because the guard could not be started",
             Self::NotPromotingWithoutGuard => "Not promoting self because the guard could not be started",
+            Self::DemotedWithoutWatchdog => "Demoting self because watchdog could not be activated",
+            Self::NotPromotingWithoutWatchdog => "Not promoting self because watchdog could not be activated",
             Self::DemotingWithoutLock => "demoting self because I do not have the lock and I was a leader",
             Self::DemotedDcsOutage => "demoted self because DCS is not accessible and I was a leader",
             Self::DcsNotAccessible => "DCS is not accessible",
@@ -406,6 +412,10 @@ pub(crate) mod notes {
 
     pub(crate) fn guard_is_missing() -> Note {
         Note::warning("The guard is not usable")
+    }
+
+    pub(crate) fn watchdog_is_missing() -> Note {
+        Note::warning("Watchdog device is not usable")
     }
 
     pub(crate) fn pre_promote_backoff() -> Note {

@@ -254,6 +254,7 @@ impl World {
             requests: agent.requests.clone(),
             is_stopping: agent.is_stopping,
             guard_is_missing: false,
+            watchdog_is_missing: false,
         });
         if self.members[id].agent.spins > 200 {
             self.break_rule(id, "a member runs cycle after cycle without a pause");

@@ -11,7 +11,7 @@ use ha::cluster::Cluster;
 use ha::facts::{Answer, Given, LockAnswer, TaskStatus};
 use ha::memory::Memory;
 use ha::pg::Role;
-use ha::step::{Action, Exit, Outcome, Question, Step, Task};
+use ha::step::{Action, Exit, Outcome, Question, Step, Task, TaskOutcome};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -28,6 +28,7 @@ use super::settings::{self, Change};
 use super::signals::Signals;
 use super::store::Reload;
 use super::view::View;
+use super::watchdog::Wish;
 use super::world::World;
 use super::{api, cache, clock, meanwhile};
 
@@ -125,8 +126,11 @@ impl Daemon {
 
     fn given(&mut self) -> Given {
         let task = self.world.jobs.take_status();
-        if let TaskStatus::Done { task, .. } = &task {
+        if let TaskStatus::Done { task, outcome } = &task {
             self.world.seen.runs_as = RunsAs::Unknown;
+            if matches!((task, outcome), (Task::Stop { .. }, TaskOutcome::Success)) {
+                self.world.watchdog.disable();
+            }
             self.job_has_ended(task);
         }
         Given {
@@ -139,13 +143,12 @@ impl Daemon {
             requests: self.requests.unanswered(self.memory.restart_request),
             is_stopping: self.is_stopping,
             guard_is_missing: self.guard_is_wanting(),
+            watchdog_is_missing: self.world.watchdog.is_wanting(),
         }
     }
 
-    /// What the operator requires of a primary is not there: a guard, or a watchdog device.
     fn guard_is_wanting(&self) -> bool {
-        let needs_watchdog = self.world.settings.local.watchdog.mode == config::WatchdogMode::Required;
-        needs_watchdog || self.world.guard.as_ref().is_some_and(Guard::is_wanting)
+        self.world.guard.as_ref().is_some_and(Guard::is_wanting)
     }
 
     fn job_begins(&mut self, task: &Task) {
@@ -204,6 +207,8 @@ impl Daemon {
                 }
                 self.world.server.configure(postgresql, config.retry_timeout);
                 self.world.dcs.set_timing(super::store::timing(config));
+                let wish = Wish::new(&settings.local.watchdog, config);
+                self.world.watchdog.configure(wish);
                 self.world.settings = settings;
                 true
             }
@@ -318,7 +323,7 @@ impl Daemon {
             task: self.world.jobs.shown(),
             next_run: self.schedule.next_run(),
             dcs_last_seen: seen.dcs_last_seen,
-            watchdog_failed: self.guard_is_wanting(),
+            watchdog_failed: self.guard_is_wanting() || self.world.watchdog.is_wanting(),
             failsafe_until: None,
             status_line,
         }));

@@ -27,6 +27,7 @@ pub mod store;
 mod task;
 pub mod view;
 mod wait;
+mod watchdog;
 mod world;
 
 pub use entry::{hidden, run, version_text};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use config::{
     DynamicConfig, HostPort, LocalConfig, Minimums, ParameterRole, PostgresqlSettings, Problems,
-    ReplicaMethod, Severity, SynchronousMode, WatchdogMode,
+    ReplicaMethod, Severity, SynchronousMode,
 };
 use ha::cluster::{Cluster, Tags};
 use ha::facts::Node;
@@ -147,11 +147,6 @@ fn not_there_yet(local: &LocalConfig, config: &DynamicConfig) -> Vec<&'static st
             "standby_cluster is not supported yet: this member neither creates nor leads one",
         ),
         (
-            local.watchdog.mode == WatchdogMode::Required,
-            "watchdog devices are not supported yet: with mode required this member does not become primary; \
-             set watchdog.mode to automatic or off to rely on the guard",
-        ),
-        (
             local.citus.is_some(),
             "citus is not supported yet: this member does not keep pg_dist_node",
         ),
@@ -266,17 +261,8 @@ postgresql:
             "failsafe_mode": true,
             "standby_cluster": {"host": "10.0.0.9"},
         });
-        let texts = said(
-            "watchdog: {mode: required}\ncitus: {group: 0, database: citus}\n",
-            &document,
-        );
-        let words = [
-            "synchronous_mode",
-            "failsafe_mode",
-            "standby_cluster",
-            "watchdog",
-            "citus",
-        ];
+        let texts = said("citus: {group: 0, database: citus}\n", &document);
+        let words = ["synchronous_mode", "failsafe_mode", "standby_cluster", "citus"];
         assert_eq!(texts.len(), words.len());
         for (text, word) in texts.iter().zip(words) {
             assert!(text.contains(word), "{text}");

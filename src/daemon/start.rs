@@ -67,8 +67,13 @@ pub(crate) async fn run(path: Option<PathBuf>, log: &Log) -> anyhow::Result<Exit
     let daemon = daemon(signals, pulse);
     let server = daemon.world.server.clone();
     let guard = daemon.world.guard.clone();
+    let watchdog = daemon.world.watchdog.clone();
     notify::ready();
     let exit = daemon.run().await;
+    // At a graceful end it was disabled when PostgreSQL had stopped; when that could not be stopped, it goes on.
+    if exit != Exit::Graceful {
+        watchdog.disable();
+    }
     if exit == Exit::FailedBootstrap {
         let mut pulse = Pulse::new();
         tokio::select! {

@@ -16,6 +16,7 @@ use super::clock;
 use super::guard::{Guard, Posture, RunsAs};
 use super::settings::Settings;
 use super::task::{Checkpoint, Jobs};
+use super::watchdog::{Watchdog, Wish};
 
 /// What the loop observes and acts upon.
 pub(crate) struct World {
@@ -30,6 +31,8 @@ pub(crate) struct World {
     pub(crate) lock_valid_until: watch::Sender<Option<Moment>>,
     /// Stops PostgreSQL when we cannot; `None` when none is wanted.
     pub(crate) guard: Option<Guard>,
+    /// Resets the machine when it hangs altogether.
+    pub(crate) watchdog: Watchdog,
     /// The lease by the newest proof that the leader key is ours, as the guard takes it; `None` when it is not.
     pub(crate) lease: Option<Posture>,
     /// The lease that the guard keeps for the agent after us.
@@ -66,6 +69,7 @@ impl World {
         settings: Settings,
         guard: Option<Guard>,
     ) -> Self {
+        let watchdog = Watchdog::new(Wish::new(&settings.local.watchdog, &settings.config));
         Self {
             dcs,
             server,
@@ -76,6 +80,7 @@ impl World {
             seen: Seen::default(),
             lock_valid_until: watch::Sender::new(None),
             guard,
+            watchdog,
             lease: None,
             lease_remembered: None,
         }

@@ -26,3 +26,4 @@ mod patroni;
 mod supervise;
 mod switchover;
 mod units;
+mod watchdog;

@@ -55,13 +55,13 @@ pub(super) fn enforce(
     is_one: Reason,
     becomes_one: Reason,
 ) -> Flow<Reason> {
-    if c.given().guard_is_missing && !c.config().pause {
+    if let Some((demoted, not_promoting)) = what_is_missing(c) {
         if observe::is_primary(c)? {
             demote(c, StopMode::Immediate, StopPurpose::GiveUp)?;
-            return Ok(Reason::DemotedWithoutGuard);
+            return Ok(demoted);
         }
         release(c, None)?;
-        return Ok(Reason::NotPromotingWithoutGuard);
+        return Ok(not_promoting);
     }
     if c.memory
         .pre_promote_failed_at
@@ -93,6 +93,22 @@ pub(super) fn enforce(
         lock_valid_until: lock.valid_until,
     })?;
     Ok(becomes_one)
+}
+
+/// What the operator requires of a primary and is not there: why one is demoted, and why nobody is promoted.
+fn what_is_missing(c: &Cycle<'_>) -> Option<(Reason, Reason)> {
+    if c.config().pause {
+        None
+    } else if c.given().guard_is_missing {
+        Some((Reason::DemotedWithoutGuard, Reason::NotPromotingWithoutGuard))
+    } else if c.given().watchdog_is_missing {
+        Some((
+            Reason::DemotedWithoutWatchdog,
+            Reason::NotPromotingWithoutWatchdog,
+        ))
+    } else {
+        None
+    }
 }
 
 fn checkpoint_after_promotion(c: &mut Cycle<'_>) -> Flow<()> {

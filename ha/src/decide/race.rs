@@ -110,6 +110,10 @@ fn is_healthiest(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<bool> {
         c.note(notes::guard_is_missing());
         return Ok(false);
     }
+    if c.given().watchdog_is_missing {
+        c.note(notes::watchdog_is_missing());
+        return Ok(false);
+    }
     if is_not_synchronous(c, cluster) {
         return Ok(false);
     }

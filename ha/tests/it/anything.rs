@@ -373,6 +373,7 @@ impl Choices {
             requests,
             is_stopping: self.one_in(12),
             guard_is_missing: self.one_in(8),
+            watchdog_is_missing: self.one_in(8),
         }
     }
 }

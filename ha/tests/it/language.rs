@@ -68,6 +68,7 @@ struct World {
     requests: Vec<Request>,
     is_stopping: bool,
     guard_is_missing: bool,
+    watchdog_is_missing: bool,
 }
 
 /// The words of a line, and its `key=value` pairs.
@@ -155,6 +156,7 @@ impl World {
             requests: Vec::new(),
             is_stopping: false,
             guard_is_missing: false,
+            watchdog_is_missing: false,
         }
     }
 
@@ -173,6 +175,7 @@ impl World {
             requests: self.requests.clone(),
             is_stopping: self.is_stopping,
             guard_is_missing: self.guard_is_missing,
+            watchdog_is_missing: self.watchdog_is_missing,
         })
     }
 
@@ -257,6 +260,7 @@ impl World {
             }
             "stopping" => self.is_stopping = true,
             "guard-missing" => self.guard_is_missing = true,
+            "watchdog-missing" => self.watchdog_is_missing = true,
             other => panic!("no such keyword: {other}"),
         }
     }

@@ -8,6 +8,7 @@ use ha::step::Task;
 use super::posture::{Order, Situation, order};
 use super::{Guard, Posture, RunsAs};
 use crate::daemon::cycle::Daemon;
+use crate::daemon::watchdog::Watchdog;
 
 impl Daemon {
     /// The leader key was proved ours by a request that was sent at `sent_at`: the deadline of a primary moves at once.
@@ -17,6 +18,7 @@ impl Daemon {
         // What calls for taking the lease back waits for the end of the cycle, when the server has been looked at.
         if self.guard_order(true, None) == Order::Arm {
             self.tell_guard(Order::Arm);
+            self.world.watchdog.lease_was_renewed(sent_at);
         }
     }
 
@@ -26,6 +28,7 @@ impl Daemon {
         let postmaster = self.world.seen.postmaster.as_ref();
         MovesDeadline {
             guard: self.world.guard.clone().filter(|_| is_armed),
+            watchdog: is_armed.then(|| self.world.watchdog.clone()),
             postmaster: postmaster.map(postgres::process::Postmaster::pid),
             ttl: self.world.settings.config.ttl,
         }
@@ -34,10 +37,15 @@ impl Daemon {
     /// A job is about to begin: before it makes a primary the guard has to know of the lease.
     ///
     /// # Errors
-    /// The guard does not answer, and is required.
+    /// The guard does not answer, or the watchdog cannot be activated, and that is required.
     pub(crate) async fn guard_before(&mut self, task: &Task) -> Result<(), String> {
         let has_lock = self.world.lease.is_some();
         let order = self.guard_order(has_lock, Some(task));
+        match order {
+            Order::Arm => self.world.watchdog.prepare()?,
+            Order::Disarm => self.world.watchdog.disable(),
+            Order::Keep => {}
+        }
         let (Some(guard), Some(posture)) = (&self.world.guard, self.posture(order)) else {
             return Ok(());
         };
@@ -56,12 +64,21 @@ impl Daemon {
         }
         let order = self.guard_order(self.memory.lock.is_some(), None);
         self.tell_guard(order);
+        self.watchdog_after_cycle(order);
         let (Some(guard), Some(lease)) = (&self.world.guard, self.world.dcs.lease()) else {
             return;
         };
         if self.world.lease_remembered.as_ref() != Some(&lease) {
             guard.remember_lease(lease.clone());
             self.world.lease_remembered = Some(lease);
+        }
+    }
+
+    /// Only a renewal arms the watchdog, or pings it.
+    fn watchdog_after_cycle(&self, order: Order) {
+        let has_stopped = self.world.seen.runs_as == RunsAs::Stopped && self.memory.lock.is_none();
+        if order == Order::Disarm || has_stopped {
+            self.world.watchdog.disable();
         }
     }
 
@@ -100,6 +117,7 @@ impl Daemon {
 /// Moves the guard's deadline, where a renewal is to move it.
 pub(crate) struct MovesDeadline {
     guard: Option<Guard>,
+    watchdog: Option<Watchdog>,
     postmaster: Option<i32>,
     ttl: Duration,
 }
@@ -110,6 +128,9 @@ impl MovesDeadline {
         if let Some(guard) = &self.guard {
             let ttl = self.ttl;
             guard.keep(Posture::Armed { sent_at, ttl }, self.postmaster);
+        }
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.lease_was_renewed(sent_at);
         }
     }
 }
