@@ -34,7 +34,7 @@ pub use local::{
 };
 pub use local_dcs::{DcsConfig, DcsKind, Etcd3Config, EtcdEndpoints};
 pub use number::{parse_bool, parse_int, parse_major_version, parse_real, parse_server_version};
-pub use postgresql::{Callbacks, ParameterRole, PostgresqlSettings, ReplicaMethod};
+pub use postgresql::{Callbacks, ParameterRole, PostgresqlSettings, ReplicaMethod, StandbyDefaults};
 pub use problem::{Problem, Problems, Severity};
 pub use secret::Secret;
 pub use tags::Tags;

@@ -337,6 +337,7 @@ pub struct Role {
     /// `sslpassword`
     pub sslpassword: Option<Secret>,
     /// The other libpq options, by libpq's name: `sslmode sslcert sslkey sslrootcert sslcrl sslcrldir gssencmode
-    /// channel_binding sslnegotiation`.
+    /// channel_binding sslnegotiation tcp_user_timeout keepalives keepalives_idle keepalives_interval
+    /// keepalives_count`.
     pub options: BTreeMap<String, String>,
 }

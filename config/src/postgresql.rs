@@ -2,9 +2,11 @@
 //! version and one role.
 
 mod read;
+mod standby;
 
 use crate::local::LocalPostgresql;
 use crate::value::Map;
+pub use standby::StandbyDefaults;
 use std::collections::BTreeMap;
 
 /// Which `parameters_<role>`, `pg_hba_<role>` and `pg_ident_<role>` are laid over the common ones.
@@ -36,6 +38,8 @@ pub struct PostgresqlSettings {
     pub pg_ident: Option<Vec<String>>,
     /// `recovery_conf`: additional recovery parameters, by lower-case name.
     pub recovery_conf: BTreeMap<String, String>,
+    /// What a standby gets unless somebody has set it; follows from `ttl`.
+    pub standby_defaults: StandbyDefaults,
     /// `custom_conf`: included instead of `<base>.base.conf`.
     pub custom_conf: Option<String>,
     /// `krbsrvname`

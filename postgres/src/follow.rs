@@ -246,6 +246,12 @@ impl Server {
                 conninfo.set(keyword, None::<String>);
             }
         }
+        // Before 13 another connection string needs a restart, and these change with ttl.
+        if version.is_at_least(13) {
+            for (keyword, value) in &settings.standby_defaults.connection {
+                conninfo.set_default(keyword, value);
+            }
+        }
         if !version.is_at_least(14) {
             conninfo.set("sslcrldir", None::<String>);
         }

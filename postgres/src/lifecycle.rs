@@ -430,7 +430,20 @@ impl Server {
         }
         outcome.map_err(|_| Error::timeout("promoting PostgreSQL"))??;
         locked(&self.shared.follow).current = Some(Recovery::Primary);
+        self.forget_standby_settings(deadline).await;
         Ok(())
+    }
+
+    /// A primary's subscriptions shall not have what is for standbys; nobody waits for that.
+    async fn forget_standby_settings(&self, deadline: Instant) {
+        match self
+            .write_postgresql_conf(Some(&Recovery::Primary), deadline)
+            .await
+        {
+            Ok(changed) if changed.is_empty() => {}
+            Ok(_) => drop(self.reload()),
+            Err(error) => tracing::warn!("the settings of a standby stay until the next reload: {error}"),
+        }
     }
 
     /// Asks for promotion and does not wait.

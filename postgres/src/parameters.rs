@@ -99,7 +99,10 @@ impl Server {
     /// When a file cannot be written or the server cannot be asked.
     pub async fn apply(&self, force_reload: bool, deadline: Instant) -> Result<Applied> {
         let wanted = self.valid_parameters(deadline).await?;
-        let changes = self.changes(&wanted, deadline).await?;
+        let recovery = locked(&self.shared.follow).current.clone();
+        let recovery = recovery.filter(|recovery| !matches!(recovery, Recovery::Custom(_)));
+        let defaults = self.standby_defaults(recovery.as_ref());
+        let changes = self.changes(&wanted, &defaults, deadline).await?;
         for change in &changes {
             let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "default".to_owned());
             let restart = if change.needs_restart {
@@ -114,8 +117,6 @@ impl Server {
                 text(&change.new)
             );
         }
-        let recovery = locked(&self.shared.follow).current.clone();
-        let recovery = recovery.filter(|recovery| !matches!(recovery, Recovery::Custom(_)));
         let mut files = self.write_postgresql_conf(recovery.as_ref(), deadline).await?;
         files.extend(self.write_hba_and_ident()?);
         let reloads = force_reload || !files.is_empty() || !changes.is_empty();
@@ -132,7 +133,13 @@ impl Server {
         })
     }
 
-    async fn changes(&self, wanted: &BTreeMap<String, String>, deadline: Instant) -> Result<Vec<Change>> {
+    /// `defaults`: what our file gives to a standby where nobody has set it otherwise.
+    async fn changes(
+        &self,
+        wanted: &BTreeMap<String, String>,
+        defaults: &BTreeMap<String, String>,
+        deadline: Instant,
+    ) -> Result<Vec<Change>> {
         let sql = "SELECT name, setting, unit, vartype, context, source, sourcefile FROM pg_settings";
         let rows = self
             .query_kept(Purpose::Heartbeat, "reading pg_settings", sql, deadline)
@@ -142,7 +149,12 @@ impl Server {
         for row in &rows {
             let (name, setting) = (text(row, "name"), text(row, "setting"));
             let needs_restart = row.get("context") == Some("postmaster");
-            let new = match wanted.get(&name.to_ascii_lowercase()) {
+            let is_from_elsewhere = row.get("source") != Some("default")
+                && row
+                    .get("sourcefile")
+                    .is_none_or(|file| our_file.as_os_str() != file);
+            let default = defaults.get(&name).filter(|_| !is_from_elsewhere);
+            let new = match wanted.get(&name.to_ascii_lowercase()).or(default) {
                 Some(value) => {
                     let is_auto_tuned = name == "wal_buffers" && value == "-1";
                     let vartype = row.get("vartype").unwrap_or_default();

@@ -486,6 +486,11 @@ fn role(map: &Map) -> Role {
             "gssencmode",
             "channel_binding",
             "sslnegotiation",
+            "tcp_user_timeout",
+            "keepalives",
+            "keepalives_idle",
+            "keepalives_interval",
+            "keepalives_count",
         ]
         .contains(key)
     };

@@ -1,6 +1,6 @@
 //! Local and dynamic side together into [`PostgresqlSettings`].
 
-use super::{Callbacks, ParameterRole, PostgresqlSettings, ReplicaMethod};
+use super::{Callbacks, ParameterRole, PostgresqlSettings, ReplicaMethod, StandbyDefaults};
 use crate::controlled;
 use crate::dynamic::{DynamicConfig, SynchronousMode};
 use crate::layers;
@@ -119,6 +119,7 @@ impl PostgresqlSettings {
                 .collect(),
             local: local.postgresql.clone(),
             major_version,
+            standby_defaults: StandbyDefaults::new(dynamic.ttl),
             pg_hba: builder.lines_of("pg_hba", role),
             pg_ident: builder.lines_of("pg_ident", role),
             custom_conf: text(map, "custom_conf"),

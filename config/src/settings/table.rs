@@ -256,6 +256,11 @@ const ROLE: &[Setting] = &[
     row("gssencmode", Text, "", Reload),
     row("channel_binding", Text, "", Reload),
     row("sslnegotiation", Text, "", Reload),
+    row("tcp_user_timeout", Text, "", Reload),
+    row("keepalives", Text, "", Reload),
+    row("keepalives_idle", Text, "", Reload),
+    row("keepalives_interval", Text, "", Reload),
+    row("keepalives_count", Text, "", Reload),
 ];
 
 /// The rows of a method of `create_replica_methods` or of `bootstrap.method`; all other keys are its own.

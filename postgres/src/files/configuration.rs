@@ -94,6 +94,7 @@ impl Server {
             }
         }
         let parameters = self.valid_parameters(deadline).await?;
+        let defaults = self.standby_defaults(recovery);
         let recovery_settings = match recovery {
             Some(Recovery::Keep) | None => {
                 let present = fs::read_to_string(&path).unwrap_or_default();
@@ -104,6 +105,7 @@ impl Server {
             Some(recovery) => self.recovery_settings(recovery, deadline).await?,
         };
         let contents = Contents {
+            defaults,
             include: settings.custom_conf.clone().unwrap_or_else(|| name_of(&base)),
             hba_file: self.access_file("hba_file", "pg_hba.conf").display().to_string(),
             ident_file: self
@@ -131,6 +133,24 @@ impl Server {
             }
         }
         Ok(changed)
+    }
+
+    /// What stands in `<base>.conf` for a standby where nobody has set it otherwise. `recovery` as in
+    /// [`Server::write_postgresql_conf`].
+    pub(crate) fn standby_defaults(&self, recovery: Option<&Recovery>) -> BTreeMap<String, String> {
+        match recovery {
+            Some(Recovery::Primary | Recovery::Custom(_)) => BTreeMap::new(),
+            Some(Recovery::Keep) | None => {
+                let present = fs::read_to_string(self.config_path()).unwrap_or_default();
+                postgresql_conf::read_defaults(&present)
+            }
+            Some(Recovery::Follow(_)) => {
+                let settings = self.settings();
+                let mut defaults = settings.standby_defaults.parameters.clone();
+                defaults.retain(|name, _| !settings.parameters.contains_key(name));
+                defaults
+            }
+        }
     }
 
     /// The recovery settings in `postgresql.conf` for what the server is to do.

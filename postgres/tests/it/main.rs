@@ -15,6 +15,7 @@ mod replication;
 mod rewind;
 mod scripts;
 mod settings;
+mod standby;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         broken::TESTS,
         bootstrap::TESTS,
         scripts::TESTS,
+        standby::TESTS,
     ]
     .concat();
     let mut trials = Vec::new();
