@@ -264,10 +264,16 @@ fn timespec(duration: Duration) -> Timespec {
     }
 }
 
-/// A line in the agent's log, in the form that it has by default.
+/// A line in the agent's log, in the form that it has by default. Nothing is said to a reader that does not read: we
+/// must not wait for it.
 fn say(level: &str, text: &str) {
+    let stderr = io::stderr();
+    let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
+    if poll(&mut fds, Some(&timespec(Duration::ZERO))) == Ok(0) {
+        return;
+    }
     let now = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S,%3f");
-    let _ = writeln!(io::stderr(), "{now} {level}: supervisor: {text}");
+    let _ = writeln!(&stderr, "{now} {level}: supervisor: {text}");
 }
 
 impl std::fmt::Display for Ended {

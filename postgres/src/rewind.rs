@@ -3,9 +3,11 @@
 
 use crate::files::passfile::Credentials;
 use crate::process::launch::last_lines;
+use crate::process::postmaster;
 use crate::{Conninfo, Error, Follow, Instant, Recovery, Result, Server, Source};
 use config::Role;
 use ha::pg::{DatabaseState, HistoryEntry, Lsn, SystemIdentifier, Timeline, parse_history_file};
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -379,6 +381,20 @@ impl Server {
             Ok(Rewound::Done)
         } else {
             Ok(Rewound::Failed(last_lines(&text)))
+        }
+    }
+
+    /// Ends a pg_rewind that has outlived the agent which ran it: what it still writes must not meet a server. Another
+    /// rewind is needed then, as after a call that was dropped.
+    pub async fn end_abandoned_rewind(&self) {
+        for process in postmaster::rewinding(&self.data_dir()) {
+            tracing::warn!(
+                "ending pg_rewind (process {}), which an agent before this one has left behind",
+                process.pid()
+            );
+            if process.signal(Signal::KILL).is_ok() {
+                process.exited().await;
+            }
         }
     }
 

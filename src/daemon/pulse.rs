@@ -66,6 +66,13 @@ impl Pulse {
         }
     }
 
+    /// The loop has been woken while it waits for `until`, and is about to look what for.
+    pub(crate) fn beat_before(&mut self, until: Moment) {
+        if clock::now() < until.after(LATE) {
+            self.beat();
+        }
+    }
+
     /// Gives signs for as long as it is waited for, and `until` is not long past. Never ends; may be dropped.
     pub(crate) async fn beat_until(&mut self, until: Option<Moment>) -> Infallible {
         let Some(interval) = self.interval() else {

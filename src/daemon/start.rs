@@ -216,6 +216,7 @@ async fn start_rest(
 
 /// What a daemon knows of its server before the first cycle. Nothing is started before the DCS was read.
 async fn first_memory(server: &Server, retry_timeout: Duration) -> anyhow::Result<Memory> {
+    server.end_abandoned_rewind().await;
     server.remove_unfinished_copy().await?;
     let role = server.role_of_data_directory();
     if server.postmaster().is_none() {

@@ -30,6 +30,7 @@ impl Daemon {
         let until = again_at.map_or(due, |moment| moment.min(due));
         loop {
             let event = self.event(until).await;
+            self.pulse.beat_before(until);
             if self.is_worth_a_cycle(event).await {
                 self.schedule.woken(clock::now());
                 return;

@@ -129,6 +129,20 @@ pub(crate) fn working_in(data_dir: &Path) -> Vec<Postmaster> {
         .collect()
 }
 
+/// The runs of pg_rewind on `data_dir`. They may outlive an agent that was killed.
+pub(crate) fn rewinding(data_dir: &Path) -> Vec<Postmaster> {
+    let has_directory = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0)
+            .any(|arg| arg == data_dir.as_os_str().as_encoded_bytes())
+    };
+    processes()
+        .filter(|pid| command_name(*pid).as_deref() == Some("pg_rewind"))
+        .filter(has_directory)
+        .filter_map(|pid| Postmaster::open(pid, 0))
+        .collect()
+}
+
 fn processes() -> impl Iterator<Item = i32> {
     fs::read_dir("/proc")
         .into_iter()
@@ -217,6 +231,31 @@ mod tests {
         assert!(!process.is_alive(), "not reaped, but not alive either");
         child.wait().unwrap();
         process.signal(Signal::TERM).unwrap();
+    }
+
+    #[test]
+    fn a_rewind_of_this_directory_is_found_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("pg_rewind");
+        fs::copy("/bin/sleep", &program).unwrap();
+        // The directory stands where sleep takes a time: all that matters is that it is an argument.
+        let (ours, other) = ("31", "30");
+        let run = |directory: &str| Command::new(&program).arg(directory).spawn().unwrap();
+        let mut children = [run(ours), run(other)];
+        let mut found = Vec::new();
+        let begin = std::time::Instant::now();
+        while found.is_empty() && begin.elapsed() < Duration::from_secs(5) {
+            found = rewinding(Path::new(ours));
+        }
+        let pids: Vec<u32> = found
+            .iter()
+            .map(|process| process.pid().cast_unsigned())
+            .collect();
+        assert_eq!(pids, [children[0].id()]);
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 
     #[test]
