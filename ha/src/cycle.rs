@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crate::cluster::{Cluster, Expired, MemberData};
 use crate::facts::{
-    Answer, DataDirectory, DcsFailure, Divergence, Given, LockAnswer, Moment, Node, Peer, PeerAnswer,
-    RecoveryDrift, Server, Source,
+    Answer, CrashRecovery, DataDirectory, DcsFailure, Divergence, Given, LockAnswer, Moment, Node, Peer,
+    PeerAnswer, RecoveryDrift, Server, Source,
 };
 use crate::lease;
 use crate::memory::{Lock, Memory};
@@ -317,6 +317,14 @@ impl<'a> Cycle<'a> {
                 Ok(data.clone())
             }
             _ => Err(self.defect("wrong answer about the data directory")),
+        }
+    }
+
+    /// What the crashed server would have to replay; `None` when that cannot be told.
+    pub(crate) fn crash_recovery(&mut self) -> Flow<Option<CrashRecovery>> {
+        match self.ask(Question::CrashRecovery)? {
+            Answer::CrashRecovery(recovery) => Ok(recovery.as_ref().ok().copied()),
+            _ => Err(self.defect("wrong answer about crash recovery")),
         }
     }
 

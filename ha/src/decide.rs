@@ -2,6 +2,7 @@
 
 mod backoff;
 mod bootstrap;
+mod crash;
 mod dcs_outage;
 mod follow;
 mod history;

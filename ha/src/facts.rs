@@ -306,6 +306,23 @@ pub enum DataDirectory {
     },
 }
 
+/// What a crash has left to be replayed: the WAL from the last checkpoint on (PostgreSQL manual, "WAL Internals").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CrashRecovery {
+    /// Where the replay begins: `Latest checkpoint's REDO location`.
+    pub redo: Lsn,
+    /// Where the last valid record ends. No process of the crashed server is there any more that could add one.
+    pub end: Lsn,
+}
+
+impl CrashRecovery {
+    /// How much has to be replayed.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        self.redo.behind(self.end)
+    }
+}
+
 /// A server to replicate from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
@@ -344,6 +361,8 @@ pub struct PeerStatus {
     pub in_recovery: bool,
     /// Primary: its position; standby: the larger of received and replayed; `None` when not told.
     pub position: Option<Lsn>,
+    /// Standby: how far it has replayed what it has.
+    pub replayed: Option<Lsn>,
     /// Its timeline.
     pub timeline: Option<Timeline>,
     /// Its tags.
@@ -368,6 +387,7 @@ impl PeerStatus {
         Some(Self {
             in_recovery,
             position: location.or_else(|| lsn("received_location").max(lsn("replayed_location"))),
+            replayed: lsn("replayed_location"),
             timeline: timeline.and_then(|number| number.try_into().ok()).map(Timeline),
             tags: Tags(
                 body.get("tags")
@@ -436,6 +456,8 @@ pub enum Answer {
     Server(Server),
     /// To [`crate::step::Question::DataDirectory`].
     DataDirectory(DataDirectory),
+    /// To [`crate::step::Question::CrashRecovery`]; why not else.
+    CrashRecovery(Result<CrashRecovery, String>),
     /// To [`crate::step::Question::Peers`], in the order of the question.
     Peers(Vec<PeerAnswer>),
     /// To [`crate::step::Question::Divergence`].

@@ -92,6 +92,7 @@ fn is_beside_the_lease(step: &Step) -> bool {
             Question::Cluster
             | Question::Server
             | Question::DataDirectory
+            | Question::CrashRecovery
             | Question::Peers(_)
             | Question::Divergence(_)
             | Question::HistoryFile(_)

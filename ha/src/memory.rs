@@ -128,6 +128,10 @@ pub struct Memory {
     pub failed_tasks: u32,
     /// Nothing that failed is tried again before this moment.
     pub hold_off_until: Option<Moment>,
+    /// The crash recovery that was begun: how many bytes it has to replay, and since when.
+    pub replaying: Option<(u64, Moment)>,
+    /// How many bytes of WAL the last crash recovery that was long enough to tell has replayed in a second.
+    pub replay_bytes_per_second: Option<u64>,
 }
 
 impl Memory {
@@ -162,6 +166,8 @@ impl Memory {
             last_timeline: None,
             failed_tasks: 0,
             hold_off_until: None,
+            replaying: None,
+            replay_bytes_per_second: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Every outcome of a cycle and everything else that people read about a decision, in Patroni's wording.
 
 use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -561,6 +562,14 @@ pub(crate) mod notes {
 
     pub(crate) fn crashed_failing_over() -> Note {
         Note::info("Primary crashed. Failing over.")
+    }
+
+    pub(crate) fn recovery_would_take(bytes: u64, duration: Duration) -> Note {
+        Note::info(format!(
+            "Crash recovery has {} MB of WAL to replay, which would take about {} s.",
+            bytes >> 20,
+            duration.as_secs()
+        ))
     }
 
     pub(crate) fn still_starting_as_standby() -> Note {

@@ -29,6 +29,8 @@ pub enum Question {
     Server,
     /// What is in the data directory.
     DataDirectory,
+    /// What the crashed server would have to replay.
+    CrashRecovery,
     /// How these members are, asked all at once through their REST API.
     Peers(Vec<Peer>),
     /// Where our WAL and that of this server part.

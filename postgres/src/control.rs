@@ -40,6 +40,17 @@ impl ControlFile {
             .map_err(|_| Error::parse("the output of pg_controldata", format!("bad {name}")))
     }
 
+    /// The sizes of a page and of a segment of the WAL, in bytes.
+    pub(crate) fn wal_sizes(&self) -> Result<(u64, u64)> {
+        let block_size = u64::from(self.number("WAL block size")?);
+        let segment_size = u64::from(self.number("Bytes per WAL segment")?);
+        if block_size == 0 || segment_size < block_size {
+            let what = "the output of pg_controldata";
+            return Err(Error::parse(what, "the sizes of the WAL make no sense"));
+        }
+        Ok((block_size, segment_size))
+    }
+
     /// A setting that a standby's must not fall short of, by its parameter's name.
     pub(crate) fn parameter(&self, name: &str) -> Option<u64> {
         let line = match name {
@@ -98,7 +109,7 @@ pub(crate) struct WalRecord {
 }
 
 /// Reads a line such as `rmgr: XLOG  len (rec/tot):  114/  114, tx: 0, lsn: 0/01500028, prev 0/014FFFF0, desc: ...`.
-fn parse_wal_record(text: &str, block_size: u64, segment_size: u64) -> Option<WalRecord> {
+pub(crate) fn parse_wal_record(text: &str, block_size: u64, segment_size: u64) -> Option<WalRecord> {
     let line = text.lines().find(|line| line.starts_with("rmgr:"))?;
     let total: u64 = line
         .split_once("(rec/tot):")?
@@ -187,11 +198,7 @@ impl Server {
             "1".into(),
         ];
         let output = self.run("pg_waldump", args, &BTreeMap::new(), deadline).await?;
-        let block_size = u64::from(control.number("WAL block size")?);
-        let segment_size = u64::from(control.number("Bytes per WAL segment")?);
-        if block_size == 0 || segment_size == 0 {
-            return Err(Error::parse("the output of pg_controldata", "a WAL size is 0"));
-        }
+        let (block_size, segment_size) = control.wal_sizes()?;
         match parse_wal_record(&output.stdout, block_size, segment_size) {
             Some(record) => Ok(record),
             None if !output.status.success() => Err(output.failure()),

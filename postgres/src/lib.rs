@@ -23,6 +23,7 @@ pub mod slots;
 pub mod status;
 mod tls;
 mod version;
+mod wal_end;
 
 pub use clone::{CloneMethods, CloneSource};
 pub use conninfo::Conninfo;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ha::cluster::Tags;
 use ha::facts::{
-    Accepts, Answer, DataDirectory, Divergence, LocalHistory, Peer, PeerAnswer, PeerStatus, RecoveryDrift,
-    RemoteHistory, Server as ServerFacts, Slot, Source, SqlFacts, WalSender,
+    Accepts, Answer, CrashRecovery, DataDirectory, Divergence, LocalHistory, Peer, PeerAnswer, PeerStatus,
+    RecoveryDrift, RemoteHistory, Server as ServerFacts, Slot, Source, SqlFacts, WalSender,
 };
 use ha::pg::{ControlData, DatabaseState, HistoryEntry, Lsn, ReplicationState, SystemIdentifier, Timeline};
 use ha::step::Question;
@@ -26,6 +26,14 @@ impl World {
             Question::DataDirectory => {
                 self.answer_after(id, delay, |world, id| {
                     Answer::DataDirectory(world.data_directory(id))
+                });
+            }
+            Question::CrashRecovery => {
+                // Now and then there is much to replay.
+                let exponent = if self.random.percent(30) { 30 } else { 20 };
+                let bytes = self.random.below(1 << exponent);
+                self.answer_after(id, delay, move |world, id| {
+                    Answer::CrashRecovery(world.crash_recovery(id, bytes))
                 });
             }
             Question::Peers(peers) => self.ask_peers(id, peers),
@@ -130,6 +138,13 @@ impl World {
         })
     }
 
+    fn crash_recovery(&self, id: Id, bytes: u64) -> Result<CrashRecovery, String> {
+        let data = self.members[id].server.data.as_ref().ok_or("no data directory")?;
+        let end = data.at.lsn;
+        let redo = Lsn(end.0.saturating_sub(bytes));
+        Ok(CrashRecovery { redo, end })
+    }
+
     fn data_directory(&self, id: Id) -> DataDirectory {
         let server = &self.members[id].server;
         let Some(data) = &server.data else {
@@ -209,6 +224,7 @@ impl World {
         Ok(PeerStatus {
             in_recovery,
             position: Some(position),
+            replayed: Some(data.replayed),
             timeline: Some(self.wal.timeline(data.at.branch)),
             tags: Tags(member.node.tags.0.clone()),
             watchdog_failed: false,

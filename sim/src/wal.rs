@@ -41,7 +41,7 @@ impl Wal {
         });
         Position {
             branch: Branch(self.branches.len() - 1),
-            lsn: Lsn(0x300_0000),
+            lsn: Lsn(0x4000_0000),
         }
     }
 

@@ -23,6 +23,15 @@ impl World {
             Question::Cluster => Answer::Cluster(self.load_cluster().await),
             Question::Server => Answer::Server(self.look_at_server().await),
             Question::DataDirectory => Answer::DataDirectory(self.look_at_data_directory().await),
+            Question::CrashRecovery => Answer::CrashRecovery(
+                self.server
+                    .crash_recovery(self.deadline())
+                    .await
+                    .map_err(|error| {
+                        tracing::warn!("could not tell how much WAL is to be replayed: {error}");
+                        error.to_string()
+                    }),
+            ),
             Question::Peers(peers) => Answer::Peers(self.ask_peers(peers).await),
             Question::Divergence(source) => Answer::Divergence(self.compare_with(source).await),
             Question::HistoryFile(timeline) => {

@@ -15,6 +15,7 @@ mod host;
 
 mod bad_input;
 mod configuration;
+mod crash;
 mod ctl;
 mod dcs_outage;
 mod demo;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cluster::{Cluster, Failover, FailoverKind, Member};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{Peer, PeerStatus};
-use crate::pg::Lsn;
+use crate::pg::{Lsn, MemberName};
 use crate::reason::notes;
 
 /// How long a member that may well be alive is waited for: longer than a lost packet takes to be sent again, where
@@ -53,6 +53,23 @@ pub(super) fn can_take_over(
     failover: Option<&Failover>,
     shutdown_checkpoint: Option<Lsn>,
 ) -> Flow<bool> {
+    let mut can = false;
+    for (name, peer) in candidates(c, cluster, failover)? {
+        if has_what_is_needed(c, cluster, &peer, shutdown_checkpoint) {
+            can = true;
+        } else {
+            c.note(notes::candidate_lags(&name));
+        }
+    }
+    Ok(can)
+}
+
+/// The other members that are reachable and allowed to become primary.
+pub(super) fn candidates(
+    c: &mut Cycle<'_>,
+    cluster: &Cluster,
+    failover: Option<&Failover>,
+) -> Flow<Vec<(MemberName, PeerStatus)>> {
     let kind = failover.map_or(FailoverKind::Failover, Failover::kind);
     let candidate = failover.and_then(|failover| failover.candidate.as_ref());
     let by_hand = failover.is_some_and(|failover| failover.kind() == FailoverKind::Failover);
@@ -68,25 +85,25 @@ pub(super) fn can_take_over(
         .collect();
     if asked.is_empty() {
         c.note(notes::no_candidates(kind));
-        return Ok(false);
+        return Ok(Vec::new());
     }
-    let mut fit = 0;
+    let mut fit = Vec::new();
     for answer in c.peers(asked)? {
         if let Some(why) = unfitness(&answer.status) {
             c.note(notes::candidate_unfit(kind, &answer.name, why));
-            continue;
-        }
-        let Ok(peer) = answer.status else { continue };
-        if has_what_is_needed(c, cluster, &peer, shutdown_checkpoint) {
-            fit += 1;
-        } else {
-            c.note(notes::candidate_lags(&answer.name));
+        } else if let Ok(peer) = answer.status {
+            fit.push((answer.name, peer));
         }
     }
-    Ok(fit > 0)
+    Ok(fit)
 }
 
-fn has_what_is_needed(c: &Cycle<'_>, cluster: &Cluster, peer: &PeerStatus, shutdown: Option<Lsn>) -> bool {
+pub(super) fn has_what_is_needed(
+    c: &Cycle<'_>,
+    cluster: &Cluster,
+    peer: &PeerStatus,
+    shutdown: Option<Lsn>,
+) -> bool {
     let position = peer.position.unwrap_or_default();
     if let Some(checkpoint) = shutdown {
         // The record begins there, so whoever has it is past it.

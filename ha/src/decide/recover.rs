@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{follow, observe, peers, release, rewind};
+use super::{crash, follow, observe, peers, release, rewind};
 use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Flow};
 use crate::facts::DataDirectory;
@@ -98,15 +98,12 @@ fn recover(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason
     let held = held && !c.is_lost();
     let timeout = c.config().primary_start_timeout;
     if held && timeout.is_zero() && peers::can_take_over(c, cluster, None, None)? {
-        c.note(notes::crashed_failing_over());
-        c.memory.role = Role::Demoted;
-        let now = c.now();
-        c.memory.demoted_at = Some(now);
-        c.memory.rewind = RewindState::Check;
-        release(c, None)?;
-        return Ok(Reason::StoppedToFailOver);
+        return fail_over(c);
     }
     if held && !timeout.is_zero() && may_go_on(c, &control, has_recovery_signal) {
+        if crash::somebody_is_faster(c, cluster, &control)? {
+            return fail_over(c);
+        }
         let why = StartReason::PrimaryAfterFailure;
         start(c, StartAs::Primary, Some(timeout), why)?;
         return Ok(Reason::StartingPrimaryAfterFailure);
@@ -126,6 +123,17 @@ fn recover(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason
         return Ok(Reason::StartingReadOnlyWithLock);
     }
     start_as_standby(c, cluster)
+}
+
+/// The server is down and stays so until another member leads.
+fn fail_over(c: &mut Cycle<'_>) -> Flow<Reason> {
+    c.note(notes::crashed_failing_over());
+    c.memory.role = Role::Demoted;
+    let now = c.now();
+    c.memory.demoted_at = Some(now);
+    c.memory.rewind = RewindState::Check;
+    release(c, None)?;
+    Ok(Reason::StoppedToFailOver)
 }
 
 /// A primary that died goes on where it was: no timeline changes, nobody has to be rewound.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{observe, peers, primary, publish, release};
+use super::{crash, observe, peers, primary, publish, release};
 use crate::cluster::{Cluster, Status};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DcsFailure, Progress, TaskStatus};
@@ -43,7 +43,10 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
                 ServerState::Stopped
             };
         }
-        Task::Start { start_as, .. } => absorb_start(c, start_as, outcome),
+        Task::Start { start_as, .. } => {
+            crash::has_replayed(c, success && *start_as == StartAs::Primary);
+            absorb_start(c, start_as, outcome);
+        }
         Task::Stop { purpose, .. } => absorb_stop(c, *purpose, success),
         Task::Restart { .. } => absorb_restart(c, outcome),
         Task::Promote { .. } => absorb_promotion(c, outcome),

@@ -10,9 +10,9 @@ use tamada_ha::cluster::{
     Version,
 };
 use tamada_ha::facts::{
-    Accepts, Answer, CheckpointStatus, DataDirectory, DcsFailure, Divergence, Given, LocalHistory,
-    LockAnswer, Moment, Node, PeerAnswer, PeerStatus, Progress, RecoveryDrift, RemoteHistory, Request,
-    RestartConditions, Server, Slot, SqlFacts, TaskStatus,
+    Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, Given,
+    LocalHistory, LockAnswer, Moment, Node, PeerAnswer, PeerStatus, Progress, RecoveryDrift, RemoteHistory,
+    Request, RestartConditions, Server, Slot, SqlFacts, TaskStatus,
 };
 use tamada_ha::memory::Memory;
 use tamada_ha::pg::{ControlData, DatabaseState, HistoryEntry, Lsn, Role, ServerState, SlotName, Timeline};
@@ -254,6 +254,12 @@ impl Choices {
             Step::Observe(Question::Cluster) => Answer::Cluster(self.cluster()),
             Step::Observe(Question::Server) => Answer::Server(self.server()),
             Step::Observe(Question::DataDirectory) => Answer::DataDirectory(self.data()),
+            Step::Observe(Question::CrashRecovery) => Answer::CrashRecovery(if self.one_in(4) {
+                Err("not told".to_owned())
+            } else {
+                let end = Lsn(self.lsn().0 << 20);
+                Ok(CrashRecovery { redo: Lsn(0), end })
+            }),
             Step::Observe(Question::Peers(peers)) => Answer::Peers(
                 peers
                     .iter()
@@ -265,6 +271,7 @@ impl Choices {
                             Ok(PeerStatus {
                                 in_recovery: !self.one_in(4),
                                 position: Some(self.lsn()),
+                                replayed: Some(self.lsn()),
                                 timeline: Some(self.timeline()),
                                 tags: self.tags(),
                                 watchdog_failed: self.one_in(8),

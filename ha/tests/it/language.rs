@@ -12,6 +12,7 @@
 //! member a primary 100                   a member key: role, position; tags: nofailover priority=2 checkpoint=pending starting
 //! server replica 100 tl=1 streaming      or: server gone | server starting; also: pending-restart slots=a,c
 //! data shut-down checkpoint=100          or: data empty | data inaccessible | data production; also: backup_label signal
+//! replay 512                             a crash has left so many MiB of WAL, from position 0 on; or: replay unknown
 //! peer a down                            or: peer c replica 90 tl=1 nofailover priority=2
 //! parted 1:100 from 2:90@1               local timeline:lsn, remote timeline:switch LSN of local timeline; or: parted unknown
 //! drift reload                           what following needs: none, reload, restart
@@ -33,9 +34,9 @@ use tamada_ha::cluster::{
     Version,
 };
 use tamada_ha::facts::{
-    Accepts, Answer, CheckpointStatus, DataDirectory, DcsFailure, Divergence, Given, LocalHistory,
-    LockAnswer, Moment, Node, Peer, PeerAnswer, PeerStatus, Progress, RecoveryDrift, RemoteHistory, Request,
-    RestartConditions, Server, Slot, Source, SqlFacts, TaskStatus,
+    Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, Given,
+    LocalHistory, LockAnswer, Moment, Node, Peer, PeerAnswer, PeerStatus, Progress, RecoveryDrift,
+    RemoteHistory, Request, RestartConditions, Server, Slot, Source, SqlFacts, TaskStatus,
 };
 use tamada_ha::memory::{Bootstrap, Lock, Memory, RewindState};
 use tamada_ha::pg::{
@@ -58,6 +59,7 @@ struct World {
     cluster: Result<Cluster, DcsFailure>,
     server: Server,
     data: DataDirectory,
+    recovery: Result<CrashRecovery, String>,
     peers: BTreeMap<MemberName, Result<PeerStatus, String>>,
     divergence: Divergence,
     drift: RecoveryDrift,
@@ -144,6 +146,7 @@ impl World {
             cluster: Ok(Cluster::default()),
             server: Server::default(),
             data: read_data(&Words(vec!["recovery"])),
+            recovery: Ok(CrashRecovery::default()),
             peers: BTreeMap::new(),
             divergence: Divergence {
                 local: Err("not told".to_owned()),
@@ -223,6 +226,15 @@ impl World {
             }
             "server" => self.server = read_server(&words),
             "data" => self.data = read_data(&words),
+            "replay" => {
+                self.recovery = match words.0[0].parse::<u64>() {
+                    Ok(mebibytes) => Ok(CrashRecovery {
+                        redo: Lsn(0),
+                        end: Lsn(mebibytes << 20),
+                    }),
+                    Err(_) => Err("not told".to_owned()),
+                };
+            }
             "peer" => drop(self.peers.insert(words.0[0].into(), read_peer(&words))),
             "parted" => self.divergence = read_divergence(&words),
             "drift" => {
@@ -360,6 +372,7 @@ impl World {
             Question::Cluster => Answer::Cluster(self.cluster.clone().map(Arc::new)),
             Question::Server => Answer::Server(self.server.clone()),
             Question::DataDirectory => Answer::DataDirectory(self.data.clone()),
+            Question::CrashRecovery => Answer::CrashRecovery(self.recovery.clone()),
             Question::Peers(peers) => {
                 let status = |name: &MemberName| {
                     self.peers
@@ -631,7 +644,10 @@ fn read_peer(words: &Words<'_>) -> Result<PeerStatus, String> {
         "down" => Err("connection refused".to_owned()),
         role => Ok(PeerStatus {
             in_recovery: role != "primary",
-            position: words.position(),
+            position: words
+                .position()
+                .or(words.number("mib").map(|mebibytes| Lsn(mebibytes << 20))),
+            replayed: words.number("replayed-mib").map(|mebibytes| Lsn(mebibytes << 20)),
             timeline: Some(words.timeline()),
             tags: words.tags(),
             watchdog_failed: false,
@@ -766,7 +782,8 @@ fn show(step: &Step) -> String {
         Step::Observe(Question::HistoryFile(timeline)) => format!("observe history file {timeline}"),
         Step::Observe(question) => format!("observe {question:?}")
             .to_lowercase()
-            .replace("datadir", "data dir"),
+            .replace("datadir", "data dir")
+            .replace("crashrec", "crash rec"),
         Step::Act(Action::Begin(task)) => format!("begin {}", show_task(task)),
         Step::Act(Action::TouchMember(data)) => {
             let words = [data.role.map(Role::as_str), data.state.map(ServerState::as_str)];
