@@ -110,12 +110,11 @@ impl Daemon {
         Answer::Done(self.world.begin(task))
     }
 
-    pub(super) fn lock_was_answered(&mut self, lock: &LockAnswer) {
+    fn lock_was_answered(&mut self, lock: &LockAnswer) {
         match lock {
             LockAnswer::Held { sent_at } => {
                 self.lease_was_renewed(*sent_at);
                 let until = sent_at.after(self.world.settings.config.ttl);
-                self.world.lock_valid_until.send_replace(Some(until));
                 meanwhile::show_lease(&self.view, until);
             }
             LockAnswer::NotHeld => self.world.lease = None,

@@ -28,7 +28,8 @@ impl Daemon {
             deadline: self.moves_deadline(),
             view: self.view.clone(),
         };
-        let mut heard = Vec::new();
+        // The last that says anything.
+        let mut heard = None;
         let answer = {
             let world = &mut self.world;
             let answering = world.take(step);
@@ -40,7 +41,9 @@ impl Daemon {
                     lock = keeper.renew(&renewal) => lock,
                 };
                 tracing::debug!("meanwhile: {:?} -> {lock:?}", renewal.action);
-                heard.push(lock.clone());
+                if !matches!(lock, LockAnswer::Unknown(_)) {
+                    heard = Some(lock.clone());
+                }
                 facts.learn_meanwhile(renewal.action, lock, clock::now());
                 self.pulse.beat();
                 match ha::renewal_meanwhile(facts, &self.memory) {
@@ -49,8 +52,10 @@ impl Daemon {
                 }
             }
         };
-        for lock in &heard {
-            self.lock_was_answered(lock);
+        match heard {
+            Some(LockAnswer::Held { sent_at }) => self.note_lease(sent_at),
+            Some(LockAnswer::NotHeld) => self.world.lease = None,
+            Some(LockAnswer::Unknown(_)) | None => {}
         }
         answer
     }

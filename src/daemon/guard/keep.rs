@@ -13,13 +13,19 @@ use crate::daemon::watchdog::Watchdog;
 impl Daemon {
     /// The leader key was proved ours by a request that was sent at `sent_at`: the deadline of a primary moves at once.
     pub(crate) fn lease_was_renewed(&mut self, sent_at: Moment) {
-        let ttl = self.world.settings.config.ttl;
-        self.world.lease = Some(Posture::Armed { sent_at, ttl });
+        self.note_lease(sent_at);
         // What calls for taking the lease back waits for the end of the cycle, when the server has been looked at.
         if self.guard_order(true, None) == Order::Arm {
             self.tell_guard(Order::Arm);
             self.world.watchdog.lease_was_renewed(sent_at);
         }
+    }
+
+    /// The leader key was proved ours, and guard and watchdog have heard of it where they should have.
+    pub(crate) fn note_lease(&mut self, sent_at: Moment) {
+        let ttl = self.world.settings.config.ttl;
+        self.world.lease = Some(Posture::Armed { sent_at, ttl });
+        self.world.lock_valid_until.send_replace(Some(sent_at.after(ttl)));
     }
 
     /// For renewals that are answered while a step takes its time.
