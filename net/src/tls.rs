@@ -140,19 +140,15 @@ impl ClientOptions {
         if self.verify == Verify::None {
             return Ok(Arc::new(verifier::Anything(provider())));
         }
-        let trusted = match &self.ca {
-            Some(ca) => verifier::Trusted::read(ca)?,
-            None => verifier::Trusted::of_the_system(),
+        let Some(ca) = &self.ca else {
+            return Ok(Arc::new(verifier::OfTheSystem::new(self.verify, provider())));
         };
-        verifier::Server::new(trusted, self.verify, provider())
+        verifier::Server::new(verifier::Trusted::read(ca)?, self.verify, provider())
             .map(|verifier| Arc::new(verifier) as _)
-            .map_err(|reason| {
-                let path = self.ca.clone().unwrap_or_else(|| "of the system".into());
-                Error::Content {
-                    what: "CA certificate",
-                    path,
-                    reason,
-                }
+            .map_err(|reason| Error::Content {
+                what: "CA certificate",
+                path: ca.clone(),
+                reason,
             })
     }
 

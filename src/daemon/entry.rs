@@ -8,8 +8,7 @@ use std::time::Duration;
 use ha::step::Exit;
 
 use super::log::Log;
-use super::notify;
-use super::start;
+use super::{memory, notify, start};
 
 /// The hidden subcommand by which the program launches a postmaster that outlives it.
 pub(crate) const LAUNCH_SUBCOMMAND: &str = "launch-postmaster";
@@ -59,7 +58,10 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
     let code = {
         let _guard = AbortOnPanic { log: log.clone() };
         match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => code(runtime.block_on(start::run(path, &log))),
+            Ok(runtime) => {
+                drop(runtime.spawn(memory::keep_small()));
+                code(runtime.block_on(start::run(path, &log)))
+            }
             Err(error) => {
                 tracing::error!("could not start: {error}");
                 ExitCode::FAILURE

@@ -13,6 +13,7 @@ mod http;
 pub mod inbox;
 pub mod log;
 mod meanwhile;
+mod memory;
 pub(crate) mod notify;
 mod pulse;
 mod questions;

@@ -1,7 +1,7 @@
 //! Checks of certificates: rustls' own, and what OpenSSL accepts beyond it.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -24,7 +24,7 @@ const SUBJECT_ALT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.
 /// The CAs that are trusted.
 pub(super) struct Trusted {
     certificates: Vec<CertificateDer<'static>>,
-    roots: RootCertStore,
+    roots: Arc<RootCertStore>,
 }
 
 impl Trusted {
@@ -63,6 +63,7 @@ impl From<Vec<CertificateDer<'static>>> for Trusted {
     fn from(certificates: Vec<CertificateDer<'static>>) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(certificates.iter().cloned());
+        let roots = Arc::new(roots);
         Self { certificates, roots }
     }
 }
@@ -81,7 +82,7 @@ impl Server {
         verify: Verify,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, String> {
-        let roots = Arc::new(trusted.roots.clone());
+        let roots = Arc::clone(&trusted.roots);
         let webpki = WebPkiServerVerifier::builder_with_provider(roots, provider);
         let webpki = webpki.build().map_err(|error| error.to_string())?;
         Ok(Self {
@@ -142,6 +143,82 @@ impl ServerCertVerifier for Server {
     }
 }
 
+/// Checks a server's certificate by what the system trusts. That is many certificates, and most clusters need none of
+/// them: they are read when the first certificate has to be checked.
+#[derive(Debug)]
+pub(super) struct OfTheSystem {
+    server: OnceLock<Result<Server, String>>,
+    verify: Verify,
+    provider: Arc<CryptoProvider>,
+}
+
+impl OfTheSystem {
+    pub(super) fn new(verify: Verify, provider: Arc<CryptoProvider>) -> Self {
+        Self {
+            server: OnceLock::new(),
+            verify,
+            provider,
+        }
+    }
+
+    fn server(&self) -> Result<&Server, Error> {
+        let make = || Server::new(Trusted::of_the_system(), self.verify, Arc::clone(&self.provider));
+        self.server.get_or_init(make).as_ref().map_err(|reason| {
+            Error::General(format!(
+                "the certificates that this system trusts cannot be used, name a CA file instead: {reason}"
+            ))
+        })
+    }
+}
+
+impl ServerCertVerifier for OfTheSystem {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.server()?
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
 /// Takes any certificate; the server still has to hold its key.
 #[derive(Debug)]
 pub(super) struct Anything(pub(super) Arc<CryptoProvider>);
@@ -194,7 +271,7 @@ impl Client {
         is_required: bool,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, String> {
-        let roots = Arc::new(trusted.roots.clone());
+        let roots = Arc::clone(&trusted.roots);
         let builder = WebPkiClientVerifier::builder_with_provider(roots, provider);
         let builder = if is_required {
             builder
