@@ -32,6 +32,8 @@ pub struct PostgresqlSettings {
     pub parameters: BTreeMap<String, String>,
     /// The controlled parameters for the postmaster's command line, in Patroni's order (without `wal_keep_size`).
     pub controlled: Vec<(String, String)>,
+    /// `synchronous_standby_names` is the HA cycle's, and the user's value not in `parameters`.
+    pub manages_synchronous_standby_names: bool,
     /// `pg_hba`: lines; `None` = the file is not ours.
     pub pg_hba: Option<Vec<String>>,
     /// `pg_ident`: lines; `None` = the file is not ours.

@@ -18,6 +18,7 @@ mod shutdown;
 mod slots;
 mod starting;
 mod switchover;
+mod synchronous;
 mod task;
 
 use std::sync::Arc;

@@ -242,6 +242,13 @@ pub struct SqlFacts {
     pub slots: Vec<Slot>,
     /// Who streams from this server.
     pub wal_senders: Vec<WalSender>,
+    /// `synchronous_standby_names` in force.
+    pub synchronous_standby_names: String,
+    /// What a commit that waits for a standby waits for (`synchronous_commit`).
+    pub waits_for: WaitsFor,
+    /// The checkpointer has read the settings. It is the process that tells all others whether to wait for standbys
+    /// at all, and reads them late while it writes a checkpoint.
+    pub checkpointer_is_current: bool,
 }
 
 impl SqlFacts {
@@ -275,6 +282,18 @@ pub struct Slot {
     pub is_lost: bool,
 }
 
+/// How far a standby must be for a commit that waits for it (PostgreSQL manual, `synchronous_commit`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum WaitsFor {
+    /// The WAL is written to the standby's operating system (`remote_write`).
+    Write,
+    /// It is durable there.
+    #[default]
+    Flush,
+    /// It is visible there (`remote_apply`).
+    Replay,
+}
+
 /// A connection that streams WAL from this server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalSender {
@@ -284,8 +303,24 @@ pub struct WalSender {
     pub is_streaming: bool,
     /// `sync_state`.
     pub sync_state: String,
+    /// `write_lsn`.
+    pub written: Option<Lsn>,
     /// `flush_lsn`.
     pub flushed: Option<Lsn>,
+    /// `replay_lsn`.
+    pub replayed: Option<Lsn>,
+}
+
+impl WalSender {
+    /// How far the standby is, as a commit counts it.
+    #[must_use]
+    pub fn position(&self, waits_for: WaitsFor) -> Option<Lsn> {
+        match waits_for {
+            WaitsFor::Write => self.written,
+            WaitsFor::Flush => self.flushed,
+            WaitsFor::Replay => self.replayed,
+        }
+    }
 }
 
 /// The data directory.

@@ -99,7 +99,10 @@ fn is_beside_the_lease(step: &Step) -> bool {
             | Question::RecoveryDrift(_),
         ) => true,
         Step::Act(action) => match action {
-            Action::Follow(_) | Action::ResumeReplay | Action::ChangeSlots(_) => true,
+            Action::Follow(_)
+            | Action::ResumeReplay
+            | Action::ChangeSlots(_)
+            | Action::SetSynchronousStandbyNames(_) => true,
             Action::AcquireLeader
             | Action::SupersedeLeader { .. }
             | Action::RenewLeader { .. }

@@ -11,7 +11,9 @@ pub mod invariants;
 mod lease;
 pub mod memory;
 pub mod pg;
+pub mod quorum;
 pub mod reason;
+pub mod standby_names;
 pub mod step;
 
 pub use cycle::{Entry, Facts, STEPS_MAX};

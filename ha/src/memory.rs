@@ -1,11 +1,11 @@
 //! What survives from one cycle to the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::cluster::{Cluster, Version};
 use crate::facts::Moment;
-use crate::pg::{Lsn, Role, ServerState, SlotName, SystemIdentifier, Timeline};
+use crate::pg::{Lsn, MemberName, Role, ServerState, SlotName, SystemIdentifier, Timeline};
 use crate::step::RequestId;
 
 /// What is known of whether our WAL parted from the leader's.
@@ -71,6 +71,31 @@ pub struct RaceBackoff {
     pub moved_at: Moment,
 }
 
+/// Synchronous replication, as the primary sees it, and as a standby that is about to stop does.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Synchronous {
+    /// `synchronous_standby_names` in force.
+    pub names: Option<String>,
+    /// In which postmaster.
+    pub postmaster_started: Option<i64>,
+    /// Since when this setting is known to be in force.
+    pub seen_at: Moment,
+    /// Where the primary was at a moment when every process of the server had read it.
+    pub since: Option<Lsn>,
+    /// Standbys that have been seen at `since` or after it.
+    pub reached: BTreeSet<MemberName>,
+    /// A write of the key `sync` had no answer: it may still come into force.
+    pub is_unsure: bool,
+    /// How many cycles in a row have waited for standbys.
+    pub waits: u32,
+    /// When this member was promoted: others may not have found it yet.
+    pub promoted_at: Option<Moment>,
+    /// Somebody has been told that commits wait because there is no standby.
+    pub nobody_was_said: bool,
+    /// A standby that is about to stop asks since then to be waited for no more.
+    pub leaving_since: Option<Moment>,
+}
+
 /// What survives from cycle to cycle.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Memory {
@@ -132,6 +157,8 @@ pub struct Memory {
     pub replaying: Option<(u64, Moment)>,
     /// How many bytes of WAL the last crash recovery that was long enough to tell has replayed in a second.
     pub replay_bytes_per_second: Option<u64>,
+    /// Synchronous replication.
+    pub synchronous: Synchronous,
 }
 
 impl Memory {
@@ -168,6 +195,7 @@ impl Memory {
             hold_off_until: None,
             replaying: None,
             replay_bytes_per_second: None,
+            synchronous: Synchronous::default(),
         }
     }
 

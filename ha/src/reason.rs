@@ -115,6 +115,12 @@ pub enum Reason {
     DemotingNotAllowed,
     /// `pre_promote` refused.
     PromotionCancelledByScript,
+    /// The key `sync` could not be made this member's before its promotion.
+    PromotionPostponed,
+    /// `synchronous_standby_names` could not be set before the promotion.
+    PromotionPostponedUnarmed,
+    /// The agent is ending: the leader is asked not to wait for this standby any more.
+    LeavingSynchronous,
     /// A lock that is not ours any more, and we are no primary.
     NotPromotingLockLost,
     /// A primary without its lock is stopped.
@@ -283,6 +289,13 @@ impl fmt::Display for Reason {
             Self::NotAllowedToPromote => "following a different leader because I am not allowed to promote",
             Self::DemotingNotAllowed => "demoting self because I am not allowed to become primary",
             Self::PromotionCancelledByScript => "Promotion cancelled because the pre-promote script failed",
+            Self::PromotionPostponed => {
+                "Postponing promotion because synchronous replication state was updated by somebody else"
+            }
+            Self::PromotionPostponedUnarmed => {
+                "Postponing promotion because synchronous_standby_names could not be set"
+            }
+            Self::LeavingSynchronous => "Waiting for primary to release us from synchronous standby",
             Self::NotPromotingLockLost => "not promoting because failed to update leader lock in DCS",
             Self::DemotedLockLost => "demoted self because failed to update leader lock in DCS",
             Self::DemotedWithoutGuard => "Demoting self because the guard could not be started",
@@ -592,6 +605,70 @@ pub(crate) mod notes {
         Note::warning(format!(
             "the leader {name} has not renewed its lock for {} s: it is over, although the DCS still keeps the key",
             known.as_secs()
+        ))
+    }
+
+    pub(crate) fn synchronous_enabled() -> Note {
+        Note::info("Enabled synchronous replication")
+    }
+
+    pub(crate) fn synchronous_disabled() -> Note {
+        Note::info("Disabled synchronous replication")
+    }
+
+    pub(crate) fn assigning_names(names: &str) -> Note {
+        Note::info(format!("Assigning synchronous_standby_names to '{names}'"))
+    }
+
+    pub(crate) fn sync_published(leader: &MemberName, quorum: usize, voters: &[MemberName]) -> Note {
+        let voters: Vec<&str> = voters.iter().map(MemberName::as_str).collect();
+        Note::info(format!(
+            "Setting leader to {leader}, quorum to {quorum} of ({})",
+            voters.join(", ")
+        ))
+    }
+
+    pub(crate) fn sync_standby_assigned(voters: &[MemberName]) -> Note {
+        let voters: Vec<String> = voters.iter().map(|name| format!("'{name}'")).collect();
+        Note::info(format!(
+            "Synchronous standby status assigned to [{}]",
+            voters.join(", ")
+        ))
+    }
+
+    pub(crate) fn sync_leader_differs(leader: &MemberName, me: &MemberName) -> Note {
+        Note::warning(format!(
+            "Inconsistent state of /sync key detected, leader = {leader} doesn't match {me}, updating synchronous \
+             replication key"
+        ))
+    }
+
+    pub(crate) fn sync_was_changed() -> Note {
+        Note::info("Synchronous replication key updated by someone else.")
+    }
+
+    pub(crate) fn nobody_to_wait_for() -> Note {
+        Note::warning(
+            "No active replication connections from Patroni members and synchronous_mode_strict is requested. \
+             Commits will be delayed.",
+        )
+    }
+
+    pub(crate) fn former_leader_is_ahead(name: &MemberName) -> Note {
+        Note::info(format!("Ignoring the former leader {name} being ahead of us"))
+    }
+
+    pub(crate) fn got_vote(name: &MemberName) -> Note {
+        Note::info(format!("Got quorum vote from {name}"))
+    }
+
+    pub(crate) fn quorum_not_reached(quorum: usize) -> Note {
+        Note::info(format!("Quorum requirement {quorum} can not be reached"))
+    }
+
+    pub(crate) fn candidate_lacks_votes(name: &MemberName) -> Note {
+        Note::warning(format!(
+            "{name} may lack what was acknowledged, so the switchover to it is given up"
         ))
     }
 

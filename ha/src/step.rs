@@ -141,6 +141,8 @@ pub enum Action {
     ResumeReplay,
     /// Bring the replication slots in order.
     ChangeSlots(Vec<SlotChange>),
+    /// Write `synchronous_standby_names` (`None`: the user's own value), reload, and wait until it is read.
+    SetSynchronousStandbyNames(Option<String>),
 }
 
 /// One change to a replication slot.

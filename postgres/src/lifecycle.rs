@@ -130,6 +130,9 @@ impl Server {
         }
         self.forget_version();
         self.wait_for_leftovers(deadline).await;
+        if matches!(options.recovery, Recovery::Follow(_)) {
+            self.forget_synchronous_standby_names();
+        }
         self.write_configuration(&options.recovery, deadline).await?;
         let mut replaced = BTreeMap::new();
         if matches!(options.recovery, Recovery::Follow(_)) {

@@ -4,7 +4,7 @@ mod check;
 pub(crate) mod value;
 
 use crate::connection::{Purpose, quote_literal};
-use crate::files::postgresql_conf::{RECOVERY_PARAMETERS, is_recovery_parameter};
+use crate::files::postgresql_conf::{RECOVERY_PARAMETERS, is_recovery_parameter, read_settings};
 use crate::server::locked;
 use crate::{Instant, Recovery, Result, Server, ServerVersion};
 use ha::cluster::PendingRestartReason;
@@ -15,6 +15,8 @@ use tokio_postgres::SimpleQueryRow;
 
 /// How long a server may take to read its files after SIGHUP before we go on without seeing it.
 const RELOAD_TIME: Duration = Duration::from_secs(2);
+
+pub(crate) const SYNCHRONOUS_STANDBY_NAMES: &str = "synchronous_standby_names";
 
 /// A parameter whose wanted value differs from the one in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +54,7 @@ struct Checked {
 #[derive(Default)]
 pub(crate) struct ParameterMemory {
     checked: Option<Checked>,
-    /// `Some`: `synchronous_standby_names` is not the user's.
+    /// `Some`: `synchronous_standby_names` as it was last set by [`Server::set_synchronous_standby_names`].
     synchronous_standby_names: Option<String>,
     forces_feedback: bool,
     /// Parameters that were started with a larger value than the configured one.
@@ -82,10 +84,11 @@ impl Server {
                 accepted
             }
         };
-        let memory = locked(&self.shared.parameters);
-        if let Some(names) = &memory.synchronous_standby_names {
-            accepted.insert("synchronous_standby_names".to_owned(), names.clone());
+        let names = self.synchronous_standby_names();
+        if let Some(names) = names {
+            accepted.insert(SYNCHRONOUS_STANDBY_NAMES.to_owned(), names);
         }
+        let memory = locked(&self.shared.parameters);
         if memory.forces_feedback {
             accepted.insert("hot_standby_feedback".to_owned(), "on".to_owned());
         }
@@ -131,6 +134,21 @@ impl Server {
             files,
             reloaded: reloads,
         })
+    }
+
+    /// `synchronous_standby_names`, where it is not the user's. What was set stays until it is set anew, even while
+    /// settings change around it; an agent that has just begun finds it in the file.
+    pub(crate) fn synchronous_standby_names(&self) -> Option<String> {
+        let is_managed = self.settings().manages_synchronous_standby_names;
+        let set = locked(&self.shared.parameters).synchronous_standby_names.clone();
+        match set {
+            Some(names) => Some(names).filter(|names| is_managed || !names.is_empty()),
+            None if is_managed => {
+                let text = std::fs::read_to_string(self.config_path()).unwrap_or_default();
+                read_settings(&text).remove(SYNCHRONOUS_STANDBY_NAMES)
+            }
+            None => None,
+        }
     }
 
     /// `defaults`: what our file gives to a standby where nobody has set it otherwise.
@@ -290,26 +308,29 @@ impl Server {
         args
     }
 
-    /// Sets `synchronous_standby_names` (`None`: the user's own value) and reloads; returns whether it was another.
+    /// Sets `synchronous_standby_names` (`None`: the user's own value), reloads, and waits until it is read.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// When the file cannot be written or the server cannot be told.
     pub async fn set_synchronous_standby_names(
         &self,
         names: Option<String>,
         deadline: Instant,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         locked(&self.shared.parameters).synchronous_standby_names = names;
         let recovery = locked(&self.shared.follow).current.clone();
         let recovery = recovery.filter(|recovery| !matches!(recovery, Recovery::Custom(_)));
-        let changed = !self
-            .write_postgresql_conf(recovery.as_ref(), deadline)
-            .await?
-            .is_empty();
-        if changed && self.postmaster().is_some() {
+        self.write_postgresql_conf(recovery.as_ref(), deadline).await?;
+        if self.postmaster().is_some() {
+            // The file may be as it should be and the server not have read it.
             self.reload_and_wait(deadline).await?;
         }
-        Ok(changed)
+        Ok(())
+    }
+
+    /// A standby waits for nobody; what it has to wait for as a primary is set before it becomes one.
+    pub(crate) fn forget_synchronous_standby_names(&self) {
+        locked(&self.shared.parameters).synchronous_standby_names = Some(String::new());
     }
 
     /// Forces `hot_standby_feedback = on`, or no longer; returns whether that is a change. Takes effect with the next

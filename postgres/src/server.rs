@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     version: Mutex<Option<ServerVersion>>,
     pub(crate) connections: Connections,
     pub(crate) parameters: Mutex<ParameterMemory>,
+    /// Held while `postgresql.conf` is written.
+    pub(crate) writing: Mutex<()>,
     pub(crate) follow: Mutex<FollowMemory>,
     pub(crate) callbacks: Mutex<Callbacks>,
 }
@@ -73,6 +75,7 @@ impl Server {
                 version: Mutex::new(None),
                 connections: Connections::default(),
                 parameters: Mutex::default(),
+                writing: Mutex::default(),
                 follow: Mutex::default(),
                 callbacks: Mutex::default(),
             }),

@@ -51,6 +51,9 @@ pub struct SqlStatus {
     pub synchronous_commit: String,
     /// `synchronous_standby_names`.
     pub synchronous_standby_names: String,
+    /// The checkpointer waits for work, so it has read the settings that were there when it began to wait. It tells
+    /// all backends whether to wait for standbys at all, and reads no settings while it syncs files.
+    pub checkpointer_is_current: bool,
 }
 
 /// `pg_stat_wal_receiver`.
@@ -184,6 +187,8 @@ fn query(wants: StatusWants) -> String {
          current_setting('server_version_num') AS version, \
          current_setting('synchronous_commit') AS synchronous_commit, \
          current_setting('synchronous_standby_names') AS synchronous_standby_names, \
+         (SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'checkpointer') \
+         IN ('CheckpointerMain', 'CheckpointWriteDelay') AS checkpointer_is_current, \
          {slots} AS slots, {senders} AS senders",
         time_text("pg_postmaster_start_time()"),
         time_text("pg_last_xact_replay_timestamp()"),
@@ -296,6 +301,7 @@ fn read_status(row: &SimpleQueryRow) -> Result<SqlStatus> {
             .unwrap_or_default(),
         synchronous_commit: text("synchronous_commit").unwrap_or_default(),
         synchronous_standby_names: text("synchronous_standby_names").unwrap_or_default(),
+        checkpointer_is_current: flag("checkpointer_is_current"),
     })
 }
 

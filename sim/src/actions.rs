@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ha::facts::{Answer, CheckpointStatus, Source};
+use ha::standby_names::StandbyNames;
 use ha::step::{Action, SlotChange};
 
 use crate::dcs::Request;
@@ -45,6 +46,12 @@ impl World {
                 self.done_after(id, delay, Ok(()));
             }
             Action::ResumeReplay => self.done_after(id, Duration::from_millis(2), Ok(())),
+            Action::SetSynchronousStandbyNames(names) => {
+                let names = StandbyNames::parse(names.as_deref().unwrap_or_default());
+                self.set_names(id, names.unwrap_or_default());
+                let delay = self.random.millis(2, 20);
+                self.done_after(id, delay, Ok(()));
+            }
             Action::ChangeSlots(changes) => {
                 let result = self.change_slots(id, changes);
                 let delay = self.random.millis(1, 20);

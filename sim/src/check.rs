@@ -5,6 +5,7 @@ use std::time::Duration;
 use ha::invariants;
 
 use crate::wal::Branch;
+use crate::workload::Lost;
 use crate::world::{Id, World};
 
 /// A rule that was broken.
@@ -38,7 +39,7 @@ impl World {
     }
 
     /// Two primaries are to be expected because of this member: it has just woken, or goes on in pause.
-    fn is_hazard(&self, id: Id) -> bool {
+    pub(crate) fn is_hazard(&self, id: Id) -> bool {
         let member = &self.members[id];
         member.hazard_until > self.now || member.agent.is_paused()
     }
@@ -73,9 +74,20 @@ impl World {
     pub(crate) fn check_handover(&mut self, id: Id) {
         let Some(position) = self.position(id) else { return };
         let lost = self.ledger.settle(&self.wal, position);
+        let is_accepted = std::mem::take(&mut self.accepts_loss);
+        let Lost {
+            writes: lost,
+            must_last,
+        } = lost;
         if lost > 0 {
             self.marks.hit("writes lost");
             self.note(id, || format!("{lost} acknowledged writes are lost"));
+        }
+        if must_last > 0 && !is_accepted {
+            self.break_rule(
+                id,
+                &format!("lacks {must_last} writes that standbys were waited for"),
+            );
         }
         let Some(handover) = self.handover else { return };
         if handover.begun <= self.disturbed_at {
@@ -133,6 +145,16 @@ impl World {
         }
         let mut followers =
             (0..self.members.len()).filter(|id| *id != primary && !self.members[*id].is_foreign);
+        let since = self.members[primary]
+            .server
+            .waiting
+            .first()
+            .map(|(_, since)| *since);
+        let may_wait = self.plan.is_strict && self.members.iter().any(|member| member.is_foreign);
+        if !may_wait && since.is_some_and(|since| self.now > since + Duration::from_secs(10)) {
+            let names = &self.members[primary].server.running_names;
+            return Some(format!("commits wait on {name} for {names}"));
+        }
         let behind = followers.find(|id| !self.streams_from(*id, primary));
         behind.map(|id| {
             let member = &self.members[id];

@@ -73,7 +73,10 @@ impl World {
             Fault::DcsOutage => self.dcs_outage(duration),
             Fault::SlowDcs | Fault::SlowServer | Fault::SlowReplication => self.slow_down(fault, duration),
             Fault::Switchover => self.ask_switchover(),
-            Fault::Failover => self.ask_failover(id),
+            Fault::Failover => {
+                self.accepts_loss = true;
+                self.ask_failover(id);
+            }
             Fault::StopAgent => self.stop_agent(id, Some(duration)),
             Fault::RestartRequest => self.ask_restart(id),
             Fault::ReinitializeRequest => {

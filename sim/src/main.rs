@@ -11,13 +11,14 @@ use std::process::ExitCode;
 use tamada_sim::Marks;
 use tamada_sim::run::{Setup, Verdict, run};
 
-const USAGE: &str = "usage: tamada-sim [--seed N] [--seeds COUNT] [--from N] [--agent-dies] [--keep-going] \
+const USAGE: &str = "usage: tamada-sim [--seed N] [--seeds COUNT] [--from N] [--agent-dies] [--synchronous] [--keep-going] \
                      [--lines N] [--verbose]";
 
 struct Options {
     from: u64,
     count: u64,
     agent_dies: bool,
+    is_synchronous: bool,
     is_verbose: bool,
     keeps_going: bool,
     lines: usize,
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         let verdict = run(Setup {
             seed,
             agent_dies: options.agent_dies,
+            is_synchronous: options.is_synchronous,
             journal_lines: 0,
         });
         marks.merge(&verdict.marks);
@@ -84,6 +86,7 @@ fn tell(seed: u64, options: &Options) {
     let Verdict { journal, plan, .. } = run(Setup {
         seed,
         agent_dies: options.agent_dies,
+        is_synchronous: options.is_synchronous,
         journal_lines: lines,
     });
     println!("{plan:#?}");
@@ -98,6 +101,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, Strin
         from: 0,
         count: 1,
         agent_dies: false,
+        is_synchronous: false,
         is_verbose: false,
         keeps_going: false,
         lines: 200,
@@ -115,6 +119,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, Strin
             "--seeds" => options.count = number()?,
             "--lines" => options.lines = usize::try_from(number()?).unwrap_or(usize::MAX),
             "--agent-dies" => options.agent_dies = true,
+            "--synchronous" => options.is_synchronous = true,
             "--keep-going" => options.keeps_going = true,
             "--verbose" => options.is_verbose = true,
             _ => return Err(format!("unknown argument {argument:?}")),

@@ -112,6 +112,12 @@ pub struct Plan {
     pub has_nofailover: bool,
     /// Members have different priorities.
     pub has_priorities: bool,
+    /// `synchronous_mode`: whether members count votes; `None` when it is off.
+    pub synchronous_by_quorum: Option<bool>,
+    /// `synchronous_mode_strict`.
+    pub is_strict: bool,
+    /// `synchronous_node_count`.
+    pub synchronous_node_count: usize,
     /// Which faults are in play.
     pub faults: Vec<Fault>,
     /// The mean time between two faults.
@@ -123,7 +129,7 @@ pub struct Plan {
 impl Plan {
     /// What `random` chooses. With `agent_dies`, agents are killed although no guard is there.
     #[must_use]
-    pub(crate) fn choose(random: &mut Random, agent_dies: bool) -> Self {
+    pub(crate) fn choose(random: &mut Random, agent_dies: bool, is_synchronous: bool) -> Self {
         let timings = [(30, 10, 10), (20, 5, 5), (10, 3, 3), (5, 1, 2), (3, 1, 1)];
         let timing_seconds = timings[random.index(timings.len())];
         let has_guard = random.percent(20);
@@ -133,6 +139,12 @@ impl Plan {
             faults.push(Fault::KillAgent);
         }
         let ttl = timing_seconds.0;
+        let (mut by_quorum, mut is_strict, mut node_count) = (None, false, 1);
+        if is_synchronous {
+            by_quorum = Some(random.percent(50));
+            is_strict = random.percent(40);
+            node_count = [1, 1, 2][random.index(3)];
+        }
         Self {
             members: [2, 3, 3, 3, 4, 5][random.index(6)],
             timing_seconds,
@@ -145,15 +157,25 @@ impl Plan {
             is_old_postgresql: random.percent(15),
             has_guard,
             keeps_lease: random.percent(50),
-            peers_are_stale: random.percent(30),
+            // A vote is worth what its position is: the program's answers are those of the moment.
+            peers_are_stale: random.percent(30) && by_quorum != Some(true),
             stale_read_millis: [0, 20, 500][random.index(3)],
             drift_parts_per_million: [0, 0, 50][random.index(3)],
             has_nofailover: random.percent(15),
             has_priorities: random.percent(20),
+            synchronous_by_quorum: by_quorum,
+            is_strict,
+            synchronous_node_count: node_count,
             faults,
             fault_interval: Duration::from_millis(random.below(ttl * 3000) + ttl * 300),
             chaos: Duration::from_secs(ttl * 12 + random.below(ttl * 12)),
         }
+    }
+
+    /// Commits wait for standbys.
+    #[must_use]
+    pub(crate) fn is_synchronous(&self) -> bool {
+        self.synchronous_by_quorum.is_some()
     }
 
     /// The key `config` of the cluster.
@@ -167,6 +189,15 @@ impl Plan {
             "check_timeline": self.check_timeline,
             "postgresql": {"use_slots": self.use_slots, "use_pg_rewind": self.use_pg_rewind},
         });
+        if let (Some(by_quorum), Some(map)) = (self.synchronous_by_quorum, config.as_object_mut()) {
+            let mode = if by_quorum { "quorum" } else { "on" };
+            map.insert("synchronous_mode".to_owned(), mode.into());
+            map.insert("synchronous_mode_strict".to_owned(), self.is_strict.into());
+            map.insert(
+                "synchronous_node_count".to_owned(),
+                self.synchronous_node_count.into(),
+            );
+        }
         if is_paused && let Some(map) = config.as_object_mut() {
             map.insert("pause".to_owned(), Value::Bool(true));
         }

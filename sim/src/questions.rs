@@ -111,8 +111,10 @@ impl World {
         let wal_senders = standbys.map(|other| WalSender {
             application_name: self.members[other].name().0.clone(),
             is_streaming: true,
-            sync_state: "async".to_owned(),
+            sync_state: self.sync_state(id, other).to_owned(),
+            written: self.position(other).map(|position| position.lsn),
             flushed: self.position(other).map(|position| position.lsn),
+            replayed: None,
         });
         SqlFacts {
             in_recovery,
@@ -124,6 +126,8 @@ impl World {
             replication_state: server.receiver.map(|_| ReplicationState::Streaming),
             slots: slots.collect(),
             wal_senders: wal_senders.collect(),
+            synchronous_standby_names: server.running_names.to_string(),
+            checkpointer_is_current: true,
             ..SqlFacts::default()
         }
     }

@@ -178,6 +178,7 @@ impl World {
         self.schedule(delay, owner, move |world| world.replay(id, lsn));
         self.ship(id);
         if let Some(upstream) = self.upstream(id) {
+            self.acknowledge(upstream);
             self.end_stop_if_drained(upstream);
         }
     }

@@ -18,6 +18,8 @@ pub struct Setup {
     pub seed: u64,
     /// Agents are killed although no guard is there: two primaries are then to be expected for a while.
     pub agent_dies: bool,
+    /// Commits wait for standbys, in one of the modes.
+    pub is_synchronous: bool,
     /// How many of the last lines of the journal to keep.
     pub journal_lines: usize,
 }
@@ -39,7 +41,7 @@ pub struct Verdict {
 #[must_use]
 pub fn run(setup: Setup) -> Verdict {
     let mut random = Random::new(setup.seed);
-    let plan = Plan::choose(&mut random, setup.agent_dies);
+    let plan = Plan::choose(&mut random, setup.agent_dies, setup.is_synchronous);
     let mut world = World::new(plan.clone(), random, Journal::new(setup.journal_lines));
     // A panic is a broken rule as well: the journal up to it is worth more than its message alone.
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| live(&mut world))) {
@@ -172,8 +174,10 @@ fn allow_failover(world: &mut World) -> bool {
             || (world.plan.check_timeline && cluster.timeline().is_some_and(|known| timeline < known))
     };
     match may_run.max_by_key(|id| world.position(*id).map(|position| position.lsn)) {
-        Some(best) if is_behind(&best) => {
+        // With synchronous replication those that may lack nothing may all have lost their data.
+        Some(best) if is_behind(&best) || world.plan.is_synchronous() => {
             world.marks.hit("operator: fails over");
+            world.accepts_loss = true;
             world.ask_failover(best);
             true
         }

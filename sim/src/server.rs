@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ha::facts::Source;
 use ha::pg::{DatabaseState, Lsn, SlotName, Timeline};
+use ha::standby_names::StandbyNames;
 use ha::step::{StartAs, StopMode};
 
 use crate::wal::{Branch, Position};
@@ -45,6 +46,8 @@ pub(crate) struct Data {
     pub(crate) slots: BTreeMap<SlotName, Option<Lsn>>,
     /// The branches whose history files are in `pg_wal`.
     pub(crate) histories: BTreeSet<Branch>,
+    /// `synchronous_standby_names` in the configuration files.
+    pub(crate) names: StandbyNames,
     /// Roles and passwords are there: clients can log in.
     pub(crate) takes_clients: bool,
 }
@@ -88,6 +91,10 @@ pub(crate) struct Server {
     pub(crate) is_promoting: bool,
     /// The settings of the running process, which may need a restart to change.
     pub(crate) running_source: Option<Source>,
+    /// `synchronous_standby_names` of the running process.
+    pub(crate) running_names: StandbyNames,
+    /// Commits that wait for standbys, and since when.
+    pub(crate) waiting: Vec<(Position, Duration)>,
 }
 
 impl Server {
@@ -118,7 +125,9 @@ impl World {
             data.has_recovery_signal = !as_primary;
             if let StartAs::Standby(source) = start_as {
                 data.source.clone_from(source);
+                data.names = StandbyNames::default();
             }
+            server.running_names.clone_from(&data.names);
             has_crashed =
                 data.state != DatabaseState::ShutDown && data.state != DatabaseState::ShutDownInRecovery;
             server.running_source.clone_from(&data.source);
@@ -177,6 +186,7 @@ impl World {
         }
         server.life += 1;
         server.process = Process::Down;
+        server.waiting.clear();
         server.receiver = None;
         server.is_promoting = false;
         self.note(id, || "server is down".to_owned());
@@ -200,6 +210,7 @@ impl World {
                 was_primary: false,
                 has_checkpoint: false,
             };
+            self.members[id].server.waiting.clear();
             self.bump_server(id);
             let delay = self.random.millis(10, 80);
             let owner = self.as_server(id);
@@ -231,6 +242,7 @@ impl World {
             was_primary,
             has_checkpoint: false,
         };
+        server.waiting.clear();
         let receiver = server.receiver.take();
         self.bump_server(id);
         if let Some(receiver) = receiver {

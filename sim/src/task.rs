@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ha::facts::{Moment, Progress, Source, TaskStatus};
 use ha::pg::{DatabaseState, Lsn, Timeline};
+use ha::standby_names::StandbyNames;
 use ha::step::{CloneSource, StartAs, StopMode, Task, TaskOutcome};
 
 use crate::server::{CHECKPOINT_RECORD, Condition, Data, Process};
@@ -163,6 +164,7 @@ impl World {
                 source: None,
                 slots: BTreeMap::new(),
                 histories: BTreeSet::new(),
+                names: StandbyNames::default(),
                 takes_clients: false,
             });
             world.set_stage(id, Stage::Starting, Progress::Starting);

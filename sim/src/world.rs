@@ -111,6 +111,8 @@ pub(crate) struct World {
     pub(crate) dcs: Dcs,
     pub(crate) wal: Wal,
     pub(crate) ledger: Ledger,
+    /// Somebody has asked for a failover by hand, which may lose what was acknowledged.
+    pub(crate) accepts_loss: bool,
     /// Which paths were taken.
     pub(crate) marks: Marks,
     pub(crate) journal: Journal,
@@ -160,6 +162,7 @@ impl World {
             cut_from_dcs: BTreeSet::new(),
             wal: Wal::default(),
             ledger: Ledger::default(),
+            accepts_loss: false,
             marks: Marks::default(),
             journal,
             violation: None,

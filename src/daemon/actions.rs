@@ -68,6 +68,14 @@ impl World {
             }
             Action::Follow(source) => Answer::Done(self.follow(source.as_ref()).await),
             Action::ResumeReplay => done(self.server.resume_replay(self.sql_deadline()).await),
+            Action::SetSynchronousStandbyNames(names) => {
+                let deadline = self.sql_deadline();
+                done(
+                    self.server
+                        .set_synchronous_standby_names(names.clone(), deadline)
+                        .await,
+                )
+            }
             Action::ChangeSlots(changes) => Answer::Done(self.change_slots(changes).await),
         }
     }

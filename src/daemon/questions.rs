@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use ha::facts::{
     Accepts, Answer, DataDirectory, DcsFailure, Divergence, LocalHistory, Peer, PeerAnswer, PeerStatus,
-    RecoveryDrift, RemoteHistory, Slot, Source, SqlFacts, WalSender,
+    RecoveryDrift, RemoteHistory, Slot, Source, SqlFacts, WaitsFor, WalSender,
 };
 use ha::pg::ReplicationState;
 use ha::step::Question;
@@ -140,6 +140,13 @@ impl World {
             pending_restart: self.seen.pending_restart.clone(),
             slots: status.slots.into_iter().map(slot).collect(),
             wal_senders: status.wal_senders.into_iter().map(wal_sender).collect(),
+            waits_for: match status.synchronous_commit.as_str() {
+                "remote_write" => WaitsFor::Write,
+                "remote_apply" => WaitsFor::Replay,
+                _ => WaitsFor::Flush,
+            },
+            synchronous_standby_names: status.synchronous_standby_names,
+            checkpointer_is_current: status.checkpointer_is_current,
         }
     }
 
@@ -274,7 +281,9 @@ fn wal_sender(sender: postgres::WalSender) -> WalSender {
         application_name: sender.application_name,
         is_streaming: sender.state == "streaming",
         sync_state: sender.sync_state.unwrap_or_default(),
+        written: sender.write,
         flushed: sender.flush,
+        replayed: sender.replay,
     }
 }
 

@@ -120,6 +120,7 @@ impl PostgresqlSettings {
             local: local.postgresql.clone(),
             major_version,
             standby_defaults: StandbyDefaults::new(dynamic.ttl),
+            manages_synchronous_standby_names: dynamic.synchronous_mode() != SynchronousMode::Off,
             pg_hba: builder.lines_of("pg_hba", role),
             pg_ident: builder.lines_of("pg_ident", role),
             custom_conf: text(map, "custom_conf"),

@@ -45,6 +45,15 @@ impl Tags {
         }
     }
 
+    /// These tags while a synchronous standby prepares to stop: never synchronous.
+    #[must_use]
+    pub fn without_sync(&self) -> Self {
+        let mut tags = self.clone();
+        tags.0.insert("nosync".to_owned(), true.into());
+        tags.0.insert("sync_priority".to_owned(), 0.into());
+        tags
+    }
+
     /// Preferred source for clones.
     #[must_use]
     pub fn clonefrom(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{follow, observe};
+use super::{follow, observe, synchronous};
 use crate::cluster::{Cluster, Member};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DataDirectory, LockAnswer};
@@ -108,6 +108,7 @@ pub(super) fn hand_over(c: &mut Cycle<'_>) -> Flow<Reason> {
     let Some(identifier) = control.system_identifier else {
         return fail(c, "the server that was just made has no valid system identifier");
     };
+    synchronous::arm_new_cluster(c)?;
     drop(c.write(Key::Initialize, identifier.to_string(), Expect::Anything)?);
     let config = c.node().config_json.clone();
     drop(c.write(Key::Config, config, Expect::Anything)?);

@@ -70,8 +70,9 @@ fn lacks_nothing(
     name: &MemberName,
     peer: &PeerStatus,
 ) -> bool {
-    let is_synchronous =
-        c.config().synchronous_mode() == SynchronousMode::On && cluster.sync.lists(name, false);
+    let is_synchronous = c.config().synchronous_mode() == SynchronousMode::On
+        && cluster.sync.quorum == 0
+        && cluster.sync.lists(name, false);
     peer.in_recovery && (is_synchronous || peer.position >= Some(recovery.end))
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::synchronous;
 use crate::cluster::{Cluster, Failover, FailoverKind, Member};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{Peer, PeerStatus};
@@ -53,15 +54,21 @@ pub(super) fn can_take_over(
     failover: Option<&Failover>,
     shutdown_checkpoint: Option<Lsn>,
 ) -> Flow<bool> {
-    let mut can = false;
+    let mut fit: usize = 0;
     for (name, peer) in candidates(c, cluster, failover)? {
         if has_what_is_needed(c, cluster, &peer, shutdown_checkpoint) {
-            can = true;
+            fit += 1;
         } else {
             c.note(notes::candidate_lags(&name));
         }
     }
-    Ok(can)
+    let is_open = failover.is_none_or(|failover| failover.candidate.is_none());
+    let quorum = cluster.sync.quorum;
+    if fit > 0 && fit <= quorum && is_open && synchronous::counts_votes(c, cluster) {
+        c.note(notes::quorum_not_reached(quorum));
+        return Ok(false);
+    }
+    Ok(fit > 0)
 }
 
 /// The other members that are reachable and allowed to become primary.
@@ -73,14 +80,13 @@ pub(super) fn candidates(
     let kind = failover.map_or(FailoverKind::Failover, Failover::kind);
     let candidate = failover.and_then(|failover| failover.candidate.as_ref());
     let by_hand = failover.is_some_and(|failover| failover.kind() == FailoverKind::Failover);
-    let synchronous =
-        c.config().synchronous_mode() != config::SynchronousMode::Off && !cluster.sync.is_empty();
+    let is_synchronous = synchronous::is_active(c, cluster);
     let asked: Vec<Peer> = cluster
         .members
         .iter()
         .filter(|member| &member.name != c.me() && !member.data.tags.nofailover())
         .filter(|member| candidate.is_none_or(|candidate| candidate == &member.name))
-        .filter(|member| !synchronous || by_hand || cluster.sync.lists(&member.name, true))
+        .filter(|member| !is_synchronous || by_hand || cluster.sync.lists(&member.name, true))
         .filter_map(|member| as_peer(c, member))
         .collect();
     if asked.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{follow, history, observe, publish, release, slots, switchover};
+use super::{follow, history, observe, publish, release, slots, switchover, synchronous};
 use crate::cluster::{Cluster, Status};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{CheckpointStatus, DataDirectory};
@@ -76,6 +76,7 @@ pub(super) fn enforce(
             drop(c.write(Key::Config, json, Expect::Anything)?);
         }
         checkpoint_after_promotion(c)?;
+        synchronous::keep(c, cluster)?;
         history::keep(c, cluster)?;
         return Ok(is_one);
     }
@@ -84,6 +85,9 @@ pub(super) fn enforce(
     }
     if c.config().standby_cluster.is_some() {
         return Ok(Reason::StandbyClusterUnsupported);
+    }
+    if let Some(reason) = synchronous::before_promotion(c, cluster)? {
+        return Ok(reason);
     }
     let Some(lock) = c.memory.lock.filter(|_| c.memory.holds_lock(c.now())) else {
         // The answer came after the lease was over: what it said is worth nothing now.

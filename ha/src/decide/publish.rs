@@ -32,6 +32,9 @@ fn member_data(c: &mut Cycle<'_>) -> Flow<MemberData> {
     } else {
         Some(super::observe::server(c)?)
     };
+    if c.memory.synchronous.leaving_since.is_some() {
+        data.tags = data.tags.without_sync();
+    }
     data.state = Some(published_state(c));
     data.role = Some(c.memory.role);
     if c.memory.role == Role::Primary && c.memory.checkpoint != Checkpoint::None {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{backoff, follow, observe, peers, primary};
+use super::{backoff, follow, observe, peers, primary, synchronous};
 use crate::cluster::{Cluster, Failover, FailoverKind};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{LockAnswer, Peer, PeerAnswer, SqlFacts};
@@ -114,25 +114,19 @@ fn is_healthiest(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<bool> {
         c.note(notes::watchdog_is_missing());
         return Ok(false);
     }
-    if is_not_synchronous(c, cluster) {
+    let may_lack = synchronous::is_active(c, cluster) && !cluster.sync.lists(c.me(), true);
+    if let Some(failover) = asked {
+        if may_lack && failover.kind() == FailoverKind::Switchover {
+            return Ok(false);
+        }
+        if let Some(verdict) = by_request(c, cluster, failover)? {
+            return Ok(verdict);
+        }
+    }
+    if may_lack && !synchronous::counts_votes(c, cluster) {
         return Ok(false);
     }
-    if let Some(failover) = asked
-        && let Some(verdict) = by_request(c, cluster, failover)?
-    {
-        return Ok(verdict);
-    }
     compare(c, cluster, &sql, None, true)
-}
-
-/// With synchronous replication only those may run that may lack nothing.
-fn is_not_synchronous(c: &Cycle<'_>, cluster: &Cluster) -> bool {
-    let synchronous = c.config().synchronous_mode() != config::SynchronousMode::Off;
-    let by_hand = cluster
-        .failover
-        .as_ref()
-        .is_some_and(|failover| failover.kind() == FailoverKind::Failover);
-    synchronous && !by_hand && !cluster.sync.is_empty() && !cluster.sync.lists(c.me(), true)
 }
 
 /// A running primary may take the key back unless the cluster has gone on to a newer timeline without it.
@@ -154,7 +148,7 @@ fn by_request(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, failover: &Failover) ->
     let paused = c.config().pause;
     if let Some(candidate) = &failover.candidate {
         if *candidate == me {
-            return Ok(Some(true));
+            return may_take_over_as_asked(c, cluster, failover).map(Some);
         }
         if paused && cluster.member(candidate).is_none() {
             if observe::is_primary(c)? {
@@ -166,6 +160,10 @@ fn by_request(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, failover: &Failover) ->
                 )?);
                 return Ok(None);
             }
+            return Ok(Some(false));
+        }
+        let votes = synchronous::counts_votes(c, cluster);
+        if synchronous::is_active(c, cluster) && !votes && !cluster.sync.lists(&me, true) {
             return Ok(Some(false));
         }
         if candidate_is_fit(c, cluster, kind, candidate)? {
@@ -188,6 +186,27 @@ fn by_request(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, failover: &Failover) ->
         return Ok(None);
     };
     compare(c, cluster, &sql, failover.leader.as_ref(), false).map(Some)
+}
+
+/// This member is the one that was asked for. Where members count votes being listed does not mean to lack nothing.
+fn may_take_over_as_asked(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, failover: &Failover) -> Flow<bool> {
+    let server = observe::server(c)?;
+    let sql = server.sql.filter(|sql| sql.in_recovery);
+    let needs_votes = synchronous::counts_votes(c, cluster) && failover.kind() == FailoverKind::Switchover;
+    let Some(sql) = sql.filter(|_| needs_votes) else {
+        return Ok(true);
+    };
+    if compare(c, cluster, &sql, failover.leader.as_ref(), false)? {
+        return Ok(true);
+    }
+    let me = c.me().clone();
+    c.note(notes::candidate_lacks_votes(&me));
+    drop(c.write(
+        Key::Failover,
+        Failover::CLEARED.to_owned(),
+        Expect::Version(failover.version),
+    )?);
+    Ok(false)
 }
 
 fn candidate_is_fit(
@@ -257,6 +276,9 @@ fn nobody_is_fitter(
         .led_cluster
         .as_ref()
         .and_then(|led| led.leader_name().cloned());
+    let is_synchronous = synchronous::is_active(c, cluster);
+    let counts_votes = synchronous::counts_votes(c, cluster);
+    let mut not_ahead = usize::from(cluster.sync.lists(c.me(), true));
     for answer in answers {
         let peer = match answer.status {
             Err(why) => {
@@ -270,7 +292,10 @@ fn nobody_is_fitter(
             Ok(peer) => peer,
         };
         c.note(notes::peer_answered(&answer.name));
+        let is_voter = counts_votes && cluster.sync.lists(&answer.name, true);
+        let votes = is_voter && peer.in_recovery && peer.position.is_some_and(|theirs| theirs <= mine);
         if peer.tags.nofailover() || peer.watchdog_failed {
+            not_ahead += usize::from(votes);
             continue;
         }
         if !peer.in_recovery {
@@ -278,19 +303,38 @@ fn nobody_is_fitter(
             return false;
         }
         let theirs = peer.position.unwrap_or_default();
+        let wrote_sync = is_synchronous && cluster.sync.leader.as_ref() == Some(&answer.name);
+        if wrote_sync && theirs > mine {
+            // What it has and the members that it listed lack was never acknowledged.
+            c.note(notes::former_leader_is_ahead(&answer.name));
+            continue;
+        }
         let is_former_leader = former_leader.as_ref() == Some(&answer.name);
         if is_better(
             c,
             mine,
             theirs,
-            peer.tags.failover_priority(),
+            if counts_votes && !is_voter {
+                0
+            } else {
+                peer.tags.failover_priority()
+            },
             &answer.name,
             is_former_leader,
         ) {
             return false;
         }
+        if votes {
+            c.note(notes::got_vote(&answer.name));
+            not_ahead += 1;
+        }
     }
-    true
+    let leads_sync = cluster.sync.leader.as_ref() == Some(c.me());
+    let has_votes = !counts_votes || leads_sync || not_ahead > cluster.sync.quorum;
+    if !has_votes {
+        c.note(notes::quorum_not_reached(cluster.sync.quorum));
+    }
+    has_votes
 }
 
 /// After a stop of all members the one that was stopped last has everything, and the others do not when it was still
@@ -333,8 +377,8 @@ fn is_better(
 /// Everybody who may run: the members of the last view that had a leader (a key may have expired with its lease), and
 /// of the newest one. The former leader, and whose key is gone, are not waited for long: their leases have run out.
 fn rivals(c: &Cycle<'_>, cluster: &Cluster, without: Option<&MemberName>) -> Vec<Peer> {
-    let synchronous =
-        c.config().synchronous_mode() != config::SynchronousMode::Off && !cluster.sync.is_empty();
+    let is_synchronous = synchronous::is_active(c, cluster);
+    let counts_votes = synchronous::counts_votes(c, cluster);
     let mut rivals: Vec<Peer> = Vec::new();
     let led = c.memory.led_cluster.as_ref();
     let former_leader = led.and_then(|led| led.leader_name());
@@ -343,8 +387,8 @@ fn rivals(c: &Cycle<'_>, cluster: &Cluster, without: Option<&MemberName>) -> Vec
         let is_known = rivals.iter().any(|rival| rival.name == member.name);
         let may_run = &member.name != c.me()
             && without != Some(&member.name)
-            && !member.data.tags.nofailover()
-            && (!synchronous || cluster.sync.lists(&member.name, true));
+            && (counts_votes || !member.data.tags.nofailover())
+            && (!is_synchronous || cluster.sync.lists(&member.name, true));
         if !is_known && may_run {
             let has_gone = former_leader == Some(&member.name) || cluster.member(&member.name).is_none();
             rivals.extend(if has_gone {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{bootstrap, follow, observe};
+use super::{bootstrap, follow, observe, synchronous};
 use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{Request, RestartConditions};
@@ -67,6 +67,10 @@ pub(super) fn reinitialize_stopped(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow
 /// Begins what was asked for. Of several requests the first one counts.
 pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<Reason>> {
     let mut begun: Option<Reason> = None;
+    let is_restart = |request: &Request| matches!(request, Request::Restart { .. });
+    if !c.given().requests.iter().any(is_restart) {
+        c.memory.synchronous.leaving_since = None;
+    }
     for request in &c.given().requests {
         let busy = begun.is_some();
         match request {
@@ -90,6 +94,9 @@ fn restart(
 ) -> Flow<Option<Reason>> {
     if !are_met(c, conditions)? {
         answer(c, id, false, "restart conditions are not satisfied");
+        return Ok(None);
+    }
+    if synchronous::must_leave_first(c, cluster)? {
         return Ok(None);
     }
     let is_primary = observe::is_primary(c)?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{observe, release, task};
+use super::{observe, release, synchronous, task};
 use crate::cluster::{Cluster, Status};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DataDirectory, TaskStatus};
@@ -22,6 +22,10 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> F
     } = &c.given().task
     {
         return task::running(c, cluster, held, running, *progress);
+    }
+    let is_idle = !matches!(c.given().task, TaskStatus::Running { .. });
+    if is_idle && synchronous::must_leave_first(c, cluster)? {
+        return Ok(Reason::LeavingSynchronous);
     }
     if let Some(reason) = stop(c)? {
         return Ok(reason);

@@ -201,6 +201,7 @@ fn absorb_promotion(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
             c.memory.role = Role::Primary;
             c.memory.rewind = RewindState::Unneeded;
             c.memory.checkpoint = Checkpoint::Due;
+            c.memory.synchronous.promoted_at = Some(c.now());
             c.callback(Callback::OnRoleChange, Role::Primary);
         }
         TaskOutcome::PrePromoteFailed => c.memory.pre_promote_failed_at = Some(c.now()),

@@ -12,12 +12,14 @@ use tamada_ha::cluster::{
 use tamada_ha::facts::{
     Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, Given,
     LocalHistory, LockAnswer, Moment, Node, PeerAnswer, PeerStatus, Progress, RecoveryDrift, RemoteHistory,
-    Request, RestartConditions, Server, Slot, SqlFacts, TaskStatus,
+    Request, RestartConditions, Server, Slot, SqlFacts, TaskStatus, WalSender,
 };
 use tamada_ha::memory::Memory;
 use tamada_ha::pg::{ControlData, DatabaseState, HistoryEntry, Lsn, Role, ServerState, SlotName, Timeline};
+use tamada_ha::quorum::Claim;
 use tamada_ha::reason::Reason;
-use tamada_ha::step::{Action, Outcome, Question, RequestId, Step, Task, TaskOutcome};
+use tamada_ha::standby_names::StandbyNames;
+use tamada_ha::step::{Action, Key, Outcome, Question, RequestId, Step, Task, TaskOutcome};
 use tamada_ha::{Facts, STEPS_MAX, decide, renewal_meanwhile};
 
 /// A stream of choices from a seed.
@@ -60,6 +62,9 @@ impl Choices {
         }
         if self.one_in(8) {
             tags.insert("failover_priority".to_owned(), self.below(3).into());
+        }
+        if self.one_in(8) {
+            tags.insert("nosync".to_owned(), true.into());
         }
         Tags(tags)
     }
@@ -106,11 +111,13 @@ impl Choices {
             name: self.name().into(),
             session: "1".to_owned(),
         });
-        let sync = if self.one_in(3) {
-            r#"{"leader":"a","sync_standby":"b"}"#
-        } else {
-            "{}"
-        };
+        let sync = [
+            "{}",
+            r#"{"leader":"a","sync_standby":"b"}"#,
+            r#"{"leader":"a","sync_standby":"b,c","quorum":1}"#,
+            r#"{"leader":"b","sync_standby":"a,c","quorum":1}"#,
+            r#"{"leader":"b","sync_standby":"a"}"#,
+        ][self.below(5) as usize];
         let status = Status {
             optime: Some(self.lsn()),
             ..Status::default()
@@ -158,6 +165,11 @@ impl Choices {
                 has_xmin: self.one_in(3),
                 is_lost: self.one_in(6),
             }],
+            wal_senders: (0..self.below(3)).map(|_| self.sender()).collect(),
+            synchronous_standby_names: ["", "b", "2 (b,c)", "ANY 1 (b,c)", "ANY 2 (B,c)", "*", "?"]
+                [self.below(7) as usize]
+                .to_owned(),
+            checkpointer_is_current: !self.one_in(4),
             ..SqlFacts::default()
         });
         let accepts = [Accepts::Yes, Accepts::Rejecting, Accepts::NoResponse][self.below(3) as usize];
@@ -166,6 +178,18 @@ impl Choices {
             postmaster_started: Some(self.below(2) as i64),
             accepts,
             sql,
+        }
+    }
+
+    fn sender(&mut self) -> WalSender {
+        let position = Some(self.lsn());
+        WalSender {
+            application_name: self.name().to_owned(),
+            is_streaming: !self.one_in(6),
+            sync_state: ["sync", "async", "quorum", "potential"][self.below(4) as usize].to_owned(),
+            written: position,
+            flushed: position,
+            replayed: position,
         }
     }
 
@@ -307,10 +331,13 @@ impl Choices {
     }
 
     fn given(&mut self, now: Moment, begun: Option<Task>) -> Given {
+        let synchronous_mode = ["off", "off", "on", "quorum"][self.below(4) as usize];
         let document = serde_json::json!({
             "pause": self.one_in(8),
             "check_timeline": self.one_in(3),
-            "synchronous_mode": self.one_in(4),
+            "synchronous_mode": synchronous_mode,
+            "synchronous_mode_strict": self.one_in(3),
+            "synchronous_node_count": self.below(3),
             "primary_start_timeout": self.below(2) * 300,
             "primary_race_backoff": self.below(2) * 20,
         });
@@ -507,6 +534,7 @@ fn check(seen: &Seen) {
             | Task::Rewind { .. } => {}
         }
     }
+    check_synchronous(seen);
     let mut answered: BTreeMap<RequestId, usize> = BTreeMap::new();
     for reply in &seen.outcome.replies {
         *answered.entry(reply.id).or_default() += 1;
@@ -515,6 +543,50 @@ fn check(seen: &Seen) {
         answered.values().all(|times| *times == 1),
         "a request is answered once"
     );
+}
+
+/// While this member is a primary, what the key `sync` says of its standbys is true of the setting in force.
+fn check_synchronous(seen: &Seen) {
+    let mut in_force: Option<StandbyNames> = None;
+    let mut claim: Option<Claim> = None;
+    let as_claim = |sync: &SyncState| Claim {
+        voters: sync.voters.iter().cloned().collect(),
+        quorum: sync.quorum,
+    };
+    for entry in &seen.facts.journal {
+        match (&entry.step, &entry.answer) {
+            (_, Answer::Cluster(Ok(cluster))) => {
+                let is_ours = cluster.sync.leader.as_ref().is_some_and(|leader| leader.0 == "a");
+                claim = is_ours.then(|| as_claim(&cluster.sync));
+            }
+            (_, Answer::Server(server)) => {
+                let sql = server.sql.as_ref().filter(|sql| !sql.in_recovery);
+                in_force =
+                    sql.and_then(|sql| StandbyNames::parse(&sql.synchronous_standby_names.replace('B', "b")));
+            }
+            (
+                Step::Act(Action::Write {
+                    key: Key::Sync,
+                    value,
+                    ..
+                }),
+                Answer::Written(Ok(Some(version))),
+            ) => {
+                let written = as_claim(&SyncState::parse(*version, value));
+                if let Some(in_force) = &in_force {
+                    assert!(written.holds_under(in_force), "{value} under {in_force}");
+                }
+                claim = Some(written);
+            }
+            (Step::Act(Action::SetSynchronousStandbyNames(Some(text))), _) => {
+                let names = StandbyNames::parse(text).expect("PostgreSQL takes it");
+                if let Some(claim) = &claim {
+                    assert!(claim.holds_under(&names), "{claim:?} under {text}");
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 proptest! {

@@ -10,13 +10,17 @@
 //! cluster leader=a optime=100 timeline=1 failover=a>b initialize=none; or: cluster unreachable
 //! cluster leader=a heartbeat=a:7         the leader's last renewal, by its revision; its ttl is 30 s
 //! member a primary 100                   a member key: role, position; tags: nofailover priority=2 checkpoint=pending starting
+//! cluster leader=a sync=a,b,c quorum=1   the key sync: its leader, then its voters
 //! server replica 100 tl=1 streaming      or: server gone | server starting; also: pending-restart slots=a,c
+//! server primary 100 names=ANY_1_(b,c)   synchronous_standby_names, _ for a blank; busy: the checkpointer is
 //! data shut-down checkpoint=100          or: data empty | data inaccessible | data production; also: backup_label signal
 //! replay 512                             a crash has left so many MiB of WAL, from position 0 on; or: replay unknown
 //! peer a down                            or: peer c replica 90 tl=1 nofailover priority=2
 //! parted 1:100 from 2:90@1               local timeline:lsn, remote timeline:switch LSN of local timeline; or: parted unknown
 //! drift reload                           what following needs: none, reload, restart
-//! answer acquire lost                    acquire, renew: held, late (by 20 s), lost, unknown; begin: fails; write: conflict
+//! sender b 100 sync                      a standby that streams from here: position, sync_state; or: sender b gone
+//! answer acquire lost                    acquire, renew: held, late (by 20 s), lost, unknown; begin, arm: fails;
+//!                                        write: conflict, unknown
 //! meanwhile server lost                  the observation takes its time, and the lease is prolonged meanwhile: held, lost, unknown
 //! task done promote                      the long job: idle, `running stop shut-down=100`, `done start failed`
 //! request restart                        also: `request reinitialize force`
@@ -36,7 +40,7 @@ use tamada_ha::cluster::{
 use tamada_ha::facts::{
     Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, Given,
     LocalHistory, LockAnswer, Moment, Node, Peer, PeerAnswer, PeerStatus, Progress, RecoveryDrift,
-    RemoteHistory, Request, RestartConditions, Server, Slot, Source, SqlFacts, TaskStatus,
+    RemoteHistory, Request, RestartConditions, Server, Slot, Source, SqlFacts, TaskStatus, WalSender,
 };
 use tamada_ha::memory::{Bootstrap, Lock, Memory, RewindState};
 use tamada_ha::pg::{
@@ -58,6 +62,7 @@ struct World {
     now: Moment,
     cluster: Result<Cluster, DcsFailure>,
     server: Server,
+    senders: Vec<WalSender>,
     data: DataDirectory,
     recovery: Result<CrashRecovery, String>,
     peers: BTreeMap<MemberName, Result<PeerStatus, String>>,
@@ -105,7 +110,7 @@ impl<'a> Words<'a> {
 
     fn tags(&self) -> Tags {
         let mut tags = serde_json::Map::new();
-        for flag in ["nofailover", "clonefrom", "nostream"]
+        for flag in ["nofailover", "clonefrom", "nostream", "nosync"]
             .into_iter()
             .filter(|flag| self.has(flag))
         {
@@ -113,6 +118,9 @@ impl<'a> Words<'a> {
         }
         if let Some(priority) = self.number("priority") {
             tags.insert("failover_priority".to_owned(), priority.into());
+        }
+        if let Some(priority) = self.number("sync_priority") {
+            tags.insert("sync_priority".to_owned(), priority.into());
         }
         if let Some(upstream) = self.value("replicatefrom") {
             tags.insert("replicatefrom".to_owned(), upstream.into());
@@ -145,6 +153,7 @@ impl World {
             now: Moment(Duration::from_secs(10)),
             cluster: Ok(Cluster::default()),
             server: Server::default(),
+            senders: Vec::new(),
             data: read_data(&Words(vec!["recovery"])),
             recovery: Ok(CrashRecovery::default()),
             peers: BTreeMap::new(),
@@ -225,6 +234,18 @@ impl World {
                 cluster.members.push(member);
             }
             "server" => self.server = read_server(&words),
+            "sender" => {
+                let name = words.0[0];
+                self.senders.retain(|sender| sender.application_name != name);
+                self.senders.extend(words.position().map(|position| WalSender {
+                    application_name: name.to_owned(),
+                    is_streaming: true,
+                    sync_state: words.0.get(2).copied().unwrap_or("async").to_owned(),
+                    written: Some(position),
+                    flushed: Some(position),
+                    replayed: Some(position),
+                }));
+            }
             "data" => self.data = read_data(&words),
             "replay" => {
                 self.recovery = match words.0[0].parse::<u64>() {
@@ -370,7 +391,13 @@ impl World {
     fn answer_question(&self, question: &Question) -> Answer {
         match question {
             Question::Cluster => Answer::Cluster(self.cluster.clone().map(Arc::new)),
-            Question::Server => Answer::Server(self.server.clone()),
+            Question::Server => {
+                let mut server = self.server.clone();
+                if let Some(sql) = &mut server.sql {
+                    sql.wal_senders.clone_from(&self.senders);
+                }
+                Answer::Server(server)
+            }
             Question::DataDirectory => Answer::DataDirectory(self.data.clone()),
             Question::CrashRecovery => Answer::CrashRecovery(self.recovery.clone()),
             Question::Peers(peers) => {
@@ -421,12 +448,13 @@ impl World {
             Action::RenewLeader { .. } => Answer::Lock(lock("renew")),
             Action::TakeLeader => Answer::Lock(lock("take")),
             Action::ReleaseLeader { .. } => Answer::Lock(LockAnswer::NotHeld),
-            Action::Write { .. } | Action::Delete { .. } => {
-                Answer::Written(Ok(if told("write") == Some("conflict") {
-                    None
-                } else {
-                    Some(Version(99))
-                }))
+            Action::Write { .. } | Action::Delete { .. } => Answer::Written(match told("write") {
+                Some("conflict") => Ok(None),
+                Some("unknown") => Err(DcsFailure("no answer".to_owned())),
+                _ => Ok(Some(Version(99))),
+            }),
+            Action::SetSynchronousStandbyNames(_) if told("arm") == Some("fails") => {
+                Answer::Done(Err("the disk is full".to_owned()))
             }
             Action::Begin(_) if told("begin") == Some("fails") => Answer::Done(Err("it is busy".to_owned())),
             Action::TouchMember(_)
@@ -435,6 +463,7 @@ impl World {
             | Action::BeginCheckpoint
             | Action::Follow(_)
             | Action::ResumeReplay
+            | Action::SetSynchronousStandbyNames(_)
             | Action::ChangeSlots(_) => Answer::Done(Ok(())),
         }
     }
@@ -491,6 +520,9 @@ fn read_cluster(words: &Words<'_>) -> Result<Cluster, DcsFailure> {
         let line = |number: u64| format!(r#"[{number},{},"x","then","a"]"#, number * 100);
         (1..timeline).map(line).collect::<Vec<_>>().join(",")
     });
+    let quorum = words
+        .number("quorum")
+        .map_or(0, |number| number.try_into().unwrap());
     Ok(Cluster {
         initialize,
         config: (!words.has("no-config")).then(|| ConfigKey {
@@ -527,7 +559,7 @@ fn read_cluster(words: &Words<'_>) -> Result<Cluster, DcsFailure> {
             let leader = names.next().unwrap();
             SyncState::parse(
                 version,
-                &SyncState::to_json(&leader, 0, &names.collect::<Vec<_>>()),
+                &SyncState::to_json(&leader, quorum, &names.collect::<Vec<_>>()),
             )
         }),
         history: lines.map(|lines| History::parse(&format!("[{lines}]"))),
@@ -602,6 +634,8 @@ fn read_server(words: &Words<'_>) -> Server {
                 replay_paused: words.has("replay-paused"),
                 replication_state: words.has("streaming").then_some(ReplicationState::Streaming),
                 slots: slots.unwrap_or_default(),
+                synchronous_standby_names: words.value("names").unwrap_or_default().replace('_', " "),
+                checkpointer_is_current: !words.has("busy"),
                 ..SqlFacts::default()
             };
             Server {
@@ -804,6 +838,10 @@ fn show(step: &Step) -> String {
         Step::Act(Action::Follow(source)) => format!("follow {}", name(source.as_ref())),
         Step::Act(Action::RenewLeader { .. }) => "renew leader key".to_owned(),
         Step::Act(Action::SupersedeLeader { .. }) => "supersede leader".to_owned(),
+        Step::Act(Action::SetSynchronousStandbyNames(names)) => match names {
+            Some(names) => format!("arm '{names}'"),
+            None => "arm what the user wants".to_owned(),
+        },
         Step::Act(Action::AcquireLeader) => "acquire leader key".to_owned(),
         Step::Act(action) => format!("act {action:?}"),
         Step::Finish(_) => unreachable!("shown by itself"),

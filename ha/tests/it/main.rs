@@ -11,4 +11,5 @@
 mod anything;
 mod language;
 mod props;
+mod quorum;
 mod scenarios;

@@ -4,6 +4,7 @@ use super::passfile;
 use super::pg_hba;
 use super::postgresql_conf::{self, Contents, RECOVERY_PARAMETERS, is_recovery_parameter};
 use super::{ensure_directory, mode_for, name_of, remove, signal, with_suffix, write_if_changed};
+use crate::parameters::SYNCHRONOUS_STANDBY_NAMES;
 use crate::server::locked;
 use crate::{Error, Follow, Instant, Recovery, RecoverySignal, Result, Server};
 use config::PostgresqlSettings;
@@ -93,7 +94,7 @@ impl Server {
                 Err(error) => return Err(Error::file("rename", path)(error)),
             }
         }
-        let parameters = self.valid_parameters(deadline).await?;
+        let mut parameters = self.valid_parameters(deadline).await?;
         let defaults = self.standby_defaults(recovery);
         let recovery_settings = match recovery {
             Some(Recovery::Keep) | None => {
@@ -104,6 +105,11 @@ impl Server {
             }
             Some(recovery) => self.recovery_settings(recovery, deadline).await?,
         };
+        // Several may write at a time: the last one must have the names that were set last.
+        let _writing = locked(&self.shared.writing);
+        if let Some(names) = self.synchronous_standby_names() {
+            parameters.insert(SYNCHRONOUS_STANDBY_NAMES.to_owned(), names);
+        }
         let contents = Contents {
             defaults,
             include: settings.custom_conf.clone().unwrap_or_else(|| name_of(&base)),

@@ -103,33 +103,31 @@ async fn files_that_were_there_before_are_kept(installation: Installation) {
 
 async fn synchronous_standby_names_are_set_apart(installation: Installation) {
     let node = Node::primary(&installation, "a").await;
-    let names = Some("ANY 1 (\"b\",\"c\")".to_owned());
-    assert!(
-        node.server
-            .set_synchronous_standby_names(names.clone(), soon())
-            .await
-            .unwrap()
-    );
-    assert!(
-        !node
-            .server
-            .set_synchronous_standby_names(names.clone(), soon())
-            .await
-            .unwrap()
-    );
-    assert_eq!(Some(node.status().await.synchronous_standby_names), names);
+    let in_force = async || node.status().await.synchronous_standby_names;
+    let set = async |names: Option<&str>| {
+        let names = names.map(str::to_owned);
+        let set = node.server.set_synchronous_standby_names(names, soon());
+        set.await.unwrap();
+    };
+    let names = "ANY 1 (\"b\",\"c\")";
+    set(Some(names)).await;
+    assert_eq!(in_force().await, names);
     node.server.apply(false, soon()).await.unwrap();
-    assert_eq!(
-        node.status().await.synchronous_standby_names,
-        "ANY 1 (\"b\",\"c\")"
-    );
-    assert!(
-        node.server
-            .set_synchronous_standby_names(None, soon())
-            .await
-            .unwrap()
-    );
-    assert_eq!(node.status().await.synchronous_standby_names, "");
+    assert_eq!(in_force().await, names, "settings that change leave it alone");
+    set(None).await;
+    assert_eq!(in_force().await, "");
+
+    // Synchronous mode: what is in the file stays until it is set, even for an agent that did not write it.
+    fs::write(
+        node.dir.path().join("data/postgresql.conf"),
+        "synchronous_standby_names = 'b'\n",
+    )
+    .unwrap();
+    node.configure("dynamic: {synchronous_mode: true}");
+    node.server.apply(true, soon()).await.unwrap();
+    assert_eq!(in_force().await, "b");
+    set(Some("")).await;
+    assert_eq!(in_force().await, "");
 }
 
 async fn the_configuration_may_lie_elsewhere(installation: Installation) {

@@ -78,6 +78,31 @@ fn no_seed_breaks_a_rule() {
     );
 }
 
+/// With commits that wait for standbys nothing that was acknowledged is lost, unless somebody fails over by hand.
+#[test]
+fn with_synchronous_replication_nothing_is_lost() {
+    let mut marks = Marks::default();
+    for seed in 0..200 {
+        let verdict = run(Setup {
+            seed,
+            is_synchronous: true,
+            ..Setup::default()
+        });
+        assert_eq!(
+            verdict.violation, None,
+            "again: cargo run --package tamada-sim -- --synchronous --seed {seed} --verbose"
+        );
+        marks.merge(&verdict.marks);
+    }
+    for path in [
+        "acknowledged by a standby",
+        "switchover in quiet",
+        "graceful stop in quiet",
+    ] {
+        assert!(marks.count(path) > 50, "{path}");
+    }
+}
+
 #[test]
 fn a_seed_gives_the_same_run_again() {
     for seed in [1, 2, 3] {
