@@ -4,6 +4,7 @@ pub mod launch;
 pub mod pidfile;
 pub mod postmaster;
 pub mod readiness;
+pub mod senders;
 pub(crate) mod watch;
 
 pub use launch::{
@@ -12,3 +13,4 @@ pub use launch::{
 pub use pidfile::{PidFile, PostmasterStatus};
 pub use postmaster::Postmaster;
 pub use readiness::Readiness;
+pub use senders::WalSenders;

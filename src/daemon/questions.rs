@@ -10,7 +10,7 @@ use ha::facts::{
 };
 use ha::pg::ReplicationState;
 use ha::step::Question;
-use postgres::process::Readiness;
+use postgres::process::{Readiness, WalSenders};
 use postgres::{Drift, RecoverySignal, SlotType, SqlStatus, StatusWants};
 
 use super::clock;
@@ -81,6 +81,7 @@ impl World {
                         .as_ref()
                         .and_then(|receiver| receiver.latest_end_lsn);
                     self.refresh_pending_restart(server.postmaster_started).await;
+                    self.watch_senders(&status);
                     server.sql = Some(self.sql_facts(status));
                 }
                 Err(error) => {
@@ -99,6 +100,21 @@ impl World {
         self.seen.runs_as = super::guard::runs_as(&server);
         self.seen.server = Some(server.clone());
         server
+    }
+
+    /// When a standby goes that commits wait for, the next cycle must not wait for its time.
+    fn watch_senders(&mut self, status: &SqlStatus) {
+        let is_waited_for = |sender: &&postgres::WalSender| {
+            let state = sender.sync_state.as_deref();
+            matches!(state, Some("sync" | "quorum"))
+        };
+        let pids: Vec<i32> = status
+            .wal_senders
+            .iter()
+            .filter(is_waited_for)
+            .map(|sender| sender.pid)
+            .collect();
+        self.seen.synchronous_senders = WalSenders::watch(pids);
     }
 
     /// The settings that wait for a restart are read once for each postmaster, and again after each reload.

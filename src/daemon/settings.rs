@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use config::{
     DynamicConfig, HostPort, LocalConfig, Minimums, ParameterRole, PostgresqlSettings, Problems,
-    ReplicaMethod, Severity, SynchronousMode,
+    ReplicaMethod, Severity,
 };
 use ha::cluster::{Cluster, Tags};
 use ha::facts::Node;
@@ -131,13 +131,7 @@ pub(crate) fn read_dynamic(document: &serde_json::Value, minimums: Minimums) -> 
 
 /// What is configured that this version does not do, and what comes of it.
 fn not_there_yet(local: &LocalConfig, config: &DynamicConfig) -> Vec<&'static str> {
-    let synchronous = config.configured_synchronous_mode != SynchronousMode::Off;
     let said = [
-        (
-            synchronous,
-            "synchronous_mode is not managed yet: nobody is promoted who is not in /sync, but \
-             synchronous_standby_names and /sync stay as they are",
-        ),
         (
             config.failsafe_mode,
             "failsafe_mode is not supported yet: a primary stops when the DCS stays away",
@@ -257,12 +251,11 @@ postgresql:
     fn what_is_configured_and_not_there_is_said() {
         assert_eq!(said("", &serde_json::json!({})), Vec::<&str>::new());
         let document = serde_json::json!({
-            "synchronous_mode": "quorum",
             "failsafe_mode": true,
             "standby_cluster": {"host": "10.0.0.9"},
         });
         let texts = said("citus: {group: 0, database: citus}\n", &document);
-        let words = ["synchronous_mode", "failsafe_mode", "standby_cluster", "citus"];
+        let words = ["failsafe_mode", "standby_cluster", "citus"];
         assert_eq!(texts.len(), words.len());
         for (text, word) in texts.iter().zip(words) {
             assert!(text.contains(word), "{text}");

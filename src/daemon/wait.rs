@@ -3,6 +3,7 @@
 use dcs::Changes;
 use ha::facts::{Moment, Request};
 use ha::step::Callback;
+use postgres::process::WalSenders;
 
 use super::cycle::Daemon;
 use super::inbox::Message;
@@ -17,6 +18,7 @@ enum Event {
     Checkpoint,
     Applied(Option<apply::Outcome>),
     PostmasterEnded,
+    StandbyGone,
     Guard,
     StoreChanged,
     Message(Message),
@@ -57,6 +59,7 @@ impl Daemon {
             asked = self.signals.next() => Event::Signal(asked),
             () = postmaster_ended => Event::PostmasterEnded,
             () = guard_has_news => Event::Guard,
+            () = self.world.seen.synchronous_senders.one_ended() => Event::StandbyGone,
             () = self.world.jobs.news() => Event::Job,
             Some(message) = self.inbox.recv() => Event::Message(message),
             Ok(()) = self.changes.changed() => Event::StoreChanged,
@@ -73,6 +76,10 @@ impl Daemon {
             Event::Applied(applied) => self.note_applied(applied),
             Event::PostmasterEnded => {
                 self.world.seen.postmaster = None;
+                true
+            }
+            Event::StandbyGone => {
+                self.world.seen.synchronous_senders = WalSenders::default();
                 true
             }
             Event::StoreChanged => self.concerns_us().await,

@@ -8,7 +8,7 @@ use dcs::Dcs;
 use ha::cluster::PendingRestartReason;
 use ha::facts::{self, Moment};
 use ha::pg::Lsn;
-use postgres::process::Postmaster;
+use postgres::process::{Postmaster, WalSenders};
 use postgres::{Instant, Server};
 use tokio::sync::watch;
 
@@ -48,6 +48,8 @@ pub(crate) struct Seen {
     pub(crate) server_version: Option<u32>,
     /// Its postmaster: when it ends the loop wakes.
     pub(crate) postmaster: Option<Postmaster>,
+    /// A primary: the processes of the standbys that commits wait for. When one of them ends the loop wakes.
+    pub(crate) synchronous_senders: WalSenders,
     /// What it was, when it was last asked and no job has touched it since.
     pub(crate) runs_as: RunsAs,
     /// Which postmaster the pending settings below belong to.

@@ -26,5 +26,6 @@ mod life;
 mod patroni;
 mod supervise;
 mod switchover;
+mod synchronous;
 mod units;
 mod watchdog;

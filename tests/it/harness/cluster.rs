@@ -284,8 +284,11 @@ tags:
             } else {
                 ("replica", "streaming")
             };
-            let is_fine =
-                member["role"] == role && member["state"] == state && Some(&member["timeline"]) == timeline;
+            let is_synchronous =
+                role == "replica" && (member["role"] == "sync_standby" || member["role"] == "quorum_standby");
+            let is_fine = (member["role"] == role || is_synchronous)
+                && member["state"] == state
+                && Some(&member["timeline"]) == timeline;
             holds(is_fine, || document.clone())?;
         }
         for replica in self.members.iter().filter(|member| member.name != primary.name) {

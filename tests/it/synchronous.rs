@@ -1,0 +1,231 @@
+//! Synchronous replication: who is waited for is whoever may take over, and nothing that was acknowledged is lost.
+
+use crate::harness::cluster::Timers;
+use crate::harness::wait::holds;
+use crate::harness::{Cluster, Witnesses, Writer, eventually, newest, oldest, seconds};
+use serde_json::{Value, json};
+use std::time::Instant;
+
+const TIMERS: Timers = Timers {
+    ttl: 5,
+    loop_wait: 1,
+    retry_timeout: 1,
+};
+
+/// The key `sync`.
+fn sync(cluster: &Cluster) -> Value {
+    let text = cluster.key("sync").unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+fn names(cluster: &Cluster, member: &str) -> String {
+    cluster
+        .member(member)
+        .query("show synchronous_standby_names")
+        .map(|rows| rows.into_iter().flatten().flatten().collect())
+        .unwrap_or_else(|error| error)
+}
+
+/// Waits until the key is so, and `synchronous_standby_names` too.
+#[track_caller]
+fn wait_for(cluster: &Cluster, leader: &str, quorum: u64, standbys: &[&str], in_force: &str) {
+    let standbys = match standbys {
+        [] => Value::Null,
+        several => several.join(",").into(),
+    };
+    let wanted = json!({"leader": leader, "quorum": quorum, "sync_standby": standbys});
+    eventually(&format!("{wanted} and {in_force:?}"), seconds(15), || {
+        let (key, set) = (sync(cluster), names(cluster, leader));
+        holds(key == wanted && set == in_force, || format!("{key} and {set:?}"))
+    });
+}
+
+fn patch(cluster: &Cluster, document: &Value) {
+    let response = cluster.members[0].ask("PATCH", "/config", Some(document));
+    assert_eq!(response.status, 200, "{}", response.body);
+}
+
+fn roles(cluster: &Cluster) -> Vec<String> {
+    let role = |row: &Value| row["Role"].as_str().unwrap_or_default().to_owned();
+    let mut roles: Vec<String> = cluster.list().iter().map(role).collect();
+    roles.sort();
+    roles
+}
+
+#[test]
+fn one_standby_has_everything() {
+    let mut cluster = Cluster::with(newest(), 3, 1, TIMERS);
+    let leader = cluster.bootstrap();
+    patch(&cluster, &json!({"synchronous_mode": true}));
+    let standby = eventually("a standby is synchronous", seconds(10), || {
+        let standby = sync(&cluster)["sync_standby"].as_str().map(str::to_owned);
+        standby.ok_or_else(|| sync(&cluster).to_string())
+    });
+    wait_for(&cluster, &leader, 0, &[&standby], &standby);
+    eventually("list shows it", seconds(10), || {
+        let roles = roles(&cluster);
+        holds(roles == ["Leader", "Replica", "Sync Standby"], || {
+            format!("{roles:?}")
+        })
+    });
+    assert_eq!(cluster.member(&standby).status_code("/sync"), 200);
+    assert_eq!(cluster.member(&standby).status_code("/asynchronous"), 503);
+    let metrics = cluster.member(&standby).get("/metrics").unwrap().body;
+    assert!(
+        metrics
+            .lines()
+            .any(|line| line.starts_with("patroni_sync_standby{") && line.ends_with(" 1"))
+    );
+    let other = cluster
+        .others(&leader)
+        .into_iter()
+        .find(|name| *name != standby)
+        .unwrap();
+    assert_eq!(cluster.member(&other).status_code("/async"), 200);
+
+    let writer = Writer::start(&cluster);
+    let witnesses = Witnesses::start(&cluster);
+    // Its host is gone: commits wait for the other one.
+    let begin = Instant::now();
+    cluster.member_mut(&standby).kill_all();
+    wait_for(&cluster, &leader, 0, &[&other], &other);
+    writer.wait_for_write("with the other standby", seconds(5));
+    let silence = writer.longest_silence(begin);
+    println!("sync standby killed: no writes for {silence:?}");
+    assert!(silence < seconds(4), "no writes for {silence:?}");
+    cluster.member_mut(&standby).start();
+    cluster.wait_until_healthy(seconds(30));
+    wait_for(&cluster, &leader, 0, &[&other], &other);
+
+    // It stops in order: commits wait for the other one before it is gone.
+    let begin = Instant::now();
+    cluster.member_mut(&other).stop();
+    wait_for(&cluster, &leader, 0, &[&standby], &standby);
+    let silence = writer.longest_silence(begin);
+    println!("sync standby stopped: no writes for {silence:?}");
+    assert!(silence < seconds(3), "no writes for {silence:?}");
+    cluster.member_mut(&other).start();
+    cluster.wait_until_healthy(seconds(30));
+
+    // The primary's host is gone: only the synchronous standby takes over, and nothing is lost.
+    cluster.member_mut(&leader).kill_all();
+    let next = cluster.wait_for_other_primary(&leader, seconds(20));
+    assert_eq!(next, standby);
+    writer.wait_for_write("on the new primary", seconds(10));
+    writer.assert_nothing_lost();
+    wait_for(&cluster, &standby, 0, &[&other], &other);
+    cluster.member_mut(&leader).start();
+    cluster.wait_until_healthy(seconds(30));
+
+    // A switchover goes to the synchronous standby only.
+    let body = json!({"leader": standby, "candidate": leader});
+    let response = cluster.member(&standby).ask("POST", "/switchover", Some(&body));
+    assert_eq!(response.status, 412, "{}", response.body);
+    let response = cluster
+        .member(&standby)
+        .ask("POST", "/switchover", Some(&json!({"leader": standby})));
+    assert_eq!(response.status, 200, "{}", response.body);
+    assert_eq!(cluster.wait_for_other_primary(&standby, seconds(15)), other);
+    cluster.wait_until_healthy(seconds(30));
+    writer.wait_for_write("after the switchover", seconds(5));
+
+    patch(&cluster, &json!({"synchronous_mode": null}));
+    eventually("it is switched off", seconds(10), || {
+        let (key, set) = (cluster.key("sync"), names(&cluster, &other));
+        holds(key.is_none() && set.is_empty(), || format!("{key:?} and {set:?}"))
+    });
+    writer.assert_nothing_lost();
+    witnesses.assert_never_two_primaries();
+}
+
+#[test]
+fn strict_mode_acknowledges_nothing_on_the_primary_alone() {
+    let mut cluster = Cluster::with(oldest(), 2, 1, TIMERS);
+    let leader = cluster.bootstrap();
+    let standby = cluster.others(&leader).remove(0);
+    patch(
+        &cluster,
+        &json!({"synchronous_mode": "on", "synchronous_mode_strict": true}),
+    );
+    wait_for(&cluster, &leader, 0, &[&standby], &standby);
+    cluster
+        .member(&leader)
+        .query("create table strict (id int)")
+        .unwrap();
+    cluster.member_mut(&standby).stop();
+    cluster
+        .member(&leader)
+        .wait_for_log("synchronous_mode_strict is requested", seconds(10));
+    let waits = cluster
+        .member(&leader)
+        .query("set statement_timeout = '1s'; insert into strict values (1); select 'done'");
+    // The session's end is not the commit's: what counts is that nobody was told of one in time.
+    println!("{waits:?}");
+    let begin = Instant::now();
+    let conninfo = cluster.member(&leader).conninfo();
+    let writer = std::thread::spawn(move || {
+        let result = crate::harness::sql::query(&conninfo, "insert into strict values (2)");
+        (result, Instant::now())
+    });
+    cluster.member_mut(&standby).start();
+    cluster.wait_until_healthy(seconds(30));
+    let (_, end) = writer.join().unwrap();
+    println!("a commit waited for {:?}", end - begin);
+    wait_for(&cluster, &leader, 0, &[&standby], &standby);
+    cluster
+        .member(&leader)
+        .query("insert into strict values (3)")
+        .unwrap();
+}
+
+#[test]
+fn a_quorum_of_two_and_three() {
+    let mut cluster = Cluster::with(newest(), 3, 1, TIMERS);
+    let leader = cluster.bootstrap();
+    let others = cluster.others(&leader);
+    let (b, c) = (others[0].clone(), others[1].clone());
+    patch(&cluster, &json!({"synchronous_mode": "quorum"}));
+    wait_for(&cluster, &leader, 1, &[&b, &c], &format!("ANY 1 ({b},{c})"));
+    eventually("list shows them", seconds(10), || {
+        let roles = roles(&cluster);
+        holds(roles == ["Leader", "Quorum Standby", "Quorum Standby"], || {
+            format!("{roles:?}")
+        })
+    });
+    assert_eq!(cluster.member(&b).status_code("/quorum"), 200);
+    patch(&cluster, &json!({"synchronous_node_count": 2}));
+    wait_for(&cluster, &leader, 0, &[&b, &c], &format!("ANY 2 ({b},{c})"));
+    let writer = Writer::start(&cluster);
+    let witnesses = Witnesses::start(&cluster);
+    let begin = Instant::now();
+    cluster.member_mut(&c).kill_all();
+    wait_for(&cluster, &leader, 0, &[&b], &format!("ANY 1 ({b})"));
+    writer.wait_for_write("with one standby", seconds(5));
+    println!(
+        "one of two killed: no writes for {:?}",
+        writer.longest_silence(begin)
+    );
+    cluster.member_mut(&c).start();
+    cluster.wait_until_healthy(seconds(30));
+    patch(&cluster, &json!({"synchronous_node_count": 1}));
+    wait_for(&cluster, &leader, 1, &[&b, &c], &format!("ANY 1 ({b},{c})"));
+
+    cluster.member_mut(&leader).kill_all();
+    let next = cluster.wait_for_other_primary(&leader, seconds(20));
+    let left = if next == b { &c } else { &b };
+    writer.wait_for_write("on the new primary", seconds(10));
+    writer.assert_nothing_lost();
+    wait_for(&cluster, &next, 0, &[left], &format!("ANY 1 ({left})"));
+    // With one vote alone nobody would know who has everything.
+    cluster.member_mut(&leader).start();
+    cluster.wait_until_healthy(seconds(30));
+    wait_for_quorum_again(&cluster, &next);
+    writer.assert_nothing_lost();
+    witnesses.assert_never_two_primaries();
+}
+
+fn wait_for_quorum_again(cluster: &Cluster, leader: &str) {
+    let others = cluster.others(leader);
+    let (b, c) = (&others[0], &others[1]);
+    wait_for(cluster, leader, 1, &[b, c], &format!("ANY 1 ({b},{c})"));
+}
