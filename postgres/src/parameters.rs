@@ -324,8 +324,21 @@ impl Server {
         if self.postmaster().is_some() {
             // The file may be as it should be and the server not have read it.
             self.reload_and_wait(deadline).await?;
+            self.have_standbys_answer(deadline).await;
         }
         Ok(())
+    }
+
+    /// A WAL sender releases commits when its standby answers. One that has everything already answers when something
+    /// new comes: a transaction of ours, which waits for nobody, makes it.
+    async fn have_standbys_answer(&self, deadline: Instant) {
+        let sql = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN txid_current() END";
+        let asked = self
+            .query_kept(Purpose::Heartbeat, "having standbys answer", sql, deadline)
+            .await;
+        if let Err(error) = asked {
+            tracing::debug!("commits that wait may do so until their standby answers by itself: {error}");
+        }
     }
 
     /// A standby waits for nobody; what it has to wait for as a primary is set before it becomes one.

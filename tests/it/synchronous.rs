@@ -92,7 +92,7 @@ fn one_standby_has_everything() {
     writer.wait_for_write("with the other standby", seconds(5));
     let silence = writer.longest_silence(begin);
     println!("sync standby killed: no writes for {silence:?}");
-    assert!(silence < seconds(4), "no writes for {silence:?}");
+    assert!(silence < seconds(2), "no writes for {silence:?}");
     cluster.member_mut(&standby).start();
     cluster.wait_until_healthy(seconds(30));
     wait_for(&cluster, &leader, 0, &[&other], &other);
@@ -103,7 +103,7 @@ fn one_standby_has_everything() {
     wait_for(&cluster, &leader, 0, &[&standby], &standby);
     let silence = writer.longest_silence(begin);
     println!("sync standby stopped: no writes for {silence:?}");
-    assert!(silence < seconds(3), "no writes for {silence:?}");
+    assert!(silence < seconds(1), "no writes for {silence:?}");
     cluster.member_mut(&other).start();
     cluster.wait_until_healthy(seconds(30));
 
@@ -156,11 +156,8 @@ fn strict_mode_acknowledges_nothing_on_the_primary_alone() {
     cluster
         .member(&leader)
         .wait_for_log("synchronous_mode_strict is requested", seconds(10));
-    let waits = cluster
-        .member(&leader)
-        .query("set statement_timeout = '1s'; insert into strict values (1); select 'done'");
-    // The session's end is not the commit's: what counts is that nobody was told of one in time.
-    println!("{waits:?}");
+    let alone = cluster.member(&leader).query("insert into strict values (1)");
+    assert!(alone.is_err(), "nobody else has it: {alone:?}");
     let begin = Instant::now();
     let conninfo = cluster.member(&leader).conninfo();
     let writer = std::thread::spawn(move || {
