@@ -111,7 +111,7 @@ pub struct RestStatus {
     pub server_version: ServerVersion,
     /// `pg_is_in_recovery()`.
     pub in_recovery: bool,
-    /// Primary: its timeline.
+    /// As in [`SqlStatus::timeline`].
     pub timeline: Option<Timeline>,
     /// Primary: flushed position.
     pub location: Option<Lsn>,
@@ -233,7 +233,7 @@ impl Server {
         let standby = status.in_recovery;
         Ok(RestStatus {
             replication_state: status.replication_state(),
-            timeline: status.timeline.filter(|_| !standby),
+            timeline: status.timeline,
             location: (!standby).then_some(status.lsn),
             received_location: status.received.or(status.replayed).filter(|_| standby),
             replayed_location: status.replayed.filter(|_| standby),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{backoff, follow, observe, peers, primary, synchronous};
 use crate::cluster::{Cluster, Failover, FailoverKind};
 use crate::cycle::{Cycle, Flow};
-use crate::facts::{LockAnswer, Peer, PeerAnswer, SqlFacts};
-use crate::pg::{Lsn, MemberName, ServerState};
+use crate::facts::{LockAnswer, Peer, PeerAnswer, PeerStatus, SqlFacts};
+use crate::pg::{Lsn, MemberName, ServerState, Timeline};
 use crate::reason::{Reason, notes};
 use crate::step::{Action, Expect, Key};
 
@@ -259,82 +259,98 @@ fn compare(
     }
     let rivals = rivals(c, cluster, without);
     let answers = c.peers(rivals)?;
-    let lacks_wal = check_lag && mine < published;
-    Ok(nobody_is_fitter(c, cluster, answers, mine, lacks_wal))
+    let own = Own {
+        position: mine,
+        timeline: sql.timeline,
+        lacks_wal: check_lag && mine < published,
+        counts_votes: synchronous::counts_votes(c, cluster),
+    };
+    Ok(nobody_is_fitter(c, cluster, answers, own))
 }
 
-/// Judges what the others have answered. `lacks_wal`: more has been written than this member has.
-fn nobody_is_fitter(
-    c: &mut Cycle<'_>,
-    cluster: &Cluster,
-    answers: Vec<PeerAnswer>,
-    mine: Lsn,
+/// This member in a race.
+#[derive(Debug, Clone, Copy)]
+struct Own {
+    position: Lsn,
+    timeline: Option<Timeline>,
+    /// More has been written than it has.
     lacks_wal: bool,
-) -> bool {
-    let former_leader = c
-        .memory
-        .led_cluster
-        .as_ref()
-        .and_then(|led| led.leader_name().cloned());
-    let is_synchronous = synchronous::is_active(c, cluster);
-    let counts_votes = synchronous::counts_votes(c, cluster);
+    /// Being ahead of those that answer is not enough.
+    counts_votes: bool,
+}
+
+/// Judges what the others have answered.
+fn nobody_is_fitter(c: &mut Cycle<'_>, cluster: &Cluster, answers: Vec<PeerAnswer>, own: Own) -> bool {
     let mut not_ahead = usize::from(cluster.sync.lists(c.me(), true));
     for answer in answers {
-        let peer = match answer.status {
+        match answer.status {
             Err(why) => {
                 c.note(notes::peer_failed(&answer.name, &why));
-                if lacks_wal && is_worth_waiting(c, cluster, &answer.name) {
+                if own.lacks_wal && is_worth_waiting(c, cluster, &answer.name) {
                     c.note(notes::peer_is_starting(&answer.name));
                     return false;
                 }
-                continue;
             }
-            Ok(peer) => peer,
-        };
-        c.note(notes::peer_answered(&answer.name));
-        let is_voter = counts_votes && cluster.sync.lists(&answer.name, true);
-        let votes = is_voter && peer.in_recovery && peer.position.is_some_and(|theirs| theirs <= mine);
-        if peer.tags.nofailover() || peer.watchdog_failed {
-            not_ahead += usize::from(votes);
-            continue;
-        }
-        if !peer.in_recovery {
-            c.note(notes::primary_is_alive(&answer.name));
-            return false;
-        }
-        let theirs = peer.position.unwrap_or_default();
-        let wrote_sync = is_synchronous && cluster.sync.leader.as_ref() == Some(&answer.name);
-        if wrote_sync && theirs > mine {
-            // What it has and the members that it listed lack was never acknowledged.
-            c.note(notes::former_leader_is_ahead(&answer.name));
-            continue;
-        }
-        let is_former_leader = former_leader.as_ref() == Some(&answer.name);
-        if is_better(
-            c,
-            mine,
-            theirs,
-            if counts_votes && !is_voter {
-                0
-            } else {
-                peer.tags.failover_priority()
-            },
-            &answer.name,
-            is_former_leader,
-        ) {
-            return false;
-        }
-        if votes {
-            c.note(notes::got_vote(&answer.name));
-            not_ahead += 1;
+            Ok(peer) => {
+                c.note(notes::peer_answered(&answer.name));
+                if is_fitter(c, cluster, &answer.name, &peer, own) {
+                    return false;
+                }
+                if own.counts_votes && votes_for(cluster, &answer.name, &peer, own) {
+                    c.note(notes::got_vote(&answer.name));
+                    not_ahead += 1;
+                }
+            }
         }
     }
     let leads_sync = cluster.sync.leader.as_ref() == Some(c.me());
-    let has_votes = !counts_votes || leads_sync || not_ahead > cluster.sync.quorum;
+    let has_votes = !own.counts_votes || leads_sync || not_ahead > cluster.sync.quorum;
     if !has_votes {
         c.note(notes::quorum_not_reached(cluster.sync.quorum));
     }
     has_votes
+}
+
+/// A member of `/sync` that is not ahead of this one. What is on an older timeline is not, however far it goes.
+fn votes_for(cluster: &Cluster, name: &MemberName, peer: &PeerStatus, own: Own) -> bool {
+    let (Some(theirs), Some(timeline)) = (peer.position, peer.timeline) else {
+        return false;
+    };
+    cluster.sync.lists(name, true) && (Some(timeline), theirs) <= (own.timeline, own.position)
+}
+
+/// Whether a member that answered should run rather than this one.
+fn is_fitter(c: &mut Cycle<'_>, cluster: &Cluster, name: &MemberName, peer: &PeerStatus, own: Own) -> bool {
+    if peer.tags.nofailover() || peer.watchdog_failed {
+        return false;
+    }
+    if !peer.in_recovery {
+        c.note(notes::primary_is_alive(name));
+        return true;
+    }
+    let theirs = peer.position.unwrap_or_default();
+    let wrote_sync = synchronous::is_active(c, cluster) && cluster.sync.leader.as_ref() == Some(name);
+    if wrote_sync && theirs > own.position {
+        // What it has and the members that it listed lack was never acknowledged.
+        c.note(notes::former_leader_is_ahead(name));
+        return false;
+    }
+    if own.counts_votes && peer.timeline.is_some() && peer.timeline != own.timeline {
+        // Positions on two timelines do not compare.
+        if peer.timeline > own.timeline {
+            c.note(notes::peer_is_ahead(name));
+        }
+        return peer.timeline > own.timeline;
+    }
+    let is_voter = cluster.sync.lists(name, true);
+    let priority = if own.counts_votes && !is_voter {
+        0
+    } else {
+        peer.tags.failover_priority()
+    };
+    let led = c.memory.led_cluster.as_ref();
+    let is_former_leader = led.and_then(|led| led.leader_name()) == Some(name);
+    is_better(c, own.position, theirs, priority, name, is_former_leader)
 }
 
 /// After a stop of all members the one that was stopped last has everything, and the others do not when it was still

@@ -104,7 +104,8 @@ pub(crate) fn document(view: &View, now: Moment, server: Shown<'_>) -> Value {
             None => {}
         }
         let timeline = if sql.in_recovery {
-            view.timeline
+            // A vote in a race counts by it: the newest one that is known.
+            view.timeline.max(sql.timeline)
         } else {
             sql.timeline
         };
