@@ -73,8 +73,15 @@ impl World {
     /// A new primary: what was acknowledged and is lost now. In quiet, nothing may be.
     pub(crate) fn check_handover(&mut self, id: Id) {
         let Some(position) = self.position(id) else { return };
+        if self.plan.is_synchronous() && self.dcs.holder().as_ref() != Some(self.members[id].name()) {
+            // A host that stood still while its promotion was under way: not the primary whom clients go on with.
+            self.marks.hit("promotion of the past");
+            return;
+        }
         let lost = self.ledger.settle(&self.wal, position);
-        let is_accepted = std::mem::take(&mut self.accepts_loss);
+        let is_accepted = self.accepts_loss;
+        // Another member may be promoted before the one that was asked for.
+        self.accepts_loss &= self.dcs.newest().failover.is_some();
         let Lost {
             writes: lost,
             must_last,

@@ -1,8 +1,8 @@
 //! Synchronous replication: who is waited for is whoever may take over, and nothing that was acknowledged is lost.
 
-use crate::harness::cluster::Timers;
+use crate::harness::cluster::{Program, Timers};
 use crate::harness::wait::holds;
-use crate::harness::{Cluster, Witnesses, Writer, eventually, newest, oldest, seconds};
+use crate::harness::{Cluster, Witnesses, Writer, eventually, newest, oldest, seconds, versions};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -225,4 +225,83 @@ fn wait_for_quorum_again(cluster: &Cluster, leader: &str) {
     let others = cluster.others(leader);
     let (b, c) = (&others[0], &others[1]);
     wait_for(cluster, leader, 1, &[b, c], &format!("ANY 1 ({b},{c})"));
+}
+
+/// Patroni sleeps in steps of seconds.
+const WITH_PATRONI: std::time::Duration = seconds(40);
+
+#[test]
+fn beside_patroni_nothing_is_lost_either() {
+    let bin = versions::patroni();
+    let mut cluster = Cluster::with(newest(), 2, 1, Timers::PATRONI);
+    let program = Program {
+        path: bin.join("patroni"),
+        arguments: Vec::new(),
+    };
+    cluster.add_member("patroni", program);
+    cluster.members[0].start();
+    cluster.members[1].start();
+    cluster.wait_for_primary(seconds(30));
+    cluster.member_mut("patroni").start();
+    let ours = cluster.wait_until_healthy(seconds(60));
+    patch(&cluster, &json!({"synchronous_mode": "quorum"}));
+    wait_for_voters(&cluster, &ours, 1, 2);
+    let writer = Writer::start(&cluster);
+    let witnesses = Witnesses::start(&cluster);
+
+    // Each takes over from the other, by request and by a crash.
+    hand_over(&cluster, &ours, Some("patroni"));
+    wait_for_voters(&cluster, "patroni", 1, 2);
+    writer.assert_nothing_lost();
+    cluster.member_mut("patroni").kill_all();
+    let ours = cluster.wait_for_other_primary("patroni", WITH_PATRONI);
+    writer.wait_for_write("with Patroni dead", seconds(10));
+    wait_for_voters(&cluster, &ours, 0, 1);
+    writer.assert_nothing_lost();
+    cluster.member_mut("patroni").start();
+    cluster.wait_until_healthy(seconds(60));
+    wait_for_voters(&cluster, &ours, 1, 2);
+
+    patch(&cluster, &json!({"synchronous_mode": "on"}));
+    wait_for_voters(&cluster, &ours, 0, 1);
+    let mut leader = ours;
+    for _ in 0..3 {
+        let standby = sync(&cluster)["sync_standby"].as_str().unwrap().to_owned();
+        hand_over(&cluster, &leader, None);
+        assert_eq!(cluster.wait_until_healthy(WITH_PATRONI), standby);
+        wait_for_voters(&cluster, &standby, 0, 1);
+        writer.wait_for_write("after a switchover", seconds(10));
+        writer.assert_nothing_lost();
+        leader = standby;
+    }
+    witnesses.assert_never_two_primaries();
+}
+
+/// Waits until the key is of this leader, with so many voters.
+#[track_caller]
+fn wait_for_voters(cluster: &Cluster, leader: &str, quorum: u64, voters: usize) {
+    eventually(
+        &format!("{leader} with quorum {quorum} of {voters}"),
+        WITH_PATRONI,
+        || {
+            let key = sync(cluster);
+            let listed = key["sync_standby"]
+                .as_str()
+                .map_or(0, |names| names.split(',').count());
+            let is_so = key["leader"] == leader && key["quorum"] == quorum && listed == voters;
+            holds(is_so, || format!("{key} and {:?}", names(cluster, leader)))
+        },
+    );
+}
+
+#[track_caller]
+fn hand_over(cluster: &Cluster, from: &str, to: Option<&str>) {
+    let body = match to {
+        Some(to) => json!({"leader": from, "candidate": to}),
+        None => json!({"leader": from}),
+    };
+    let response = cluster.member(from).ask("POST", "/switchover", Some(&body));
+    assert_eq!(response.status, 200, "{}", response.body);
+    cluster.wait_for_other_primary(from, WITH_PATRONI);
+    cluster.wait_until_healthy(WITH_PATRONI);
 }
