@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use config::{
     DynamicConfig, HostPort, LocalConfig, Minimums, ParameterRole, PostgresqlSettings, Problems,
-    ReplicaMethod, Severity,
+    ReplicaMethod, Severity, SlotKind,
 };
 use ha::cluster::{Cluster, Tags};
 use ha::facts::Node;
@@ -144,6 +144,13 @@ fn not_there_yet(local: &LocalConfig, config: &DynamicConfig) -> Vec<&'static st
             local.citus.is_some(),
             "citus is not supported yet: this member does not keep pg_dist_node",
         ),
+        (
+            config
+                .slots
+                .values()
+                .any(|slot| matches!(slot.kind, SlotKind::Logical { .. })),
+            "logical slots are not supported yet: those of `slots` are neither created nor kept across a failover",
+        ),
     ];
     said.into_iter()
         .filter(|(is_set, _)| *is_set)
@@ -249,13 +256,21 @@ postgresql:
 
     #[test]
     fn what_is_configured_and_not_there_is_said() {
-        assert_eq!(said("", &serde_json::json!({})), Vec::<&str>::new());
+        for document in [
+            serde_json::json!({}),
+            serde_json::json!({"slots": {"spare": {"type": "physical"}}}),
+        ] {
+            assert_eq!(said("", &document), Vec::<&str>::new());
+        }
         let document = serde_json::json!({
             "failsafe_mode": true,
             "standby_cluster": {"host": "10.0.0.9"},
+            "slots": {
+                "feed": {"type": "logical", "database": "app", "plugin": "pgoutput"},
+            },
         });
         let texts = said("citus: {group: 0, database: citus}\n", &document);
-        let words = ["failsafe_mode", "standby_cluster", "citus"];
+        let words = ["failsafe_mode", "standby_cluster", "citus", "logical slots"];
         assert_eq!(texts.len(), words.len());
         for (text, word) in texts.iter().zip(words) {
             assert!(text.contains(word), "{text}");

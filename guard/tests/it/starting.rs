@@ -4,6 +4,9 @@ use crate::scene::*;
 use std::fs;
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tamada_guard::{Client, Exit, ServerCommand};
 
 fn shell(script: &str) -> ServerCommand {
@@ -146,4 +149,39 @@ fn an_upgrade_of_the_program_does_not_disturb_it() {
     let server = scene.start(&mut agent, "polite");
     assert!(agent.status().unwrap().server.unwrap().is_child);
     scene.assert_all_live(server);
+}
+
+/// Says of a copy of this test's process that it is one.
+const IS_COPY: &str = "TAMADA_TEST_IS_COPY";
+
+/// An agent hears of the end of its children by a signal, which interrupts whatever its thread waits for.
+#[test]
+fn the_end_of_other_children_does_not_disturb_it() {
+    let test = "starting::the_end_of_other_children_does_not_disturb_it";
+    if std::env::var_os(IS_COPY).is_none() {
+        // Signals go to a process's first thread, which runs the test only where no other may.
+        let copy = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--test-threads=1", "--nocapture"])
+            .env(IS_COPY, "1")
+            .status();
+        assert!(copy.unwrap().success());
+        return;
+    }
+    let seen = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGCHLD, Arc::clone(&seen)).unwrap();
+    let has_ended = Arc::new(AtomicBool::new(false));
+    let noise = std::thread::spawn({
+        let has_ended = Arc::clone(&has_ended);
+        move || {
+            while !has_ended.load(Ordering::SeqCst) {
+                Command::new("/bin/true").status().unwrap();
+            }
+        }
+    });
+    for _ in 0..10 {
+        drop(Scene::new().agent());
+    }
+    has_ended.store(true, Ordering::SeqCst);
+    noise.join().unwrap();
+    assert!(seen.load(Ordering::SeqCst));
 }

@@ -50,7 +50,8 @@ pub(super) fn somebody_is_faster(c: &mut Cycle<'_>, cluster: &Cluster, control: 
             if !peers::has_what_is_needed(c, cluster, &peer, None) {
                 c.note(notes::candidate_lags(&name));
             } else if is_hopeless
-                || (lacks_nothing(c, cluster, recovery, &name, &peer) && is_faster(c, &peer, in_place))
+                || (lacks_nothing(c, cluster, control, recovery, &name, &peer)
+                    && is_faster(c, &peer, in_place))
             {
                 return Ok(true);
             }
@@ -62,10 +63,11 @@ pub(super) fn somebody_is_faster(c: &mut Cycle<'_>, cluster: &Cluster, control: 
 }
 
 /// It has all of our WAL, or all that was acknowledged: with synchronous replication to certain members nothing is
-/// acknowledged that they do not have.
+/// acknowledged that they do not have. On another timeline it has other WAL, however far it goes.
 fn lacks_nothing(
     c: &Cycle<'_>,
     cluster: &Cluster,
+    control: &ControlData,
     recovery: CrashRecovery,
     name: &MemberName,
     peer: &PeerStatus,
@@ -73,7 +75,8 @@ fn lacks_nothing(
     let is_synchronous = c.config().synchronous_mode() == SynchronousMode::On
         && cluster.sync.quorum == 0
         && cluster.sync.lists(name, false);
-    peer.in_recovery && (is_synchronous || peer.position >= Some(recovery.end))
+    let is_ours = peer.timeline.is_none_or(|timeline| timeline == control.timeline);
+    peer.in_recovery && (is_synchronous || (is_ours && peer.position >= Some(recovery.end)))
 }
 
 /// It has to replay what it has received, too.

@@ -1,0 +1,315 @@
+//! The notes of a cycle, in Patroni's wording.
+
+use super::*;
+
+pub(crate) fn lock_owner(owner: Option<&MemberName>, me: &MemberName) -> Note {
+    let owner = owner.map_or("None", MemberName::as_str);
+    Note::info(format!("Lock owner: {owner}; I am {me}"))
+}
+
+pub(crate) fn peer_answered(name: &MemberName) -> Note {
+    Note::info(format!("Got response from {name}"))
+}
+
+pub(crate) fn peer_failed(name: &MemberName, why: &str) -> Note {
+    Note::warning(format!("Request failed to {name}: {why}"))
+}
+
+pub(crate) fn primary_is_alive(name: &MemberName) -> Note {
+    Note::warning(format!("Primary ({name}) is still alive"))
+}
+
+pub(crate) fn peer_is_ahead(name: &MemberName) -> Note {
+    Note::info(format!("Wal position of {name} is ahead of my wal position"))
+}
+
+pub(crate) fn peer_is_starting(name: &MemberName) -> Note {
+    Note::info(format!(
+        "{name} is starting and may have the WAL that I lack; it is waited for"
+    ))
+}
+
+pub(crate) fn peer_has_priority(name: &MemberName, theirs: i64, mine: i64) -> Note {
+    Note::info(format!(
+        "{name} has equally tolerable WAL position and priority {theirs}, while this node has priority {mine}"
+    ))
+}
+
+pub(crate) fn former_leader_ignored(name: &MemberName) -> Note {
+    Note::info(format!(
+        "Ignoring the former leader {name} having a higher priority at the same WAL position"
+    ))
+}
+
+pub(crate) fn lag_exceeded() -> Note {
+    Note::info("My wal position exceeds maximum replication lag")
+}
+
+pub(crate) fn timeline_unknown() -> Note {
+    Note::info("Can not figure out my timeline")
+}
+
+pub(crate) fn timeline_behind(mine: Timeline, cluster: Timeline) -> Note {
+    Note::info(format!(
+        "My timeline {mine} is behind last known cluster timeline {cluster}"
+    ))
+}
+
+pub(crate) fn guard_is_missing() -> Note {
+    Note::warning("The guard is not usable")
+}
+
+pub(crate) fn watchdog_is_missing() -> Note {
+    Note::warning("Watchdog device is not usable")
+}
+
+pub(crate) fn pre_promote_backoff() -> Note {
+    Note::info(
+        "backoff: skip leader race after pre_promote script failure and releasing the lock voluntarily",
+    )
+}
+
+pub(crate) fn candidate_unfit(kind: FailoverKind, name: &MemberName, why: &str) -> Note {
+    Note::warning(format!("{}: member {name} is {why}", kind.as_str()))
+}
+
+pub(crate) fn candidate_lags(name: &MemberName) -> Note {
+    Note::info(format!("Member {name} exceeds maximum replication lag"))
+}
+
+pub(crate) fn no_candidates(kind: FailoverKind) -> Note {
+    Note::warning(format!("{}: candidates list is empty", kind.as_str()))
+}
+
+pub(crate) fn race_to(kind: FailoverKind, candidate: &MemberName, me: &MemberName) -> Note {
+    Note::info(format!("{}: to {candidate}, i am {me}", kind.as_str()))
+}
+
+pub(crate) fn no_healthy_members(kind: FailoverKind) -> Note {
+    let action = kind.as_str();
+    Note::warning(format!(
+        "{action}: no healthy members found, {action} is not possible"
+    ))
+}
+
+pub(crate) fn already_leader(kind: FailoverKind) -> Note {
+    let action = kind.as_str();
+    Note::warning(format!("{action}: I am already the leader, no need to {action}"))
+}
+
+pub(crate) fn leader_name_differs(kind: FailoverKind, named: &MemberName, me: &MemberName) -> Note {
+    Note::warning(format!(
+        "{}: leader name does not match: {named} != {me}",
+        kind.as_str()
+    ))
+}
+
+pub(crate) fn awaiting(kind: FailoverKind, at: Timestamp, seconds: i64) -> Note {
+    Note::info(format!(
+        "Awaiting {} at {at} (in {seconds} seconds)",
+        kind.as_str()
+    ))
+}
+
+pub(crate) fn stale_schedule(kind: FailoverKind, at: Timestamp) -> Note {
+    Note::warning(format!(
+        "Found a stale {} value, cleaning up: {at}",
+        kind.as_str()
+    ))
+}
+
+pub(crate) fn invalid_schedule() -> Note {
+    Note::warning("scheduled_at of the failover key can not be read as a time with a zone; it is dropped")
+}
+
+pub(crate) fn clearing_failover() -> Note {
+    Note::info("Cleaning up failover key")
+}
+
+pub(crate) fn clearing_failover_after_lock() -> Note {
+    Note::info("Cleaning up failover key after acquiring leader lock...")
+}
+
+pub(crate) fn demoting(kind: &str) -> Note {
+    Note::info(format!("Demoting self ({kind})"))
+}
+
+pub(crate) fn leader_key_released() -> Note {
+    Note::info("Leader key released")
+}
+
+pub(crate) fn dcs_error(why: &str) -> Note {
+    Note::error(format!("Error communicating with DCS: {why}"))
+}
+
+pub(crate) fn lock_update_failed() -> Note {
+    Note::error("failed to update leader lock")
+}
+
+pub(crate) fn foreign_system_identifier(
+    me: &MemberName,
+    ours: &SystemIdentifier,
+    theirs: &SystemIdentifier,
+) -> Note {
+    Note::critical(format!(
+        "system ID mismatch, node {me} belongs to a different cluster: {ours} != {theirs}"
+    ))
+}
+
+pub(crate) fn foreign_in_pause(ours: &SystemIdentifier, theirs: &SystemIdentifier) -> Note {
+    Note::warning(format!(
+        "system ID has changed while in paused mode. Patroni will exit when resuming unless system ID is reset: \
+         {ours} != {theirs}"
+    ))
+}
+
+pub(crate) fn start_the_primary_first() -> Note {
+    Note::error("Please first start Patroni on the node running as primary")
+}
+
+pub(crate) fn local_position(timeline: Timeline, lsn: Lsn) -> Note {
+    Note::info(format!("Local timeline={timeline} lsn={lsn}"))
+}
+
+pub(crate) fn remote_timeline(timeline: Timeline) -> Note {
+    Note::info(format!("primary_timeline={timeline}"))
+}
+
+pub(crate) fn timelines_of_one_number(timeline: Timeline) -> Note {
+    Note::error(format!(
+        "timeline {timeline} here is not the timeline {timeline} of the leader: both were made by promotions that \
+         did not know of each other"
+    ))
+}
+
+pub(crate) fn leader_is_in_recovery() -> Note {
+    Note::info("Leader is still in_recovery and therefore can't be used for rewind")
+}
+
+pub(crate) fn divergence_unknown(why: &str) -> Note {
+    Note::warning(format!(
+        "can not tell yet whether the local WAL parted from the leader's: {why}"
+    ))
+}
+
+pub(crate) fn waiting_for_checkpoint(name: &str) -> Note {
+    Note::info(format!("Waiting for checkpoint on {name} before rewind"))
+}
+
+pub(crate) fn task_failed(label: &str, why: &str) -> Note {
+    Note::error(format!("{label}: {why}"))
+}
+
+pub(crate) fn not_running() -> Note {
+    Note::warning("Postgresql is not running.")
+}
+
+pub(crate) fn crashed_failing_over() -> Note {
+    Note::info("Primary crashed. Failing over.")
+}
+
+pub(crate) fn recovery_would_take(bytes: u64, duration: Duration) -> Note {
+    Note::info(format!(
+        "Crash recovery has {} MB of WAL to replay, which would take about {} s.",
+        bytes >> 20,
+        duration.as_secs()
+    ))
+}
+
+pub(crate) fn still_starting_as_standby() -> Note {
+    Note::info("Still starting up as a standby.")
+}
+
+pub(crate) fn slots_share_a_name(slot: &str, members: &str) -> Note {
+    Note::error(format!(
+        "Following cluster members share a replication slot name: {members} ({slot})"
+    ))
+}
+
+pub(crate) fn slot_expired(slot: &str, seconds: u64) -> Note {
+    Note::info(format!(
+        "Replication slot '{slot}' for absent cluster member is expired after {seconds} sec."
+    ))
+}
+
+pub(crate) fn lock_of_leader_is_over(name: &MemberName, known: std::time::Duration) -> Note {
+    Note::warning(format!(
+        "the leader {name} has not renewed its lock for {} s: it is over, although the DCS still keeps the key",
+        known.as_secs()
+    ))
+}
+
+pub(crate) fn synchronous_enabled() -> Note {
+    Note::info("Enabled synchronous replication")
+}
+
+pub(crate) fn synchronous_disabled() -> Note {
+    Note::info("Disabled synchronous replication")
+}
+
+pub(crate) fn assigning_names(names: &str) -> Note {
+    Note::info(format!("Assigning synchronous_standby_names to '{names}'"))
+}
+
+pub(crate) fn sync_published(leader: &MemberName, quorum: usize, voters: &[MemberName]) -> Note {
+    let voters: Vec<&str> = voters.iter().map(MemberName::as_str).collect();
+    Note::info(format!(
+        "Setting leader to {leader}, quorum to {quorum} of ({})",
+        voters.join(", ")
+    ))
+}
+
+pub(crate) fn sync_standby_assigned(voters: &[MemberName]) -> Note {
+    let voters: Vec<String> = voters.iter().map(|name| format!("'{name}'")).collect();
+    Note::info(format!(
+        "Synchronous standby status assigned to [{}]",
+        voters.join(", ")
+    ))
+}
+
+pub(crate) fn sync_leader_differs(leader: &MemberName, me: &MemberName) -> Note {
+    Note::warning(format!(
+        "Inconsistent state of /sync key detected, leader = {leader} doesn't match {me}, updating synchronous \
+         replication key"
+    ))
+}
+
+pub(crate) fn sync_was_changed() -> Note {
+    Note::info("Synchronous replication key updated by someone else.")
+}
+
+pub(crate) fn nobody_to_wait_for() -> Note {
+    Note::warning(
+        "No active replication connections from Patroni members and synchronous_mode_strict is requested. \
+         Commits will be delayed.",
+    )
+}
+
+pub(crate) fn former_leader_is_ahead(name: &MemberName) -> Note {
+    Note::info(format!("Ignoring the former leader {name} being ahead of us"))
+}
+
+pub(crate) fn got_vote(name: &MemberName) -> Note {
+    Note::info(format!("Got quorum vote from {name}"))
+}
+
+pub(crate) fn quorum_not_reached(quorum: usize) -> Note {
+    Note::info(format!("Quorum requirement {quorum} can not be reached"))
+}
+
+pub(crate) fn candidate_lacks_votes(name: &MemberName) -> Note {
+    Note::warning(format!(
+        "{name} may lack what was acknowledged, so the switchover to it is given up"
+    ))
+}
+
+pub(crate) fn not_healthy_enough() -> Note {
+    Note::info("not healthy enough for leader race")
+}
+
+pub(crate) fn lock_has_run_out(until: Moment, now: Moment) -> Note {
+    let late = now.since(until).as_millis();
+    Note::error(format!(
+        "the leader key's lease ran out {late} ms ago by this node's own clock"
+    ))
+}
