@@ -6,7 +6,7 @@ use rustix::process::Pid;
 use std::fmt::Write as _;
 use std::io;
 use std::mem::MaybeUninit;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The process of this number, if it can be one: rustix takes none that is negative.
 pub(crate) fn pid(number: i32) -> Option<Pid> {
@@ -121,37 +121,45 @@ pub(crate) fn each_child(parent: Pid, mut visit: impl FnMut(Pid)) -> io::Result<
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Likeness {
     program: PathBuf,
-    current_dir: PathBuf,
+    current_dir: Directory,
     uid: u32,
 }
+
+/// A directory by device and inode. Its name says nothing: in a container, on the same machine, another server may have its
+/// data under the same name.
+type Directory = (u64, u64);
 
 impl Likeness {
     /// That of a process of ours; `None` where the kernel does not tell, or where it works in `/` like so many.
     pub(crate) fn of(pid: Pid) -> Option<Self> {
-        let link = |name: &str| std::fs::read_link(format!("/proc/{}/{name}", pid.as_raw_nonzero())).ok();
+        let program = std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).ok()?;
         let likeness = Self {
-            program: link("exe")?,
-            current_dir: link("cwd")?,
+            program,
+            current_dir: directory(&ProcPath::new(pid, "cwd")).ok()?,
             uid: rustix::process::geteuid().as_raw(),
         };
-        (likeness.current_dir != Path::new("/")).then_some(likeness)
+        (directory(&ProcPath::new(pid, "root")) != Ok(likeness.current_dir)).then_some(likeness)
     }
 
     pub(crate) fn is_shared_by(&self, pid: Pid) -> bool {
         use std::os::unix::ffi::OsStrExt;
-        // A process that is about to end has no program any more, but still its working directory.
-        let has = |name: &str, target: &Path, is_ending: bool| {
-            let path = ProcPath::new(pid, name);
+        let has_program = || {
+            let path = ProcPath::new(pid, "exe");
             let mut buffer = [MaybeUninit::<u8>::uninit(); 4096];
             match readlinkat_raw(CWD, path.as_bytes(), &mut buffer) {
-                Ok((found, _)) => *found == *target.as_os_str().as_bytes(),
-                Err(error) => is_ending && error == Errno::NOENT,
+                Ok((found, _)) => *found == *self.program.as_os_str().as_bytes(),
+                // A process that is about to end has no program any more, but still its working directory.
+                Err(error) => error == Errno::NOENT,
             }
         };
         owner(pid) == Some(self.uid)
-            && has("cwd", &self.current_dir, false)
-            && has("exe", &self.program, true)
+            && directory(&ProcPath::new(pid, "cwd")) == Ok(self.current_dir)
+            && has_program()
     }
+}
+
+fn directory(path: &ProcPath) -> Result<Directory, Errno> {
+    statat(CWD, path.as_bytes(), AtFlags::empty()).map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 /// The effective user id of a process.
@@ -204,5 +212,48 @@ mod tests {
         assert_eq!(owner(own), Some(rustix::process::geteuid().as_raw()));
         let likeness = Likeness::of(own).unwrap();
         assert!(likeness.is_shared_by(own) && !likeness.is_shared_by(parent));
+    }
+
+    #[test]
+    fn a_directory_of_the_same_name_elsewhere_is_another() {
+        use std::io::{BufRead, BufReader};
+        use std::process::{Command, Stdio};
+
+        let dir = tempfile::tempdir().unwrap();
+        let run = |is_elsewhere: bool| {
+            let mut command = Command::new(if is_elsewhere { "unshare" } else { "env" });
+            let mut mount = "";
+            if is_elsewhere {
+                mount = "mount -t tmpfs none \"$1\" && ";
+                command.arg("--mount");
+                if !rustix::process::geteuid().is_root() {
+                    command.arg("--map-root-user");
+                }
+            }
+            let script = format!("{mount}cd \"$1\" && exec \"$0\" -c 'echo ready; read line'");
+            let command = command.args(["sh", "-c", &script, "sh"]).arg(dir.path());
+            let mut child = command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut line = String::new();
+            BufReader::new(child.stdout.take().unwrap())
+                .read_line(&mut line)
+                .unwrap();
+            assert_eq!(line, "ready\n");
+            child
+        };
+        let mut children = [run(false), run(false), run(true)];
+        let [one, two, elsewhere] = children
+            .each_ref()
+            .map(|child| pid(child.id().cast_signed()).unwrap());
+        let likeness = Likeness::of(one).unwrap();
+        assert!(likeness.is_shared_by(two), "another process of the same server");
+        assert!(!likeness.is_shared_by(elsewhere), "a server in a container");
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 }

@@ -8,7 +8,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How far the start time of a process may lie from the one in its pid file.
@@ -117,13 +118,8 @@ impl Postmaster {
 
 /// The processes that work in `data_dir`: PostgreSQL's processes change to it. They may outlive a killed postmaster.
 pub(crate) fn working_in(data_dir: &Path) -> Vec<Postmaster> {
-    let Ok(data_dir) = data_dir.canonicalize() else {
-        return Vec::new();
-    };
     processes()
-        .filter(|pid| {
-            *pid != own_pid() && fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == data_dir)
-        })
+        .filter(|pid| *pid != own_pid() && is_same_directory(&current_dir(*pid), data_dir) == Some(true))
         .filter(|pid| command_name(*pid).is_some_and(|name| name.starts_with("postgres")))
         .filter_map(|pid| Postmaster::open(pid, 0))
         .collect()
@@ -134,13 +130,34 @@ pub(crate) fn rewinding(data_dir: &Path) -> Vec<Postmaster> {
     let has_directory = |pid: &i32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         line.split(|byte| *byte == 0)
-            .any(|arg| arg == data_dir.as_os_str().as_encoded_bytes())
+            .filter(|arg| *arg == data_dir.as_os_str().as_encoded_bytes())
+            .any(|_| is_same_directory(&seen_by(*pid, data_dir), data_dir) == Some(true))
     };
     processes()
         .filter(|pid| command_name(*pid).as_deref() == Some("pg_rewind"))
         .filter(has_directory)
         .filter_map(|pid| Postmaster::open(pid, 0))
         .collect()
+}
+
+fn current_dir(pid: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/cwd"))
+}
+
+/// What `path` is for that process, which may have another root: `/proc/PID/root` leads into its file systems.
+fn seen_by(pid: i32, path: &Path) -> PathBuf {
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    match path.strip_prefix("/") {
+        Ok(below) => root.join(below),
+        Err(_) => current_dir(pid).join(path),
+    }
+}
+
+/// Whether two paths lead to one directory; `None` when that cannot be found out. The names say nothing: in a container, on
+/// the same machine, another cluster may have its data under the same path.
+fn is_same_directory(one: &Path, other: &Path) -> Option<bool> {
+    let (one, other) = (fs::metadata(one).ok()?, fs::metadata(other).ok()?);
+    Some((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
 fn processes() -> impl Iterator<Item = i32> {
@@ -208,15 +225,14 @@ fn looks_like(pid: i32, program: &str, data_dir: &Path) -> bool {
         let name = name.strip_suffix(" (deleted)").unwrap_or(&name);
         name == program || name == "postmaster"
     });
-    let directory = (fs::read_link(format!("/proc/{pid}/cwd")), data_dir.canonicalize());
-    let directory_fits = !matches!(directory, (Ok(cwd), Ok(data_dir)) if cwd != data_dir);
-    name_fits && directory_fits
+    name_fits && is_same_directory(&current_dir(pid), data_dir) != Some(false)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
     use std::time::Duration;
 
     #[tokio::test]
@@ -233,28 +249,60 @@ mod tests {
         process.signal(Signal::TERM).unwrap();
     }
 
-    #[test]
-    fn a_rewind_of_this_directory_is_found_and_no_other() {
-        let dir = tempfile::tempdir().unwrap();
-        let program = dir.path().join("pg_rewind");
-        fs::copy("/bin/sleep", &program).unwrap();
-        // The directory stands where sleep takes a time: all that matters is that it is an argument.
-        let (ours, other) = ("31", "30");
-        let run = |directory: &str| Command::new(&program).arg(directory).spawn().unwrap();
-        let mut children = [run(ours), run(other)];
-        let mut found = Vec::new();
-        let begin = std::time::Instant::now();
-        while found.is_empty() && begin.elapsed() < Duration::from_secs(5) {
-            found = rewinding(Path::new(ours));
+    /// Runs `program`, a copy of the shell, with `directory` as its argument and working directory: here, or where
+    /// another file system has that name.
+    fn run_in(program: &Path, directory: &Path, is_elsewhere: bool) -> Child {
+        let mount = if is_elsewhere {
+            "mount -t tmpfs none \"$1\" && "
+        } else {
+            ""
+        };
+        let script = format!("{mount}cd \"$1\" && exec \"$0\" -c 'echo ready; read line' \"$1\"");
+        let mut command = Command::new(if is_elsewhere { "unshare" } else { "env" });
+        if is_elsewhere {
+            command.arg("--mount");
+            if !rustix::process::geteuid().is_root() {
+                command.arg("--map-root-user");
+            }
         }
-        let pids: Vec<u32> = found
-            .iter()
-            .map(|process| process.pid().cast_unsigned())
-            .collect();
-        assert_eq!(pids, [children[0].id()]);
-        for child in &mut children {
-            child.kill().unwrap();
-            child.wait().unwrap();
+        let command = command.args(["sh", "-c", &script]).arg(program).arg(directory);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "ready\n");
+        child
+    }
+
+    #[test]
+    fn processes_of_this_directory_are_found_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, other) = (dir.path().join("ours"), dir.path().join("other"));
+        for (name, find) in [
+            ("pg_rewind", rewinding as fn(&Path) -> Vec<Postmaster>),
+            ("postgres", working_in),
+        ] {
+            for directory in [&ours, &other] {
+                fs::create_dir_all(directory).unwrap();
+            }
+            let program = dir.path().join(name);
+            fs::copy("/bin/sh", &program).unwrap();
+            let mut children = [(&ours, false), (&other, false), (&ours, true)]
+                .map(|(directory, is_elsewhere)| run_in(&program, directory, is_elsewhere));
+            let pids: Vec<u32> = find(&ours)
+                .iter()
+                .map(|found| found.pid().cast_unsigned())
+                .collect();
+            assert_eq!(pids, [children[0].id()], "{name}");
+            for child in &mut children {
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
         }
     }
 
