@@ -3,10 +3,10 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build release fmt lint check test demo clean
+.PHONY: help deps build release fmt lint check test test-all demo clean
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 deps: ## install what is missing on this machine
 	@./scripts/install-deps.sh
@@ -33,6 +33,9 @@ check: ## what to run before each commit: format, tidy, clippy, tests without se
 
 test: ## everything that must hold: check, and the tests with PostgreSQL, etcd and Patroni
 	@./scripts/test.sh
+
+test-all: ## test, and the tests that take too long for every day
+	@./scripts/test.sh all
 
 demo: deps release ## a cluster of three on this machine, to look at and to break
 	@./scripts/demo.sh

@@ -1,7 +1,16 @@
 #!/usr/bin/env bash
 # All checks and tests: what `make test` and the continuous integration run. Every step runs even if one before it
 # failed, and the last lines tell which did. Tests that start PostgreSQL as root do so as the user postgres.
+# With the argument `all` also the tests that are ignored because they take long: `make test-all`.
 set -euo pipefail
+which=${1:-}
+case $which in
+"" | all) ;;
+*)
+    echo "usage: $0 [all]" >&2
+    exit 2
+    ;;
+esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 begin=$SECONDS
@@ -70,10 +79,13 @@ if command -v cargo-deny >/dev/null; then
 else
     skipped+=("licences and sources (no cargo-deny here)")
 fi
+long_ones=()
 if command -v cargo-nextest >/dev/null; then
-    step "tests" cargo nextest run --cargo-quiet --locked --workspace --profile ci
+    [ "$which" != all ] || long_ones=(--run-ignored all)
+    step "tests" cargo nextest run --cargo-quiet --locked --workspace --profile ci "${long_ones[@]}"
 else
-    step "tests" cargo test --quiet --locked --workspace --no-fail-fast
+    [ "$which" != all ] || long_ones=(-- --include-ignored)
+    step "tests" cargo test --quiet --locked --workspace --no-fail-fast "${long_ones[@]}"
 fi
 
 echo

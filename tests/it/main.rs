@@ -13,6 +13,7 @@
 mod harness;
 mod host;
 
+mod acceptance;
 mod bad_input;
 mod configuration;
 mod crash;

@@ -338,6 +338,47 @@ tags:
         rows.as_array().expect("a list").clone()
     }
 
+    /// Changes the dynamic configuration through the first member that runs.
+    #[track_caller]
+    pub fn patch(&self, patch: &Value) {
+        let first = self.members.iter().find(|member| member.is_started()).unwrap();
+        // Somebody else may have changed it in the same moment.
+        let mut answer = first.ask("PATCH", "/config", Some(patch));
+        if answer.status == 409 {
+            answer = first.ask("PATCH", "/config", Some(patch));
+        }
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+
+    /// The document in a key of the DCS; null when there is none.
+    pub fn document(&self, key: &str) -> Value {
+        let text = self.key(key).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// Waits until the member's own key says so.
+    #[track_caller]
+    pub fn wait_for_member_key(&self, member: &str, field: &str, value: &Value, limit: Duration) {
+        let what = format!("the key of {member} has {field} {value}");
+        eventually(&what, limit, || {
+            let key = self.document(&format!("members/{member}"));
+            holds(key[field] == *value, || key.to_string())
+        });
+    }
+
+    /// Waits until a row that is written on one member is seen on another.
+    #[track_caller]
+    pub fn wait_until_replicated(&self, from: &str, to: &str, limit: Duration) {
+        let table = format!(
+            "t{}",
+            self.member(from).value("select pg_current_wal_lsn() - '0/0'")
+        );
+        self.member(from).value(&format!("create table {table} ()"));
+        eventually(&format!("{table} comes from {from} to {to}"), limit, || {
+            self.member(to).query(&format!("select * from {table}")).map(drop)
+        });
+    }
+
     /// Waits until every replica has replayed what the primary has written so far.
     #[track_caller]
     pub fn wait_until_replayed(&self, primary: &str) {

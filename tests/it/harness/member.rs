@@ -71,6 +71,22 @@ impl Member {
             .write(self.config_file.file_name().unwrap().to_str().unwrap(), config);
     }
 
+    /// Replaces the section `tags`, which is the last one, by these lines.
+    pub fn set_tags(&self, lines: &[&str]) {
+        let config = self.config();
+        let (before, _) = config.split_once("\ntags:").unwrap();
+        let tags: String = lines.iter().map(|line| format!("  {line}\n")).collect();
+        let empty = if lines.is_empty() { " {}" } else { "" };
+        self.write_config(&format!("{before}\ntags:{empty}\n{tags}"));
+    }
+
+    /// [`Member::set_tags`], and has the agent read them.
+    #[track_caller]
+    pub fn reload_tags(&self, lines: &[&str]) {
+        self.set_tags(lines);
+        assert_eq!(self.ask("POST", "/reload", None).status, 202);
+    }
+
     // ---- the agent
 
     pub fn start(&mut self) {
@@ -134,6 +150,21 @@ impl Member {
         wait_until_all_ended(&self.home());
     }
 
+    /// SIGKILL of the agent alone: what becomes of PostgreSQL is up to the guard.
+    pub fn kill_agent(&mut self) {
+        self.agent().kill();
+        self.agent = None;
+    }
+
+    /// Stops the agent alone in its tracks.
+    pub fn freeze_agent(&mut self) -> Frozen {
+        let agent = self.agent().pid();
+        kill_process(agent, Signal::STOP).unwrap();
+        Frozen {
+            processes: vec![agent],
+        }
+    }
+
     /// Stops all its processes in their tracks, as when its virtual machine is paused.
     pub fn freeze(&self) -> Frozen {
         let mut processes = Vec::new();
@@ -164,6 +195,22 @@ impl Member {
     pub fn wait_for_log(&self, text: &str, limit: Duration) {
         eventually(&format!("{} logs {text:?}", self.name), limit, || {
             holds(self.log().contains(text), || "not logged".to_owned())
+        });
+    }
+
+    /// How long the log is now, for [`Member::wait_for_log_after`].
+    pub fn log_end(&self) -> usize {
+        self.log().len()
+    }
+
+    /// Waits until a text stands in the log that was not there when it was `begin` long.
+    #[track_caller]
+    pub fn wait_for_log_after(&self, begin: usize, text: &str, limit: Duration) {
+        eventually(&format!("{} logs {text:?}", self.name), limit, || {
+            let log = self.log();
+            holds(log.get(begin..).unwrap_or_default().contains(text), || {
+                "not logged".to_owned()
+            })
         });
     }
 

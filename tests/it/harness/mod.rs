@@ -4,6 +4,8 @@
 //! Everything that a test starts ends with it, also when the test is killed. When a test fails, the ends of all logs
 //! are printed, and the logs stay in `target/tmp/logs/`.
 
+#![allow(dead_code, reason = "it offers what tests may want, wanted today or not")]
+
 pub mod checker;
 pub mod cluster;
 pub mod directory;
@@ -13,6 +15,7 @@ pub mod link;
 pub mod member;
 pub mod ports;
 pub mod process;
+pub mod scripts;
 pub mod sql;
 pub mod versions;
 pub mod wait;

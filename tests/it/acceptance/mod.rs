@@ -1,0 +1,4 @@
+//! What Patroni's own feature scenarios show, one file per feature. `docs/acceptance.md` says which test shows which
+//! scenario; those that other tests show already are not written again here.
+
+mod priority_failover;
