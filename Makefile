@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build release fmt lint check test test-all demo clean
+.PHONY: help deps build release deb rpm tarball fmt lint check test test-all demo clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -18,6 +18,18 @@ build: ## build for development
 release: ## build target/release/tamada
 	@./scripts/install-deps.sh build
 	cargo build --release
+
+deb: release ## Debian packages, in target/packages
+	@./scripts/install-deps.sh package
+	@./scripts/package.sh deb
+
+rpm: release ## rpm packages, in target/packages
+	@./scripts/install-deps.sh package
+	@./scripts/package.sh rpm
+
+tarball: release ## an archive for other systems, in target/packages
+	@./scripts/install-deps.sh package
+	@./scripts/package.sh tarball
 
 fmt: ## format all code
 	cargo fmt --all

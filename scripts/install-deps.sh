@@ -2,6 +2,7 @@
 # Installs what the build, the tests and the demo need on Debian or Ubuntu, and only what is missing.
 #   install-deps.sh           everything
 #   install-deps.sh build     only what `cargo build` needs
+#   install-deps.sh package   that, and what packages are made with
 # As root, or with sudo. Installs no service that starts by itself and creates no PostgreSQL cluster.
 set -euo pipefail
 
@@ -24,6 +25,12 @@ want libprotobuf-dev any_file '/usr/include/google/protobuf/descriptor.proto'
 
 case ${1:-all} in
 build) ;;
+package)
+    want dpkg command -v dpkg-deb
+    want rpm command -v rpmbuild
+    want binutils command -v objdump
+    want xz-utils command -v xz
+    ;;
 all)
     want postgresql any_file '/usr/lib/postgresql/*/bin/initdb'
     want etcd-server command -v etcd
@@ -35,7 +42,7 @@ all)
     want python3-venv /usr/bin/python3 -c 'import ensurepip, venv'
     ;;
 *)
-    echo "install-deps.sh: unknown set of packages '$1': give 'build' or nothing" >&2
+    echo "install-deps.sh: unknown set of packages '$1': give 'build', 'package' or nothing" >&2
     exit 2
     ;;
 esac

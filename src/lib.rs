@@ -2,6 +2,7 @@
 
 pub mod ctl;
 pub mod daemon;
+pub mod debian;
 pub mod supervise;
 
 /// The Patroni version whose behaviour, keys and texts this program has; published in the member key.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tamada::{ctl, daemon, supervise};
+use tamada::{ctl, daemon, debian, supervise};
 
 /// Keeps a PostgreSQL cluster alive: one elected primary, replicas that follow, failover within seconds.
 #[derive(Parser)]
@@ -29,6 +29,14 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Make configurations
+    #[command(subcommand)]
+    Config(Config),
+}
+
+#[derive(Subcommand)]
+enum Config {
+    Create(debian::ConfigCreate),
 }
 
 #[derive(clap::Args)]
@@ -67,6 +75,15 @@ fn main() -> ExitCode {
     {
         return code;
     }
+    // By a link of this name, or as a subcommand where there is none.
+    if let Some(code) = name.as_deref().and_then(|name| debian::main(name, rest.by_ref())) {
+        return code;
+    }
+    if let Some(first) = rest.peek().and_then(|first| first.to_str()).map(str::to_owned)
+        && let Some(code) = debian::main(&first, rest.by_ref().skip(1))
+    {
+        return code;
+    }
     match name.as_deref() {
         Some("patronictl") => ctl("patronictl", rest),
         Some("patroni") => patroni(Patroni::parse()),
@@ -85,6 +102,7 @@ fn program(program: Program) -> ExitCode {
     match program.command {
         Some(Command::Run(arguments)) => run(arguments),
         Some(Command::Ctl { arguments }) => ctl("tamada ctl", arguments.into_iter()),
+        Some(Command::Config(Config::Create(create))) => create.run(),
         None => say(&daemon::version_text()),
     }
 }

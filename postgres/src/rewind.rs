@@ -200,6 +200,16 @@ impl Server {
         SystemIdentity::parse(&answer).ok_or_else(|| Error::parse("the answer to IDENTIFY_SYSTEM", answer))
     }
 
+    /// Whether it is in recovery, over a connection for replication; PostgreSQL 14 and newer can tell.
+    async fn is_in_hot_standby(&self, conninfo: Conninfo, deadline: Instant) -> Result<bool> {
+        let role = self.settings().local.authentication.replication.clone();
+        let conninfo = conninfo.with("replication", "1");
+        let answer = self
+            .psql(conninfo, &role, "SHOW in_hot_standby", deadline)
+            .await?;
+        Ok(answer.trim() != "off")
+    }
+
     /// Executes one statement through psql, which knows all of libpq's ways to authenticate and, unlike our own
     /// client, speaks the replication protocol.
     async fn psql(
@@ -249,10 +259,17 @@ impl Server {
         let conninfo = self.conninfo_to(leader, &role);
         let answer = self
             .psql(conninfo, &role, "SELECT pg_catalog.pg_is_in_recovery()", deadline)
-            .await?;
-        let in_recovery = answer.trim() != "f";
+            .await;
         let replication = self.settings().local.authentication.replication.clone();
         let conninfo = self.conninfo_to(leader, &replication);
+        let in_recovery = match answer {
+            Ok(answer) => answer.trim() != "f",
+            // Debian's configuration gives the superuser no password, and lets only replication in from other hosts.
+            Err(error) => self
+                .is_in_hot_standby(conninfo.clone(), deadline)
+                .await
+                .map_err(|_| error)?,
+        };
         let identity = self.identify_system(conninfo.clone(), deadline).await?;
         let mut history = Vec::new();
         if identity.timeline > Timeline(1) {

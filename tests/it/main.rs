@@ -19,6 +19,7 @@ mod configuration;
 mod crash;
 mod ctl;
 mod dcs_outage;
+mod debian;
 mod demo;
 mod drop_in;
 mod guard;

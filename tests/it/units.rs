@@ -6,10 +6,11 @@ use std::path::Path;
 use std::process::Command;
 
 /// Which there are, and what each starts.
-const UNITS: [(&str, &str); 3] = [
+const UNITS: [(&str, &str); 4] = [
     ("tamada.service", "/usr/bin/tamada run /etc/tamada.yml"),
     ("tamada@.service", "/usr/bin/tamada run /etc/tamada/%i.yml"),
     ("patroni@.service", "/usr/bin/patroni /etc/patroni/%i.yml"),
+    ("patroni.service", "/usr/bin/patroni /etc/patroni/config.yml"),
 ];
 
 fn read(name: &str) -> String {

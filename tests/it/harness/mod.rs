@@ -10,6 +10,7 @@ pub mod checker;
 pub mod cluster;
 pub mod directory;
 pub mod etcd;
+pub mod hosts;
 pub mod http;
 pub mod link;
 pub mod member;

@@ -35,7 +35,12 @@ impl Writer {
     /// Creates the table and begins.
     #[track_caller]
     pub fn start(cluster: &Cluster) -> Self {
-        let conninfo = cluster.conninfo();
+        Self::start_at(cluster.conninfo())
+    }
+
+    /// As [`Writer::start`], with a connection string that reaches whichever member takes writes.
+    #[track_caller]
+    pub fn start_at(conninfo: String) -> Self {
         sql::query(&conninfo, "create table acknowledged (id bigint primary key)").unwrap();
         let shared = Arc::new(Shared::default());
         let thread = std::thread::spawn({

@@ -1,0 +1,270 @@
+//! Three Debian hosts under systemd, with the packages: what an operator types, from nothing to a failover, and the way
+//! from Debian's own Patroni and back while a client writes.
+
+use crate::harness::hosts::Hosts;
+use crate::harness::{Writer, seconds};
+use std::time::{Duration, Instant};
+
+const CTL: &str = "patronictl -c /etc/patroni/18-demo.yml";
+
+/// The password that an operator gives the superuser, so that clients come in over the network.
+const PASSWORD: &str = "secret";
+
+/// How long a member may take to be created, or to come back, on a busy machine.
+const SETTLED: Duration = seconds(90);
+
+/// etcd on all three hosts, as a host's own file says it.
+fn start_etcd(hosts: &Hosts) {
+    for node in hosts.names() {
+        let own = Hosts::address(node);
+        hosts.run(
+            node,
+            &format!(
+                "systemctl stop etcd; rm -rf /var/lib/etcd/default
+                 cat > /etc/default/etcd <<-END
+                 ETCD_NAME={node}
+                 ETCD_LISTEN_PEER_URLS=http://{own}:2380
+                 ETCD_LISTEN_CLIENT_URLS=http://127.0.0.1:2379,http://{own}:2379
+                 ETCD_INITIAL_ADVERTISE_PEER_URLS=http://{own}:2380
+                 ETCD_ADVERTISE_CLIENT_URLS=http://{own}:2379
+                 ETCD_INITIAL_CLUSTER=node1=http://10.78.0.11:2380,node2=http://10.78.0.12:2380,node3=http://10.78.0.13:2380
+                 END
+                 sed -i 's/^ *//' /etc/default/etcd"
+            ),
+        );
+    }
+    hosts.run_on_all("systemctl enable --now etcd");
+}
+
+/// What `pg_createconfig_patroni 18 demo` needs: where etcd is, and clients of the network in pg_hba.conf. The cluster
+/// that comes with PostgreSQL's package has the port.
+fn prepare_configuration(hosts: &Hosts) {
+    hosts.run_on_all(
+        "pg_dropcluster --stop 18 main
+         printf 'etcd3:\n  host: 127.0.0.1:2379\n' > /etc/patroni/dcs.yml
+         sed -i 's/^#\\( *- host *all *all *@NETWORK@\\)/\\1/' /etc/patroni/config.yml.in",
+    );
+}
+
+/// The role of each member in what `list` prints, `None` as long as not all are well.
+fn leader(table: &str) -> Option<String> {
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .filter(|line| line.starts_with("| node"))
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    let leader = rows
+        .iter()
+        .find(|row| row[3] == "Leader" && row[4] == "running")?;
+    let streams = |row: &&Vec<&str>| row[3] == "Replica" && row[4] == "streaming" && row[5] == leader[5];
+    (rows.iter().filter(streams).count() == 2).then(|| leader[1].to_owned())
+}
+
+/// Waits until one leads and the others stream; its name.
+#[track_caller]
+fn wait_until_healthy(hosts: &Hosts, node: &str) -> String {
+    let table = hosts.wait_for(node, &format!("{CTL} list"), SETTLED, |table| {
+        leader(table).is_some()
+    });
+    leader(&table).unwrap()
+}
+
+fn give_password(hosts: &Hosts, leader: &str) {
+    let statement = format!("alter role postgres password '{PASSWORD}'");
+    hosts.run(leader, &format!("su postgres -c \"psql -c \\\"{statement}\\\"\""));
+}
+
+/// Who answers a client that looks for the primary on all hosts.
+fn primary_for_clients(hosts: &Hosts, from: &str) -> String {
+    let conninfo = "user=postgres host=node1,node2,node3 target_session_attrs=read-write connect_timeout=2";
+    let query = "select inet_server_addr()";
+    let psql = format!("PGPASSWORD={PASSWORD} psql -XAt -d \"{conninfo}\" -c '{query}'");
+    let address = hosts.wait_for(from, &psql, SETTLED, |text| text.starts_with("10."));
+    let address = address.trim().to_owned();
+    hosts
+        .names()
+        .iter()
+        .find(|node| Hosts::address(node) == address)
+        .unwrap()
+        .clone()
+}
+
+fn writer() -> Writer {
+    let addresses = "host=10.78.0.11,10.78.0.12,10.78.0.13 port=5432";
+    Writer::start_at(format!(
+        "{addresses} user=postgres password={PASSWORD} dbname=postgres target_session_attrs=read-write connect_timeout=1"
+    ))
+}
+
+#[test]
+#[ignore = "long: make test-all"]
+fn the_article_works_word_for_word() {
+    let hosts = Hosts::start(3);
+    hosts.bring_packages();
+    configurations_are_those_of_debians_own_scripts(&hosts);
+    hosts.run_on_all("dpkg --purge patroni && dpkg -i /root/tamada.deb /root/tamada-patroni-compat.deb");
+    start_etcd(&hosts);
+    prepare_configuration(&hosts);
+    hosts.run_on_all("pg_createconfig_patroni 18 demo");
+    let values = "python3 -c 'import yaml; print(yaml.safe_load(open(\"/etc/patroni/18-demo.yml\")))'";
+    println!("{}", hosts.run("node1", values));
+    hosts.run_on_all("systemctl enable --now patroni@18-demo");
+
+    let first = wait_until_healthy(&hosts, "node1");
+    println!("{}", hosts.run("node1", &format!("{CTL} list")));
+    for node in hosts.names() {
+        let clusters = hosts.run(node, "pg_lsclusters");
+        println!("{clusters}");
+        // A standby has its signal file; so it is with Patroni.
+        let status = if *node == first {
+            "online,patroni"
+        } else {
+            "online,recovery,patroni"
+        };
+        let expected = format!("18  demo    5432 {status} postgres /var/lib/postgresql/18/demo ");
+        assert!(clusters.contains(&expected), "{clusters}");
+    }
+    let table = hosts.run("node2", &format!("{CTL} list"));
+    let heading = table.lines().nth(1).unwrap();
+    let columns: Vec<&str> = heading
+        .split('|')
+        .map(str::trim)
+        .filter(|title| !title.is_empty())
+        .collect();
+    assert_eq!(
+        columns,
+        [
+            "Member",
+            "Host",
+            "Role",
+            "State",
+            "TL",
+            "Receive LSN",
+            "Lag",
+            "Replay LSN",
+            "Lag"
+        ]
+    );
+
+    let edit = format!("{CTL} edit-config --set postgresql.parameters.wal_level=logical --force");
+    assert!(hosts.run("node1", &edit).contains("+    wal_level: logical"));
+    let restart = hosts.run("node1", &format!("{CTL} restart 18-demo --force"));
+    println!("{restart}");
+    for node in hosts.names() {
+        let line = format!("Success: restart on member {node}");
+        assert!(restart.contains(&line), "{restart}");
+    }
+    let show = "su postgres -c \"psql -XAtc 'show wal_level'\"";
+    hosts.wait_for("node3", show, SETTLED, |text| text.trim() == "logical");
+
+    give_password(&hosts, &first);
+    let other = hosts.names().iter().find(|node| **node != first).unwrap();
+    assert_eq!(primary_for_clients(&hosts, other), first);
+    let writer = writer();
+    let begin = Instant::now();
+    hosts.crash(&first);
+    writer.wait_for_write("after the crash of the primary's host", seconds(90));
+    println!(
+        "host crash, ttl 30: no writes for {:?}",
+        writer.longest_silence(begin)
+    );
+    assert_ne!(primary_for_clients(&hosts, other), first);
+    hosts.boot(&first);
+    // It was enabled.
+    let second = wait_until_healthy(&hosts, other);
+    assert_ne!(second, first);
+    println!("{}", hosts.run(other, &format!("{CTL} list")));
+    writer.assert_lost_at_most_a_second_before(begin);
+
+    packages_leave_a_running_server_alone(&hosts, &second);
+}
+
+/// Debian's own scripts and ours, with the same template and the same arguments.
+fn configurations_are_those_of_debians_own_scripts(hosts: &Hosts) {
+    let given = [
+        "18 demo",
+        "--port=5555 18 demo",
+        "--hostip=10.1.2.3 --network=10.1.0.0/16 18 my-app",
+        "--vip=10.78.0.99 18 demo",
+        "--vip=10.78.0.99 --endpoint=https://etcd.internal:2379 18 demo",
+        "18",
+        "eighteen demo",
+        "99 demo",
+        "--port=5432 18 demo",
+    ];
+    hosts.run(
+        "node1",
+        "cp -a /etc/patroni /root/patroni.before
+         printf 'etcd3:\n  hosts: 127.0.0.1:2379\n# no more\n' > /etc/patroni/dcs.yml
+         for v in IP MASK IFACE KEY HOST TYPE ENDPOINT; do echo \"$v: @VIP_$v@\"; done > /etc/patroni/vip.in
+         dpkg-deb -x /root/tamada.deb /root/ours; ln -s tamada /root/ours/usr/bin/pg_createconfig_patroni",
+    );
+    let made = |program: &str, arguments: &str| {
+        let command = format!(
+            "rm -f /etc/patroni/18-*; {program} {arguments} 2>/dev/null; echo \"exit code $?\"
+             cd /etc/patroni; for f in $(ls -d 18-*); do echo \"== $f\"; cat $f; done; stat -c '%n %U:%G %a' 18-*.yml"
+        );
+        hosts.run("node1", &format!("({command}) || true"))
+    };
+    for arguments in given {
+        let theirs = made("/usr/bin/pg_createconfig_patroni", arguments);
+        let ours = made("/root/ours/usr/bin/pg_createconfig_patroni", arguments);
+        if arguments == "18" {
+            // Debian's has a slip in its own name.
+            assert!(ours.starts_with("Usage: pg_createconfig_patroni ") && theirs.starts_with("Usage: "));
+            continue;
+        }
+        assert_eq!(ours, theirs, "{arguments}");
+    }
+    let again =
+        "cd /root; for i in 1 2; do ours/usr/bin/pg_createconfig_patroni 18 demo; done; rm /etc/patroni/18-*";
+    assert_eq!(
+        hosts.run("node1", again),
+        "Patroni configuration file already exists\n"
+    );
+    // The values of our own template are those of Debian's.
+    let values = |folder: &str| {
+        let fill = format!(
+            "cp {folder}/config.yml.in /etc/patroni/; /root/ours/usr/bin/pg_createconfig_patroni --force 18 demo
+             python3 -c 'import json, yaml
+text = open(\"/etc/patroni/18-demo.yml\").read()
+print(json.dumps(yaml.safe_load(text), indent=1, sort_keys=True))'"
+        );
+        hosts.run("node1", &fill)
+    };
+    let theirs = values("/root/patroni.before");
+    assert_eq!(values("/root/ours/usr/share/tamada"), theirs);
+    hosts.run(
+        "node1",
+        "rm -rf /etc/patroni; mv /root/patroni.before /etc/patroni",
+    );
+}
+
+/// An upgrade, a removal and a purge, on the primary.
+fn packages_leave_a_running_server_alone(hosts: &Hosts, primary: &str) {
+    let started = "su postgres -c \"psql -XAtc 'select pg_postmaster_start_time()'\"";
+    let before = hosts.run(primary, started);
+    hosts.run(
+        primary,
+        "dpkg -i /root/tamada.deb /root/tamada-patroni-compat.deb",
+    );
+    assert_eq!(hosts.run(primary, started), before);
+    // The agent is exchanged, and nobody notices.
+    let agent = "systemctl show -P MainPID patroni@18-demo";
+    let process = hosts.run(primary, agent);
+    hosts.run(primary, "systemctl kill -s KILL --kill-whom=main patroni@18-demo");
+    hosts.wait_for(primary, agent, seconds(20), |text| {
+        text != process && text.trim() != "0"
+    });
+    assert_eq!(wait_until_healthy(hosts, primary), primary);
+    assert_eq!(hosts.run(primary, started), before);
+
+    hosts.run(primary, "dpkg --remove tamada-patroni-compat tamada");
+    assert_eq!(hosts.run(primary, started), before);
+    hosts.run(primary, "dpkg --purge tamada-patroni-compat tamada");
+    assert_eq!(hosts.run(primary, started), before);
+    hosts.run(
+        primary,
+        "test -e /etc/patroni/18-demo.yml && test -e /var/lib/postgresql/18/demo/PG_VERSION",
+    );
+}
