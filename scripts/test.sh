@@ -60,6 +60,9 @@ fi
 
 prepare "PostgreSQL 18" ./scripts/get-postgresql-18.sh "$target/pg18"
 prepare "Patroni" ./scripts/get-patroni.sh "$target/patroni"
+if [ "$which" = all ] && [ "$(id -u)" -eq 0 ]; then
+    prepare "a Debian for hosts" ./scripts/debian-hosts.sh root "$target/debian-forky"
+fi
 prepare "crates" cargo fetch --locked --quiet
 
 : "${TAMADA_TEST_PG_BIN:=$(printf '%s:' /usr/lib/postgresql/*/bin)$target/pg18/bin}"

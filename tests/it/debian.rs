@@ -13,6 +13,12 @@ const PASSWORD: &str = "secret";
 /// How long a member may take to be created, or to come back, on a busy machine.
 const SETTLED: Duration = seconds(90);
 
+/// No write waits longer than this when nothing happens to the primary, on a busy machine.
+const WITHOUT_NOTICE: Duration = seconds(2);
+
+/// A switchover by Patroni takes 2.5 s where there is nothing else to do.
+const SWITCHOVER: Duration = seconds(8);
+
 /// etcd on all three hosts, as a host's own file says it.
 fn start_etcd(hosts: &Hosts) {
     for node in hosts.names() {
@@ -267,4 +273,88 @@ fn packages_leave_a_running_server_alone(hosts: &Hosts, primary: &str) {
         primary,
         "test -e /etc/patroni/18-demo.yml && test -e /var/lib/postgresql/18/demo/PG_VERSION",
     );
+}
+
+/// Debian's own package, where apt has left it.
+const PATRONI_PACKAGE: &str = "$(ls /var/cache/apt/archives/patroni_*.deb)";
+
+/// What apt is to be told: nothing is asked, and files that an operator has edited stay.
+const APT: &str = "DEBIAN_FRONTEND=noninteractive apt-get install -y -q -o Dpkg::Options::=--force-confold";
+
+/// Exchanges the agent on one host while a client writes. The longest time without a write.
+#[track_caller]
+fn exchange(hosts: &Hosts, writer: &Writer, node: &str, packages: &str, agent: &str) -> Duration {
+    let begin = Instant::now();
+    hosts.run(node, &format!("{APT} {packages}"));
+    hosts.run(node, "systemctl restart patroni@18-demo");
+    let main = "readlink /proc/$(systemctl show -P MainPID patroni@18-demo)/exe";
+    hosts.wait_for(node, main, SETTLED, |text| text.contains(agent));
+    wait_until_healthy(hosts, node);
+    writer.wait_for_write("after the exchange", seconds(30));
+    writer.longest_silence(begin)
+}
+
+#[test]
+#[ignore = "long: make test-all"]
+fn from_debians_patroni_and_back_while_a_client_writes() {
+    let hosts = Hosts::start(3);
+    hosts.bring_packages();
+    start_etcd(&hosts);
+    prepare_configuration(&hosts);
+    hosts.run_on_all("pg_createconfig_patroni 18 demo && systemctl enable --now patroni@18-demo");
+    let first = wait_until_healthy(&hosts, "node1");
+    give_password(&hosts, &first);
+    let clusters = hosts.run(&first, "pg_lsclusters");
+    assert!(clusters.contains("online,patroni"), "{clusters}");
+    let writer = writer();
+    let replicas: Vec<String> = hosts
+        .names()
+        .iter()
+        .filter(|node| **node != first)
+        .cloned()
+        .collect();
+    let ours = "/root/tamada.deb /root/tamada-patroni-compat.deb";
+
+    for node in &replicas {
+        let silence = exchange(&hosts, &writer, node, ours, "tamada");
+        println!("{node}, a replica, to Tamada: no writes for {silence:?}");
+        assert!(silence < WITHOUT_NOTICE, "{silence:?}");
+    }
+    assert_eq!(wait_until_healthy(&hosts, &first), first);
+    let second = &replicas[0];
+    let begin = Instant::now();
+    let switchover = format!("{CTL} switchover --leader {first} --candidate {second} --force");
+    println!("{}", hosts.run(&first, &switchover));
+    hosts.wait_for(second, &format!("{CTL} list"), SETTLED, |table| {
+        leader(table).as_ref() == Some(second)
+    });
+    let silence = writer.longest_silence(begin);
+    println!("switchover from Patroni to Tamada: no writes for {silence:?}");
+    assert!(silence < SWITCHOVER, "{silence:?}");
+    let silence = exchange(&hosts, &writer, &first, ours, "tamada");
+    println!("{first}, the former primary, to Tamada: no writes for {silence:?}");
+    assert!(silence < WITHOUT_NOTICE, "{silence:?}");
+    writer.assert_nothing_lost();
+    println!("{}", hosts.run(&first, &format!("{CTL} list")));
+
+    // And back; the primary without a switchover, in pause.
+    for node in hosts.names().iter().filter(|node| *node != second) {
+        let silence = exchange(&hosts, &writer, node, PATRONI_PACKAGE, "python");
+        println!("{node}, a replica, to Patroni: no writes for {silence:?}");
+        assert!(silence < WITHOUT_NOTICE, "{silence:?}");
+    }
+    let started = "su postgres -c \"psql -XAtc 'select pg_postmaster_start_time()'\"";
+    let before = hosts.run(second, started);
+    hosts.run(second, &format!("{CTL} pause --wait"));
+    let silence = exchange(&hosts, &writer, second, PATRONI_PACKAGE, "python");
+    println!("{second}, the primary in pause, to Patroni: no writes for {silence:?}");
+    assert!(silence < WITHOUT_NOTICE, "{silence:?}");
+    hosts.run(second, &format!("{CTL} resume --wait"));
+    assert_eq!(wait_until_healthy(&hosts, second), *second);
+    assert_eq!(hosts.run(second, started), before);
+    hosts.run_on_all(
+        "test \"$(dpkg-query -W -f '${db:Status-Abbrev}' tamada-patroni-compat 2>/dev/null)\" != 'ii '",
+    );
+    println!("{}", hosts.run(second, &format!("{CTL} list")));
+    writer.assert_nothing_lost();
 }
