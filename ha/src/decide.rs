@@ -16,6 +16,7 @@ mod requests;
 mod rewind;
 mod shutdown;
 mod slots;
+mod standby_cluster;
 mod starting;
 mod switchover;
 mod synchronous;
@@ -229,7 +230,7 @@ fn adopt(c: &mut Cycle<'_>, cluster: &Cluster, ours: &SystemIdentifier, held: bo
         drop(c.write(Key::Initialize, ours.to_string(), Expect::Anything)?);
     } else if cluster.is_unlocked() && !c.config().pause && !c.memory.start_was_announced {
         let server = observe::server(c)?;
-        if server.is_running && !observe::is_primary(c)? {
+        if server.is_running && !observe::is_primary(c)? && !standby_cluster::is_one(c) {
             c.note(notes::start_the_primary_first());
             c.exit(Exit::Failure);
             return Ok(Some(Reason::ReplicaOfUninitializedCluster));

@@ -361,12 +361,33 @@ impl CrashRecovery {
 /// A server to replicate from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
-    /// The member; `None` for a host outside this cluster.
+    /// The member; `None` for the remote side of a standby cluster.
     pub member: Option<MemberName>,
-    /// Where it takes connections, `postgres://host:port/dbname`.
+    /// Where it takes connections: `postgres://host:port/dbname` of a member, `host='a,b' port='5432'` of a remote
+    /// cluster. Empty when the remote cluster is followed by its archive alone.
     pub conn_url: String,
     /// The slot to use on it.
     pub slot: Option<SlotName>,
+}
+
+impl Source {
+    /// It is what a standby cluster replicates from.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        self.member.is_none()
+    }
+
+    /// WAL can be streamed from it; from an archive alone it cannot.
+    #[must_use]
+    pub fn can_be_connected_to(&self) -> bool {
+        !self.conn_url.is_empty()
+    }
+
+    /// What to call it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.member.as_ref().map_or("remote_member", MemberName::as_str)
+    }
 }
 
 /// A member to ask for its state.

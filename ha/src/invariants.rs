@@ -1,6 +1,9 @@
 //! What must hold at every moment, as predicates that assertions, the simulator and the model checker share.
 
+use config::DynamicConfig;
+
 use crate::pg::{MemberName, SystemIdentifier};
+use crate::step::{StartAs, Task};
 
 /// At most one server of a cluster takes clients' writes.
 #[must_use]
@@ -12,6 +15,22 @@ pub fn at_most_one_primary(servers_that_take_writes: usize) -> bool {
 #[must_use]
 pub fn may_promote(leader_key: Option<&MemberName>, me: &MemberName) -> bool {
     leader_key == Some(me)
+}
+
+/// In a standby cluster no server is promoted, nor started as a primary. (One that is a primary in pause may be
+/// restarted as what it is.)
+#[must_use]
+pub fn may_begin(config: &DynamicConfig, task: &Task) -> bool {
+    let makes_a_primary = matches!(
+        task,
+        Task::Promote { .. }
+            | Task::Bootstrap
+            | Task::Start {
+                start_as: StartAs::Primary,
+                ..
+            }
+    );
+    config.standby_cluster.is_none() || !makes_a_primary
 }
 
 /// A member takes part only in the cluster that its data belongs to.

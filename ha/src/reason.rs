@@ -86,6 +86,17 @@ pub enum Reason {
         /// The leader.
         leader: MemberName,
     },
+    /// The standby leader, all is well.
+    StandbyLeader(MemberName),
+    /// A replica of a standby cluster that follows the standby leader, all is well.
+    FollowingStandbyLeader {
+        /// This member.
+        me: MemberName,
+        /// The standby leader.
+        leader: MemberName,
+    },
+    /// A replica of a standby cluster, and neither a standby leader nor a remote host to follow is known.
+    FollowingOldStandbyLeader,
     /// Nothing to do and nobody to follow.
     NoAction(MemberName),
     /// The lock was acquired by a running primary.
@@ -94,6 +105,14 @@ pub enum Reason {
     PromotedByAcquiringLock,
     /// The lock was ours and promotion began.
     PromotedHavingLock,
+    /// The lock of a standby cluster was acquired.
+    StandbyLeaderByAcquiringLock,
+    /// The lock of a standby cluster was ours, and this member was not the standby leader yet.
+    StandbyLeaderHavingLock,
+    /// A primary that holds the lock of what has become a standby cluster is stopped.
+    DemotingForStandbyCluster,
+    /// A primary without the lock in a standby cluster is stopped.
+    DemotingInStandbyCluster,
     /// In pause: the lock waits for this member to become primary by a promotion that somebody asked for.
     WaitingToBecomePrimary,
     /// Somebody else was faster.
@@ -169,6 +188,10 @@ pub enum Reason {
     StartingAsSecondary,
     /// A server is started read-only because the lock is ours; promotion follows.
     StartingReadOnlyWithLock,
+    /// A server is started as the standby leader because the lock is ours.
+    StartingStandbyLeader,
+    /// A standby cluster without leader: a server is started that follows the remote cluster.
+    StartingFollowingRemote,
     /// Waiting for a start, with seconds left.
     StillStarting(u64),
     /// The time to start is over, and nobody else could take over.
@@ -193,12 +216,16 @@ pub enum Reason {
     EmptyInPause,
     /// This member creates the cluster.
     Bootstrapping,
+    /// This member creates a standby cluster from the remote one.
+    BootstrappingStandbyLeader,
     /// Another one does.
     LostInitializeRace,
     /// This member copies the leader or a replica; as the job's name says.
     TryingTo(String),
     /// Nobody to copy from.
     WaitingForLeaderToBootstrap,
+    /// Nobody to copy from in a standby cluster.
+    WaitingForStandbyLeaderToBootstrap,
     /// A cluster just made is still in recovery.
     WaitingForEndOfRecovery,
     /// Users and scripts in a cluster just made.
@@ -231,8 +258,6 @@ pub enum Reason {
     LeavingPaused,
     /// A job failed a moment ago; it is not tried again before some time has passed.
     HoldingOff,
-    /// A standby cluster is configured, and this version does not lead one.
-    StandbyClusterUnsupported,
     /// A decision asked for more than it may: a defect of this program.
     Defect(String),
 }
@@ -247,6 +272,15 @@ impl fmt::Display for Reason {
                 return write!(
                     f,
                     "no action. I am ({me}), a secondary, and following a leader ({leader})"
+                );
+            }
+            Self::StandbyLeader(me) => {
+                return write!(f, "no action. I am ({me}), the standby leader with the lock");
+            }
+            Self::FollowingStandbyLeader { me, leader } => {
+                return write!(
+                    f,
+                    "no action. I am ({me}), a secondary, and following a standby leader ({leader})"
                 );
             }
             Self::RaceBackoff { me, seconds } => {
@@ -283,6 +317,15 @@ impl fmt::Display for Reason {
             Self::AcquiredLockAsLeader => "acquired session lock as a leader",
             Self::PromotedByAcquiringLock => "promoted self to leader by acquiring session lock",
             Self::PromotedHavingLock => "promoted self to leader because I had the session lock",
+            Self::StandbyLeaderByAcquiringLock => {
+                "promoted self to a standby leader by acquiring session lock"
+            }
+            Self::StandbyLeaderHavingLock => {
+                "promoted self to a standby leader because i had the session lock"
+            }
+            Self::FollowingOldStandbyLeader => "continue following the old known standby leader",
+            Self::DemotingForStandbyCluster => "cannot be a real primary in standby cluster",
+            Self::DemotingInStandbyCluster => "cannot be a real primary in a standby cluster",
             Self::WaitingToBecomePrimary => "waiting to become primary after promote...",
             Self::LostRace => "following new leader after trying and failing to obtain lock",
             Self::DemotedAfterLostRace => "demoted self after trying and failing to obtain lock",
@@ -318,6 +361,10 @@ impl fmt::Display for Reason {
             Self::StartingPrimaryAfterFailure => "starting primary after failure",
             Self::StartingAsSecondary => "starting as a secondary",
             Self::StartingReadOnlyWithLock => "starting as readonly because i had the session lock",
+            Self::StartingStandbyLeader => "starting as a standby leader because i had the session lock",
+            Self::StartingFollowingRemote => {
+                "trying to follow a remote member because standby cluster is unhealthy"
+            }
             Self::StartTimedOutNoFailover => {
                 "primary start has timed out, but continuing to wait because failover is not possible"
             }
@@ -331,8 +378,10 @@ impl fmt::Display for Reason {
             }
             Self::EmptyInPause => "running with empty data directory",
             Self::Bootstrapping => "trying to bootstrap a new cluster",
+            Self::BootstrappingStandbyLeader => "trying to bootstrap a new standby leader",
             Self::LostInitializeRace => "failed to acquire initialize lock",
             Self::WaitingForLeaderToBootstrap => "waiting for leader to bootstrap",
+            Self::WaitingForStandbyLeaderToBootstrap => "waiting for standby_leader to bootstrap",
             Self::WaitingForEndOfRecovery => "waiting for end of recovery after bootstrap",
             Self::RunningPostBootstrap => "running post_bootstrap",
             Self::Initialized => "initialized a new cluster",
@@ -342,9 +391,6 @@ impl fmt::Display for Reason {
                 "continue to run as primary after failing to update leader lock in DCS"
             }
             Self::HoldingOff => "waiting a moment before trying again what failed",
-            Self::StandbyClusterUnsupported => {
-                "neither creating nor leading a cluster because standby_cluster is configured, which is not supported yet"
-            }
             Self::NotRunning => "postgres is not running",
             Self::RestartInitiated => "restart initiated",
             Self::ReinitializeStarted => "reinitialize started",
@@ -365,6 +411,13 @@ impl Reason {
     /// Nothing had to be done: the line may be left out of a log that leaves out repeats.
     #[must_use]
     pub fn is_steady(&self) -> bool {
-        matches!(self, Self::Leader(_) | Self::Following { .. } | Self::NoAction(_))
+        matches!(
+            self,
+            Self::Leader(_)
+                | Self::Following { .. }
+                | Self::StandbyLeader(_)
+                | Self::FollowingStandbyLeader { .. }
+                | Self::NoAction(_)
+        )
     }
 }

@@ -176,6 +176,8 @@ pub enum StopPurpose {
     DcsOutage,
     /// The primary gives its place away at once and releases the key.
     GiveUp,
+    /// The cluster has become a standby cluster: the primary becomes its standby leader, and keeps the key.
+    StandbyCluster,
     /// The agent ends and takes the server along.
     Shutdown,
     /// The server has nothing to run on.
@@ -191,6 +193,7 @@ impl StopPurpose {
             Self::LostLock => Some("immediate-nolock"),
             Self::DcsOutage => Some("offline"),
             Self::GiveUp => Some("immediate"),
+            Self::StandbyCluster => Some("demote-cluster"),
             Self::Shutdown | Self::NoData => None,
         }
     }
@@ -212,6 +215,8 @@ pub enum CloneSource {
     Leader(Source),
     /// From a replica that offers itself (`clonefrom`).
     Replica(Source),
+    /// From the remote side of a standby cluster, with the methods that are configured for that.
+    Remote(Source),
     /// By a method that needs no running member.
     Nobody,
 }
@@ -222,6 +227,7 @@ impl CloneSource {
     pub fn source(&self) -> Option<&Source> {
         match self {
             Self::Leader(source) | Self::Replica(source) => Some(source),
+            Self::Remote(source) => Some(source).filter(|source| source.can_be_connected_to()),
             Self::Nobody => None,
         }
     }
@@ -297,12 +303,6 @@ impl Task {
     /// Patroni's name of the job, as it stands in status lines and REST answers.
     #[must_use]
     pub fn label(&self) -> String {
-        let member = |source: &Source| {
-            source
-                .member
-                .as_ref()
-                .map_or_else(String::new, ToString::to_string)
-        };
         match self {
             Self::Bootstrap => "bootstrap".to_owned(),
             Self::PostBootstrap => "post_bootstrap".to_owned(),
@@ -310,14 +310,18 @@ impl Task {
                 from: CloneSource::Leader(source),
                 ..
             } => {
-                format!("bootstrap from leader '{}'", member(source))
+                format!("bootstrap from leader '{}'", source.name())
             }
             Self::Clone {
                 from: CloneSource::Replica(source),
                 ..
             } => {
-                format!("bootstrap from replica '{}'", member(source))
+                format!("bootstrap from replica '{}'", source.name())
             }
+            Self::Clone {
+                from: CloneSource::Remote(_),
+                ..
+            } => "bootstrap_standby_leader".to_owned(),
             Self::Clone {
                 from: CloneSource::Nobody,
                 ..
@@ -338,6 +342,10 @@ impl Task {
                 purpose: StopPurpose::Switchover,
                 ..
             } => "switchover: demote".to_owned(),
+            Self::Stop {
+                purpose: StopPurpose::StandbyCluster,
+                ..
+            } => "demoting to a standby cluster".to_owned(),
             Self::Stop { .. } => "stop".to_owned(),
             Self::Restart {
                 is_requested: true, ..
@@ -347,7 +355,7 @@ impl Task {
             } => "changing primary_conninfo and restarting".to_owned(),
             Self::Promote { .. } => "promote".to_owned(),
             Self::CrashRecovery => "doing crash recovery in a single user mode".to_owned(),
-            Self::Rewind { source } => format!("running pg_rewind from {}", member(source)),
+            Self::Rewind { source } => format!("running pg_rewind from {}", source.name()),
         }
     }
 }

@@ -261,6 +261,7 @@ impl Server {
         else {
             return;
         };
+        let command = command.clone();
         let data_dir = self.data_dir();
         let status_dir = data_dir.join("pg_wal/archive_status");
         let mut ready: Vec<String> = fs::read_dir(&status_dir)
@@ -277,15 +278,8 @@ impl Server {
             .collect();
         ready.sort();
         for segment in ready {
-            let filled = fill_placeholders(command, &format!("pg_wal/{segment}"), &segment);
-            let script = format!("cd \"$1\" && {filled}");
-            let invocation = Invocation::new("/bin/sh", ["-c", &script, "sh"]).arg(&data_dir);
-            match invocation
-                .run(deadline)
-                .await
-                .and_then(crate::command::Output::into_success)
-            {
-                Ok(_) => {
+            match self.archive_segment(&command, &segment, deadline).await {
+                Ok(()) => {
                     let from = status_dir.join(format!("{segment}.ready"));
                     if let Err(error) = fs::rename(&from, status_dir.join(format!("{segment}.done"))) {
                         tracing::warn!("could not mark {segment} as archived: {error}");
@@ -297,6 +291,48 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// Runs the archive command for one file of `pg_wal`, as the archiver would.
+    async fn archive_segment(&self, command: &str, segment: &str, deadline: Instant) -> Result<()> {
+        let filled = fill_placeholders(command, &format!("pg_wal/{segment}"), segment);
+        let script = format!("cd \"$1\" && {filled}");
+        let invocation = Invocation::new("/bin/sh", ["-c", &script, "sh"]).arg(self.data_dir());
+        invocation.run(deadline).await?.into_success().map(drop)
+    }
+
+    /// Archives the segment with the shutdown checkpoint of a server that was stopped. It is not full, so that
+    /// PostgreSQL leaves it; but who has only the archive needs it to go on where this server ended.
+    ///
+    /// # Errors
+    /// When the archive command fails, or the control file cannot be read.
+    pub async fn archive_shutdown_checkpoint(&self, deadline: Instant) -> Result<()> {
+        let mode = self.setting_of_stopped("archive_mode", deadline).await?;
+        let command = self.setting_of_stopped("archive_command", deadline).await?;
+        if !matches!(mode.as_str(), "on" | "always") || command.is_empty() {
+            tracing::info!("Not archiving latest checkpoint WAL file. Archiving is not configured.");
+            return Ok(());
+        }
+        let control = self.control_file(deadline).await?;
+        let segment = control.get("Latest checkpoint's REDO WAL file")?;
+        self.archive_segment(&command, segment, deadline).await?;
+        tracing::info!("Archived {segment}, which holds the shutdown checkpoint");
+        Ok(())
+    }
+
+    /// The value that a setting would have if the server was started.
+    async fn setting_of_stopped(&self, name: &str, deadline: Instant) -> Result<String> {
+        let mut config_file = OsString::from("--config-file=");
+        config_file.push(self.config_path());
+        let args: [OsString; 5] = [
+            "-C".into(),
+            name.into(),
+            "-D".into(),
+            self.data_dir().into(),
+            config_file,
+        ];
+        let output = self.run("postgres", args, &BTreeMap::new(), deadline).await?;
+        Ok(output.into_success()?.trim().to_owned())
     }
 }
 

@@ -81,7 +81,7 @@ impl World {
     }
 
     async fn follow(&self, source: Option<&Source>) -> Result<(), String> {
-        let follow = follow_of(source)?;
+        let follow = follow_of(&self.settings.config, source)?;
         self.server
             .follow(&follow, self.deadline())
             .await

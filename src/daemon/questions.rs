@@ -1,8 +1,10 @@
 //! How each question of the decision is answered. Flat, and blind to the cluster's state: what to ask is decided
 //! elsewhere.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use config::DynamicConfig;
 use futures_util::future::join_all;
 use ha::facts::{
     Accepts, Answer, DataDirectory, DcsFailure, Divergence, LocalHistory, Peer, PeerAnswer, PeerStatus,
@@ -237,7 +239,7 @@ impl World {
     }
 
     async fn recovery_drift(&self, source: Option<&Source>) -> RecoveryDrift {
-        let drift = match follow_of(source) {
+        let drift = match follow_of(&self.settings.config, source) {
             Ok(follow) => self
                 .server
                 .drift(&follow, self.sql_deadline())
@@ -269,14 +271,36 @@ pub(crate) fn dcs_failure(error: &dcs::Error) -> DcsFailure {
 
 /// A source in the form that the local server takes.
 pub(crate) fn source_of(source: &Source) -> Result<postgres::Source, String> {
-    postgres::Source::from_conn_url(&source.conn_url, source.slot.clone()).map_err(|error| error.to_string())
+    let named = postgres::Source::from_conn_url(&source.conn_url, source.slot.clone());
+    let mut named = named.map_err(|error| error.to_string())?;
+    named.remote = source.is_remote();
+    Ok(named)
 }
 
-/// What a standby of this source does.
-pub(crate) fn follow_of(source: Option<&Source>) -> Result<postgres::Follow, String> {
+/// What a standby of this source does. In a standby cluster all members restore from the remote cluster's archive, and
+/// the one that follows the remote cluster may do so with a delay.
+pub(crate) fn follow_of(config: &DynamicConfig, source: Option<&Source>) -> Result<postgres::Follow, String> {
+    let connectable = source.filter(|source| source.can_be_connected_to());
+    let mut overrides = BTreeMap::new();
+    if let Some(standby_cluster) = &config.standby_cluster {
+        let is_remote = source.is_some_and(Source::is_remote);
+        let delay = standby_cluster.recovery_min_apply_delay.as_ref();
+        let settings = [
+            ("restore_command", standby_cluster.restore_command.as_ref()),
+            (
+                "archive_cleanup_command",
+                standby_cluster.archive_cleanup_command.as_ref(),
+            ),
+            ("recovery_min_apply_delay", delay.filter(|_| is_remote)),
+        ];
+        let given = settings
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?.clone())));
+        overrides.extend(given);
+    }
     Ok(postgres::Follow {
-        source: source.map(source_of).transpose()?,
-        ..postgres::Follow::default()
+        source: connectable.map(source_of).transpose()?,
+        overrides,
     })
 }
 

@@ -137,10 +137,6 @@ fn not_there_yet(local: &LocalConfig, config: &DynamicConfig) -> Vec<&'static st
             "failsafe_mode is not supported yet: a primary stops when the DCS stays away",
         ),
         (
-            config.standby_cluster.is_some(),
-            "standby_cluster is not supported yet: this member neither creates nor leads one",
-        ),
-        (
             local.citus.is_some(),
             "citus is not supported yet: this member does not keep pg_dist_node",
         ),
@@ -264,13 +260,12 @@ postgresql:
         }
         let document = serde_json::json!({
             "failsafe_mode": true,
-            "standby_cluster": {"host": "10.0.0.9"},
             "slots": {
                 "feed": {"type": "logical", "database": "app", "plugin": "pgoutput"},
             },
         });
         let texts = said("citus: {group: 0, database: citus}\n", &document);
-        let words = ["failsafe_mode", "standby_cluster", "citus", "logical slots"];
+        let words = ["failsafe_mode", "citus", "logical slots"];
         assert_eq!(texts.len(), words.len());
         for (text, word) in texts.iter().zip(words) {
             assert!(text.contains(word), "{text}");

@@ -169,7 +169,11 @@ async fn run(task: Task, context: Context) -> TaskOutcome {
         Task::Start {
             start_as, timeout, ..
         } => lifecycle::start(context, &start_as, timeout).await,
-        Task::Stop { mode, checkpoint, .. } => lifecycle::stop(context, mode, checkpoint).await,
+        Task::Stop {
+            mode,
+            checkpoint,
+            purpose,
+        } => lifecycle::stop(context, mode, checkpoint, purpose).await,
         Task::Restart {
             start_as, timeout, ..
         } => lifecycle::restart(context, &start_as, timeout).await,

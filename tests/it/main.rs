@@ -21,7 +21,6 @@ mod ctl;
 mod dcs_outage;
 mod debian;
 mod demo;
-mod documentation;
 mod drop_in;
 mod guard;
 mod lease;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{follow, observe, synchronous};
+use super::{follow, observe, standby_cluster, synchronous};
 use crate::cluster::{Cluster, Member};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DataDirectory, LockAnswer};
@@ -14,18 +14,19 @@ use crate::step::{Action, Callback, CloneSource, Exit, Expect, Key, Task};
 pub(super) fn begin(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Reason> {
     if !cluster.is_unlocked() {
         let Some(from) = clone_source(c, cluster) else {
-            return Ok(Reason::WaitingForLeaderToBootstrap);
+            return Ok(waiting(c));
         };
         return clone(c, cluster, from);
     }
     let node = c.node();
-    if c.config().standby_cluster.is_some() {
-        return Ok(Reason::StandbyClusterUnsupported);
-    }
     if cluster.initialize.is_none() && node.may_bootstrap && !node.tags.nofailover() {
         let won = c.write(Key::Initialize, String::new(), Expect::Absent)?;
         if !matches!(won, Ok(Some(_))) {
             return Ok(Reason::LostInitializeRace);
+        }
+        if let Some(remote) = standby_cluster::remote(c) {
+            clone(c, cluster, CloneSource::Remote(remote))?;
+            return Ok(Reason::BootstrappingStandbyLeader);
         }
         forget_data(c);
         c.memory.state = ServerState::Initializing;
@@ -35,7 +36,15 @@ pub(super) fn begin(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Reason> {
     if node.has_method_without_leader && cluster.initialize.as_deref() != Some("") {
         return clone(c, cluster, CloneSource::Nobody);
     }
-    Ok(Reason::WaitingForLeaderToBootstrap)
+    Ok(waiting(c))
+}
+
+fn waiting(c: &Cycle<'_>) -> Reason {
+    if standby_cluster::is_one(c) {
+        Reason::WaitingForStandbyLeaderToBootstrap
+    } else {
+        Reason::WaitingForLeaderToBootstrap
+    }
 }
 
 fn clone(c: &mut Cycle<'_>, cluster: &Cluster, from: CloneSource) -> Flow<Reason> {
@@ -89,12 +98,21 @@ pub(super) fn hand_over(c: &mut Cycle<'_>) -> Flow<Reason> {
     if !server.is_running {
         return fail(c, "the server that was just made does not run");
     }
-    if observe::is_starting(c, &server) || server.sql.as_ref().is_none_or(|sql| sql.in_recovery) {
+    let is_standby_cluster = standby_cluster::is_one(c);
+    let is_not_ready = server
+        .sql
+        .as_ref()
+        .is_none_or(|sql| sql.in_recovery && !is_standby_cluster);
+    if observe::is_starting(c, &server) || is_not_ready {
         let soon = c.now().after(Duration::from_secs(1));
         c.again_at(soon);
         return Ok(Reason::WaitingForEndOfRecovery);
     }
-    c.memory.role = Role::Primary;
+    c.memory.role = if is_standby_cluster {
+        Role::StandbyLeader
+    } else {
+        Role::Primary
+    };
     if c.memory.bootstrap == Bootstrap::Started {
         c.begin(Task::PostBootstrap)?;
         return Ok(Reason::RunningPostBootstrap);
@@ -121,7 +139,8 @@ pub(super) fn hand_over(c: &mut Cycle<'_>) -> Flow<Reason> {
     c.memory.bootstrap = Bootstrap::No;
     c.memory.state = ServerState::Running;
     c.memory.start_was_announced = true;
-    c.callback(Callback::OnStart, Role::Primary);
+    let role = c.memory.role;
+    c.callback(Callback::OnStart, role);
     let now = c.now();
     c.again_at(now);
     Ok(Reason::Initialized)

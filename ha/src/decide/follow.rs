@@ -2,24 +2,36 @@
 
 use std::sync::Arc;
 
-use super::{observe, primary, rewind};
+use super::{observe, primary, rewind, standby_cluster};
 use crate::cluster::{Cluster, Member, MemberData};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{RecoveryDrift, Source};
 use crate::memory::RewindState;
-use crate::pg::{ReplicationState, Role};
-use crate::reason::Reason;
+use crate::pg::{MemberName, ReplicationState, Role};
+use crate::reason::{Reason, notes};
 use crate::step::{Action, StartAs, StopMode, StopPurpose, Task};
 
 pub(super) fn leader(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     let Some(leader) = cluster.leader_name().cloned() else {
         return Ok(Reason::NoAction(c.me().clone()));
     };
-    let steady = Reason::Following {
-        me: c.me().clone(),
-        leader,
+    let demoting = if standby_cluster::is_one(c) {
+        Reason::DemotingInStandbyCluster
+    } else {
+        Reason::DemotingWithoutLock
     };
-    follow(c, cluster, Reason::DemotingWithoutLock, steady)
+    let steady = steady(c, leader);
+    follow(c, cluster, demoting, steady)
+}
+
+/// A replica with nothing to do.
+pub(super) fn steady(c: &Cycle<'_>, leader: MemberName) -> Reason {
+    let me = c.me().clone();
+    if standby_cluster::is_one(c) {
+        Reason::FollowingStandbyLeader { me, leader }
+    } else {
+        Reason::Following { me, leader }
+    }
 }
 
 /// Brings this member to follow whom it should; a primary is stopped first.
@@ -34,24 +46,46 @@ pub(super) fn follow(
         if paused {
             return Ok(Reason::PauseContinueWithoutLock);
         }
-        primary::demote(c, StopMode::Immediate, StopPurpose::LostLock)?;
+        if standby_cluster::is_one(c) {
+            primary::demote(c, StopMode::Fast, StopPurpose::StandbyCluster)?;
+        } else {
+            primary::demote(c, StopMode::Immediate, StopPurpose::LostLock)?;
+        }
         return Ok(demoting);
     }
+    standby_cluster::assume_role(c);
     let target = target(c, cluster);
     if paused && target.is_none() {
         return Ok(Reason::NoAction(c.me().clone()));
     }
+    if standby_cluster::is_one(c) && standby_cluster::may_have_parted(c)? {
+        arm_rewind_check(c);
+    }
     if let Some(reason) = rewind::decide(c, cluster, target.as_ref())? {
         return Ok(reason);
     }
-    let server = observe::server(c)?;
-    if !paused && server.sql.as_ref().is_some_and(|sql| sql.replay_paused) {
-        drop(c.perform(Action::ResumeReplay)?);
-    }
+    resume_replay(c)?;
     if target.is_none() && !c.node().tags.nostream() {
         // Whoever led last may still send what we lack: its address stays until there is a new one.
-        return Ok(following);
+        let is_led = standby_cluster::is_one(c) && !cluster.is_unlocked();
+        return Ok(if is_led {
+            Reason::FollowingOldStandbyLeader
+        } else {
+            following
+        });
     }
+    let has_no_host = target
+        .as_ref()
+        .is_some_and(|source| !source.can_be_connected_to());
+    if has_no_host && !standby_cluster::leads(c) {
+        return Ok(Reason::FollowingOldStandbyLeader);
+    }
+    change_source(c, cluster, target)?;
+    Ok(following)
+}
+
+/// Brings the recovery settings in line with what this member is to follow.
+fn change_source(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<Source>) -> Flow<()> {
     match c.recovery_drift(target.clone())? {
         RecoveryDrift::None => notice_new_timeline(c, cluster),
         RecoveryDrift::Reload => {
@@ -68,12 +102,27 @@ pub(super) fn follow(
             })?;
         }
     }
-    Ok(following)
+    Ok(())
 }
 
-/// Whom this member streams from: the member it is told to (`replicatefrom`), else the leader; never itself.
+/// Since version 14 replay pauses by itself when the primary's settings need more than this server has, and goes on
+/// after a restart only when it is told to.
+fn resume_replay(c: &mut Cycle<'_>) -> Flow<()> {
+    let is_paused = observe::server(c)?.sql.is_some_and(|sql| sql.replay_paused);
+    if is_paused && !c.config().pause && c.node().server_version >= 140_000 {
+        c.note(notes::resuming_replay());
+        drop(c.perform(Action::ResumeReplay)?);
+    }
+    Ok(())
+}
+
+/// Whom this member streams from: the remote cluster if it leads a standby cluster, else the member that it is told to
+/// (`replicatefrom`), else the leader; never itself.
 pub(super) fn target(c: &Cycle<'_>, cluster: &Cluster) -> Option<Source> {
     let node = c.node();
+    if standby_cluster::follows_remote(c, cluster) {
+        return standby_cluster::remote(c);
+    }
     if node.tags.nostream() {
         return None;
     }
@@ -117,11 +166,11 @@ fn notice_new_timeline(c: &mut Cycle<'_>, cluster: &Cluster) {
 
 /// Streaming on the leader's timeline: our WAL cannot have parted from its.
 pub(super) fn streams_from_leader(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<bool> {
-    let is_primary = |data: &MemberData| data.role == Some(Role::Primary);
+    let leads = |data: &MemberData| matches!(data.role, Some(Role::Primary | Role::StandbyLeader));
     let leader = cluster
         .leader_member()
         .map(|leader| &leader.data)
-        .filter(|data| is_primary(data));
+        .filter(|data| leads(data));
     let leader = leader.and_then(|leader| leader.timeline);
     let server = observe::server(c)?;
     let Some(sql) = server.sql.filter(|sql| sql.in_recovery) else {

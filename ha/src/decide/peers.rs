@@ -117,6 +117,7 @@ pub(super) fn has_what_is_needed(
     }
     let published = cluster.status.optime.unwrap_or_default();
     let lags = position.behind(published) > c.config().maximum_lag_on_failover_bytes;
-    let behind = c.config().check_timeline && peer.timeline < cluster.timeline();
+    let counts = c.config().check_timeline && c.config().standby_cluster.is_none();
+    let behind = counts && peer.timeline < cluster.timeline();
     !lags && !behind
 }

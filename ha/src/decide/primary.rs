@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{follow, history, observe, publish, release, slots, switchover, synchronous};
+use super::{follow, history, observe, publish, release, slots, standby_cluster, switchover, synchronous};
 use crate::cluster::{Cluster, Status};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{CheckpointStatus, DataDirectory};
@@ -14,7 +14,8 @@ use crate::step::{Action, Expect, Key, StopMode, StopPurpose, Task};
 /// The lease was just prolonged.
 pub(super) fn hold(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     let is_primary = observe::is_primary(c)?;
-    if c.config().pause && !is_primary {
+    let is_standby_cluster = standby_cluster::is_one(c);
+    if c.config().pause && !is_primary && !is_standby_cluster {
         let waits = cluster
             .failover
             .as_ref()
@@ -26,7 +27,7 @@ pub(super) fn hold(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
         return Ok(Reason::ReleasedNotPrimary);
     }
     let server = observe::server(c)?;
-    if let Some(sql) = server.sql.as_ref().filter(|_| is_primary) {
+    if let Some(sql) = server.sql.as_ref().filter(|_| is_primary || is_standby_cluster) {
         let (slots, retain_slots) = slots::to_publish(c, cluster, sql);
         publish::status(
             c,
@@ -37,8 +38,12 @@ pub(super) fn hold(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
             },
         )?;
     }
-    if is_primary && let Some(reason) = switchover::decide(c, cluster)? {
+    let may_hand_over = is_primary || (is_standby_cluster && !c.config().pause);
+    if may_hand_over && let Some(reason) = switchover::decide(c, cluster)? {
         return Ok(reason);
+    }
+    if is_standby_cluster {
+        return standby_cluster::lead(c, cluster, Reason::StandbyLeaderHavingLock);
     }
     enforce(
         c,
@@ -71,10 +76,7 @@ pub(super) fn enforce(
         return Ok(Reason::PromotionCancelledByScript);
     }
     if observe::is_primary(c)? {
-        if cluster.config.is_none() {
-            let json = c.node().config_json.clone();
-            drop(c.write(Key::Config, json, Expect::Anything)?);
-        }
+        write_missing_configuration(c, cluster)?;
         checkpoint_after_promotion(c)?;
         synchronous::keep(c, cluster)?;
         history::keep(c, cluster)?;
@@ -82,9 +84,6 @@ pub(super) fn enforce(
     }
     if c.config().pause {
         return Ok(is_one);
-    }
-    if c.config().standby_cluster.is_some() {
-        return Ok(Reason::StandbyClusterUnsupported);
     }
     if let Some(reason) = synchronous::before_promotion(c, cluster)? {
         return Ok(reason);
@@ -97,6 +96,15 @@ pub(super) fn enforce(
         lock_valid_until: lock.valid_until,
     })?;
     Ok(becomes_one)
+}
+
+/// The leader writes the dynamic configuration in force when the DCS has none.
+pub(super) fn write_missing_configuration(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {
+    if cluster.config.is_none() {
+        let json = c.node().config_json.clone();
+        drop(c.write(Key::Config, json, Expect::Anything)?);
+    }
+    Ok(())
 }
 
 /// What the operator requires of a primary and is not there: why one is demoted, and why nobody is promoted.
@@ -171,7 +179,7 @@ pub(super) fn demote(c: &mut Cycle<'_>, mode: StopMode, purpose: StopPurpose) ->
     follow::arm_rewind_check(c);
     c.begin(Task::Stop {
         mode,
-        checkpoint: purpose == StopPurpose::Switchover,
+        checkpoint: matches!(purpose, StopPurpose::Switchover | StopPurpose::StandbyCluster),
         purpose,
     })
 }

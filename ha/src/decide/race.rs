@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{backoff, follow, observe, peers, primary, synchronous};
+use super::{backoff, follow, observe, peers, primary, standby_cluster, synchronous};
 use crate::cluster::{Cluster, Failover, FailoverKind};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{LockAnswer, Peer, PeerAnswer, PeerStatus, SqlFacts};
@@ -40,6 +40,9 @@ fn acquire(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     match c.lock(action)? {
         LockAnswer::Held { .. } => {
             clear_failover(c, cluster)?;
+            if standby_cluster::is_one(c) {
+                return standby_cluster::lead(c, cluster, Reason::StandbyLeaderByAcquiringLock);
+            }
             primary::enforce(
                 c,
                 cluster,
@@ -106,11 +109,13 @@ fn is_healthiest(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<bool> {
     let Some(sql) = server.sql.filter(|_| !paused && !nofailover) else {
         return Ok(false);
     };
-    if c.given().guard_is_missing {
+    // Who leads a standby cluster takes no writes: there is nothing to fence.
+    let is_fenced = !standby_cluster::is_one(c);
+    if is_fenced && c.given().guard_is_missing {
         c.note(notes::guard_is_missing());
         return Ok(false);
     }
-    if c.given().watchdog_is_missing {
+    if is_fenced && c.given().watchdog_is_missing {
         c.note(notes::watchdog_is_missing());
         return Ok(false);
     }
@@ -247,7 +252,7 @@ fn compare(
         c.note(notes::lag_exceeded());
         return Ok(false);
     }
-    if c.config().check_timeline {
+    if c.config().check_timeline && !standby_cluster::is_one(c) {
         let Some(timeline) = sql.timeline else {
             c.note(notes::timeline_unknown());
             return Ok(false);

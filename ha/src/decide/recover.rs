@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{crash, follow, observe, peers, release, rewind};
+use super::{crash, follow, observe, peers, release, rewind, standby_cluster};
 use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Flow};
-use crate::facts::DataDirectory;
+use crate::facts::{DataDirectory, Source};
 use crate::memory::RewindState;
 use crate::pg::{ControlData, DatabaseState, Role, ServerState};
 use crate::reason::{Reason, notes};
@@ -112,7 +112,7 @@ fn recover(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason
         c.begin(Task::CrashRecovery)?;
         return Ok(Reason::CrashRecovery);
     }
-    if held {
+    if held && !standby_cluster::is_one(c) {
         c.memory.rewind = RewindState::Unneeded;
         start(
             c,
@@ -146,7 +146,7 @@ fn may_go_on(c: &Cycle<'_>, control: &ControlData, has_recovery_signal: bool) ->
             | DatabaseState::ShuttingDown
             | DatabaseState::ShutDown
     );
-    was_primary && state && !has_recovery_signal
+    was_primary && state && !has_recovery_signal && !standby_cluster::is_one(c)
 }
 
 /// A primary that did not stop cleanly has to recover on its own before its end of WAL can be compared.
@@ -176,13 +176,20 @@ fn start_as_standby(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     if let Some(reason) = rewind::decide(c, cluster, target.as_ref())? {
         return Ok(reason);
     }
-    let why = if c.memory.demoted_at.is_some() {
+    let why = if c.memory.demoted_at.is_some() || c.memory.role == Role::Demoted {
         StartReason::AfterDemotion
     } else {
         StartReason::AfterFailure
     };
+    let reason = if standby_cluster::leads(c) {
+        Reason::StartingStandbyLeader
+    } else if target.as_ref().is_some_and(Source::is_remote) {
+        Reason::StartingFollowingRemote
+    } else {
+        Reason::StartingAsSecondary
+    };
     start(c, StartAs::Standby(target), None, why)?;
-    Ok(Reason::StartingAsSecondary)
+    Ok(reason)
 }
 
 /// Whoever takes over after a demotion does so within a moment; with it known, one start is enough.

@@ -1,6 +1,6 @@
 //! Whether our WAL parted from the leader's, and what is done about it (PostgreSQL manual, "pg_rewind").
 
-use super::{bootstrap, follow, observe};
+use super::{bootstrap, follow, observe, standby_cluster};
 use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DataDirectory, Divergence, LocalHistory, RemoteHistory, Source};
@@ -11,8 +11,7 @@ use crate::step::{CloneSource, Task};
 
 /// Looks when a look is due, and acts when our WAL parted. `None`: nothing stands in the way of following.
 pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<&Source>) -> Flow<Option<Reason>> {
-    let leader = cluster.leader_member().filter(|leader| &leader.name != c.me());
-    let Some(source) = leader.and_then(|leader| follow::source(c, leader)) else {
+    let Some(source) = compared_with(c, cluster) else {
         return Ok(None);
     };
     if c.memory.rewind == RewindState::Check && is_allowed(c) {
@@ -25,8 +24,18 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<&Sourc
     match c.memory.rewind {
         RewindState::Unneeded | RewindState::Check | RewindState::Done => Ok(None),
         RewindState::Needed => act(c, cluster, source, target),
-        RewindState::Failed => after_failure(c, source, target),
+        RewindState::Failed => after_failure(c, cluster, target),
     }
+}
+
+/// Whose WAL ours is compared with: the leader's. A standby leader is in recovery and cannot be asked, so that in a
+/// standby cluster it is the remote primary's.
+fn compared_with(c: &Cycle<'_>, cluster: &Cluster) -> Option<Source> {
+    if standby_cluster::is_one(c) {
+        return standby_cluster::remote(c).filter(Source::can_be_connected_to);
+    }
+    let leader = cluster.leader_member().filter(|leader| &leader.name != c.me())?;
+    follow::source(c, leader)
 }
 
 /// Something could be done if the WAL parted; without that there is no use in looking.
@@ -46,6 +55,9 @@ fn look(c: &mut Cycle<'_>, source: &Source) -> Flow<()> {
     c.note(notes::local_position(local.timeline, local.lsn));
     if remote.in_recovery {
         c.note(notes::leader_is_in_recovery());
+        if source.is_remote() {
+            return Ok(());
+        }
         let soon = c.now().after(std::time::Duration::from_millis(500));
         c.again_at(soon);
         return Ok(());
@@ -108,10 +120,7 @@ fn act(
     source: Source,
     target: Option<&Source>,
 ) -> Flow<Option<Reason>> {
-    let name = source
-        .member
-        .as_ref()
-        .map_or_else(String::new, ToString::to_string);
+    let name = source.name().to_owned();
     let server = observe::server(c)?;
     let data = c.data_directory()?;
     let DataDirectory::Present {
@@ -141,7 +150,7 @@ fn act(
         c.begin(Task::Rewind { source })?;
         return Ok(Some(Reason::Rewinding(name)));
     }
-    if c.node().remove_data_directory_on_diverged_timelines {
+    if c.node().remove_data_directory_on_diverged_timelines && !source.is_remote() {
         return reclone(c, source, target).map(Some);
     }
     c.note(Note::error(format!(
@@ -152,7 +161,11 @@ fn act(
     Ok(None)
 }
 
-fn after_failure(c: &mut Cycle<'_>, source: Source, target: Option<&Source>) -> Flow<Option<Reason>> {
+fn after_failure(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<&Source>) -> Flow<Option<Reason>> {
+    let leader = cluster.leader_member().filter(|leader| &leader.name != c.me());
+    let Some(source) = leader.and_then(|leader| follow::source(c, leader)) else {
+        return Ok(None);
+    };
     let node = c.node();
     if node.remove_data_directory_on_rewind_failure || node.remove_data_directory_on_diverged_timelines {
         return reclone(c, source, target).map(Some);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{observe, peers, primary, switchover};
+use super::{follow, observe, peers, primary, switchover};
 use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Flow};
 use crate::reason::{Reason, notes};
@@ -17,10 +17,7 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> F
         }
         c.note(notes::still_starting_as_standby());
         return Ok(match cluster.leader_name() {
-            Some(leader) => Reason::Following {
-                me: c.me().clone(),
-                leader: leader.clone(),
-            },
+            Some(leader) => follow::steady(c, leader.clone()),
             None => Reason::NotHealthiest,
         });
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{peers, primary};
+use super::{peers, primary, standby_cluster};
 use crate::cluster::{Cluster, Failover};
 use crate::cycle::{Cycle, Flow};
 use crate::reason::{Reason, notes};
@@ -28,7 +28,11 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<R
             capitalized(kind.as_str())
         )));
     } else if peers::can_take_over(c, cluster, Some(&failover), None)? {
-        primary::demote(c, StopMode::Fast, StopPurpose::Switchover)?;
+        if standby_cluster::is_one(c) {
+            standby_cluster::give_way(c)?;
+        } else {
+            primary::demote(c, StopMode::Fast, StopPurpose::Switchover)?;
+        }
         return Ok(Some(Reason::Demoting(kind)));
     } else {
         c.note(notes::no_healthy_members(kind));

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{crash, observe, peers, primary, publish, release};
+use super::{crash, observe, peers, primary, publish, release, standby_cluster};
 use crate::cluster::{Cluster, Status};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DcsFailure, Progress, TaskStatus};
 use crate::memory::{Bootstrap, Checkpoint, RewindState};
 use crate::pg::{Lsn, Role, ServerState};
 use crate::reason::{Reason, notes};
-use crate::step::{Action, Callback, Reply, StartAs, StopMode, StopPurpose, Task, TaskOutcome};
+use crate::step::{Action, Callback, CloneSource, Reply, StartAs, StopMode, StopPurpose, Task, TaskOutcome};
 
 /// How long the first pause after a failed job is; each further failure in a row adds as much.
 const HOLD_OFF: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
     match task {
         Task::Bootstrap => absorb_bootstrap(c, outcome, Bootstrap::Started),
         Task::PostBootstrap => absorb_bootstrap(c, outcome, Bootstrap::Populated),
-        Task::Clone { .. } => {
+        Task::Clone { from, .. } => {
             c.memory.system_identifier = None;
             c.memory.rewind = RewindState::Unneeded;
             c.memory.start_was_announced &= success;
@@ -42,6 +42,10 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
             } else {
                 ServerState::Stopped
             };
+            if matches!(from, CloneSource::Remote(_)) {
+                // Nothing is to be made in it: users and all else came with the copy.
+                absorb_bootstrap(c, outcome, Bootstrap::Populated);
+            }
         }
         Task::Start { start_as, .. } => {
             crash::has_replayed(c, success && *start_as == StartAs::Primary);
@@ -119,17 +123,13 @@ fn absorb_bootstrap(c: &mut Cycle<'_>, outcome: &TaskOutcome, next: Bootstrap) {
 fn absorb_start(c: &mut Cycle<'_>, start_as: &StartAs, outcome: &TaskOutcome) {
     match outcome {
         TaskOutcome::Success | TaskOutcome::TimedOut => {
-            let role = if *start_as == StartAs::Primary {
-                Role::Primary
-            } else {
-                Role::Replica
-            };
+            let role = standby_cluster::role_of_started(c, start_as);
             let was_primary = matches!(c.memory.role, Role::Primary | Role::Demoted);
             c.memory.role = role;
             c.memory.state = ServerState::Starting;
             if *outcome == TaskOutcome::Success {
                 c.memory.state = ServerState::Running;
-                let callback = if was_primary && role == Role::Replica {
+                let callback = if was_primary && role != Role::Primary {
                     Callback::OnRoleChange
                 } else {
                     Callback::OnStart
@@ -154,8 +154,10 @@ fn absorb_stop(c: &mut Cycle<'_>, purpose: StopPurpose, success: bool) {
         return;
     }
     if purpose.demotion().is_some() {
-        let now = c.now();
-        c.memory.demoted_at = Some(now);
+        // Who leads what has become a standby cluster goes on leading.
+        if purpose != StopPurpose::StandbyCluster {
+            c.memory.demoted_at = Some(c.now());
+        }
         c.memory.role = Role::Demoted;
         c.memory.rewind = RewindState::Check;
         c.memory.checkpoint = Checkpoint::None;
@@ -285,13 +287,12 @@ fn hand_over_early(c: &mut Cycle<'_>, cluster: &Cluster, purpose: StopPurpose, c
         return Ok(());
     }
     if peers::can_take_over(c, cluster, cluster.failover.as_ref(), Some(checkpoint))? {
-        release(
-            c,
-            Some(Status {
-                optime: Some(checkpoint),
-                ..cluster.status.clone()
-            }),
-        )?;
+        // A standby leader has published a position that is further than its last restart point.
+        let status = (c.memory.role != Role::StandbyLeader).then(|| Status {
+            optime: Some(checkpoint),
+            ..cluster.status.clone()
+        });
+        release(c, status)?;
     }
     Ok(())
 }

@@ -134,6 +134,10 @@ pub(crate) fn demoting(kind: &str) -> Note {
     Note::info(format!("Demoting self ({kind})"))
 }
 
+pub(crate) fn resuming_replay() -> Note {
+    Note::info("Resuming paused WAL replay for PostgreSQL 14+")
+}
+
 pub(crate) fn leader_key_released() -> Note {
     Note::info("Leader key released")
 }

@@ -14,8 +14,11 @@ use tamada_ha::facts::{
     LocalHistory, LockAnswer, Moment, Node, PeerAnswer, PeerStatus, Progress, RecoveryDrift, RemoteHistory,
     Request, RestartConditions, Server, Slot, SqlFacts, TaskStatus, WalSender,
 };
+use tamada_ha::invariants::may_begin;
 use tamada_ha::memory::Memory;
-use tamada_ha::pg::{ControlData, DatabaseState, HistoryEntry, Lsn, Role, ServerState, SlotName, Timeline};
+use tamada_ha::pg::{
+    ControlData, DatabaseState, HistoryEntry, Lsn, ReplicationState, Role, ServerState, SlotName, Timeline,
+};
 use tamada_ha::quorum::Claim;
 use tamada_ha::reason::Reason;
 use tamada_ha::standby_names::StandbyNames;
@@ -52,7 +55,13 @@ impl Choices {
     }
 
     fn role(&mut self) -> Role {
-        [Role::Primary, Role::Replica, Role::Demoted, Role::Uninitialized][self.below(4) as usize]
+        [
+            Role::Primary,
+            Role::Replica,
+            Role::Demoted,
+            Role::Uninitialized,
+            Role::StandbyLeader,
+        ][self.below(5) as usize]
     }
 
     fn tags(&mut self) -> Tags {
@@ -156,6 +165,7 @@ impl Choices {
             received: in_recovery.then_some(position),
             replayed: in_recovery.then_some(position),
             replay_paused: self.one_in(8),
+            replication_state: self.one_in(2).then_some(ReplicationState::Streaming),
             slots: vec![Slot {
                 name: SlotName(self.name().to_owned()),
                 is_logical: self.one_in(4),
@@ -305,7 +315,7 @@ impl Choices {
                     .collect(),
             ),
             Step::Observe(Question::Divergence(_)) => Answer::Divergence(self.divergence()),
-            Step::Observe(Question::HistoryFile(_)) => Answer::HistoryFile(None),
+            Step::Observe(Question::HistoryFile(_)) => Answer::HistoryFile(self.one_in(4).then(Vec::new)),
             Step::Observe(Question::RecoveryDrift(_)) => Answer::RecoveryDrift(
                 [RecoveryDrift::None, RecoveryDrift::Reload, RecoveryDrift::Restart][self.below(3) as usize],
             ),
@@ -332,7 +342,13 @@ impl Choices {
 
     fn given(&mut self, now: Moment, begun: Option<Task>) -> Given {
         let synchronous_mode = ["off", "off", "on", "quorum"][self.below(4) as usize];
+        let standby_cluster = match self.below(8) {
+            0 => serde_json::json!({"host": "x,y", "primary_slot_name": "a"}),
+            1 => serde_json::json!({"restore_command": "cp"}),
+            _ => serde_json::Value::Null,
+        };
         let document = serde_json::json!({
+            "standby_cluster": standby_cluster,
             "pause": self.one_in(8),
             "check_timeline": self.one_in(3),
             "synchronous_mode": synchronous_mode,
@@ -478,6 +494,7 @@ fn check(seen: &Seen) {
         "nothing is begun while a job runs: {tasks:?}"
     );
     for task in tasks {
+        assert!(may_begin(&given.config, task), "{task:?} in a standby cluster");
         match task {
             Task::Promote { lock_valid_until } => {
                 let locks: Vec<_> = seen

@@ -11,9 +11,10 @@
 //! cluster leader=a heartbeat=a:7         the leader's last renewal, by its revision; its ttl is 30 s
 //! member a primary 100                   a member key: role, position; tags: nofailover priority=2 checkpoint=pending starting
 //! cluster leader=a sync=a,b,c quorum=1   the key sync: its leader, then its voters
-//! server replica 100 tl=1 streaming      or: server gone | server starting; also: pending-restart slots=a,c
+//! server replica 100 tl=1 streaming      or: server gone | server starting; also: restoring replay-paused slots=a,c
 //! server primary 100 names=ANY_1_(b,c)   synchronous_standby_names, _ for a blank; busy: the checkpointer is
 //! data shut-down checkpoint=100          or: data empty | data inaccessible | data production; also: backup_label signal
+//! histories 2                            the newest timeline whose history file is in pg_wal
 //! replay 512                             a crash has left so many MiB of WAL, from position 0 on; or: replay unknown
 //! peer a down                            or: peer c replica 90 tl=1 nofailover priority=2
 //! parted 1:100 from 2:90@1               local timeline:lsn, remote timeline:switch LSN of local timeline; or: parted unknown
@@ -73,6 +74,8 @@ struct World {
     meanwhile: BTreeMap<String, String>,
     task: TaskStatus,
     requests: Vec<Request>,
+    /// There are history files up to this one.
+    newest_timeline: u32,
     is_stopping: bool,
     guard_is_missing: bool,
     watchdog_is_missing: bool,
@@ -166,6 +169,7 @@ impl World {
             meanwhile: BTreeMap::new(),
             task: TaskStatus::Idle,
             requests: Vec::new(),
+            newest_timeline: u32::MAX,
             is_stopping: false,
             guard_is_missing: false,
             watchdog_is_missing: false,
@@ -215,6 +219,9 @@ impl World {
                 self.node.may_bootstrap &= !words.has("no-bootstrap");
                 self.node.remove_data_directory_on_diverged_timelines |= words.has("remove-diverged");
                 self.node.remove_data_directory_on_rewind_failure |= words.has("remove-failed");
+                self.node.server_version = words
+                    .number("version")
+                    .map_or(180_000, |version| version.try_into().unwrap());
                 self.node.has_method_without_leader |= words.has("method-without-leader");
             }
             "config" => {
@@ -247,6 +254,7 @@ impl World {
                 }));
             }
             "data" => self.data = read_data(&words),
+            "histories" => self.newest_timeline = words.0[0].parse().unwrap(),
             "replay" => {
                 self.recovery = match words.0[0].parse::<u64>() {
                     Ok(mebibytes) => Ok(CrashRecovery {
@@ -311,6 +319,15 @@ impl World {
                 from: CloneSource::Leader(source()),
                 follow: Some(source()),
             },
+            "clone-remote" => Task::Clone {
+                from: CloneSource::Remote(remote()),
+                follow: Some(remote()),
+            },
+            "start-following-remote" => Task::Start {
+                start_as: StartAs::Standby(Some(remote())),
+                timeout: None,
+                why: StartReason::AfterDemotion,
+            },
             "start-primary" => Task::Start {
                 start_as: StartAs::Primary,
                 timeout: None,
@@ -331,6 +348,7 @@ impl World {
                     Some("outage") => StopPurpose::DcsOutage,
                     Some("shutdown") => StopPurpose::Shutdown,
                     Some("give-up") => StopPurpose::GiveUp,
+                    Some("standby-cluster") => StopPurpose::StandbyCluster,
                     other => panic!("stop for {other:?}"),
                 };
                 Task::Stop {
@@ -415,6 +433,7 @@ impl World {
                 )
             }
             Question::Divergence(_) => Answer::Divergence(self.divergence.clone()),
+            Question::HistoryFile(timeline) if timeline.0 > self.newest_timeline => Answer::HistoryFile(None),
             Question::HistoryFile(timeline) => {
                 let entry = |number| HistoryEntry {
                     timeline: Timeline(number),
@@ -466,6 +485,14 @@ impl World {
             | Action::SetSynchronousStandbyNames(_)
             | Action::ChangeSlots(_) => Answer::Done(Ok(())),
         }
+    }
+}
+
+fn remote() -> Source {
+    Source {
+        member: None,
+        conn_url: "host='10.0.0.9' port='5432'".to_owned(),
+        slot: None,
     }
 }
 
@@ -632,7 +659,10 @@ fn read_server(words: &Words<'_>) -> Server {
                 received: position.filter(|_| in_recovery),
                 replayed: position.filter(|_| in_recovery),
                 replay_paused: words.has("replay-paused"),
-                replication_state: words.has("streaming").then_some(ReplicationState::Streaming),
+                replication_state: match words.has("restoring") {
+                    true => Some(ReplicationState::InArchiveRecovery),
+                    false => words.has("streaming").then_some(ReplicationState::Streaming),
+                },
                 slots: slots.unwrap_or_default(),
                 synchronous_standby_names: words.value("names").unwrap_or_default().replace('_', " "),
                 checkpointer_is_current: !words.has("busy"),
@@ -849,9 +879,17 @@ fn show(step: &Step) -> String {
 }
 
 fn name(source: Option<&Source>) -> String {
-    source
-        .and_then(|source| source.member.as_ref())
-        .map_or_else(|| "nobody".to_owned(), ToString::to_string)
+    match source {
+        None => "nobody".to_owned(),
+        Some(Source {
+            member: Some(member), ..
+        }) => member.to_string(),
+        Some(remote) => {
+            let slot = remote.slot.as_ref().map(|slot| format!(" slot {slot}"));
+            let at = Some(remote.conn_url.as_str()).filter(|url| !url.is_empty());
+            format!("remote {}{}", at.unwrap_or("archive"), slot.unwrap_or_default())
+        }
+    }
 }
 
 fn show_task(task: &Task) -> String {
@@ -860,7 +898,15 @@ fn show_task(task: &Task) -> String {
         StartAs::Standby(source) => format!("as standby of {}", name(source.as_ref())),
     };
     match task {
-        Task::Clone { from, .. } => format!("clone from {}", name(from.source())),
+        Task::Clone { from, follow } => match from {
+            CloneSource::Remote(remote) => {
+                let follow = name(follow.as_ref());
+                format!("clone from {}, then follow {follow}", name(Some(remote)))
+            }
+            CloneSource::Leader(_) | CloneSource::Replica(_) | CloneSource::Nobody => {
+                format!("clone from {}", name(from.source()))
+            }
+        },
         Task::Start { start_as, .. } => format!("start {}", start(start_as)),
         Task::Stop {
             mode,

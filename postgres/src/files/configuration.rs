@@ -150,10 +150,14 @@ impl Server {
                 let present = fs::read_to_string(self.config_path()).unwrap_or_default();
                 postgresql_conf::read_defaults(&present)
             }
-            Some(Recovery::Follow(_)) => {
+            Some(Recovery::Follow(follow)) => {
                 let settings = self.settings();
                 let mut defaults = settings.standby_defaults.parameters.clone();
                 defaults.retain(|name, _| !settings.parameters.contains_key(name));
+                if follow.source.is_none() {
+                    // Nothing is streamed: the archive would be asked as often, for a file that takes its time.
+                    defaults.remove("wal_retrieve_retry_interval");
+                }
                 defaults
             }
         }

@@ -56,21 +56,28 @@ pub(super) async fn clone(
     lifecycle::end(context, postgres::StopMode::Immediate, false).await?;
     let source = from.source();
     let source = postgres::CloneSource {
-        name: source
-            .and_then(|source| source.member.as_ref())
-            .map(ToString::to_string),
+        name: source.map(|source| source.name().to_owned()),
         source: source.map(source_of).transpose()?,
     };
-    let copied = context
-        .server
-        .create_replica(&source, &CloneMethods::Configured, no_deadline());
+    let methods = methods(context, from);
+    let copied = context.server.create_replica(&source, &methods, no_deadline());
     copied.await.map_err(failed)?;
     context.report(Progress::Starting);
     let options = StartOptions {
-        recovery: Recovery::Follow(follow_of(follow)?),
+        recovery: Recovery::Follow(follow_of(&context.config, follow)?),
         without_hot_standby: false,
     };
     start(context, &options).await
+}
+
+/// The remote side of a standby cluster has methods of its own.
+fn methods(context: &Context, from: &CloneSource) -> CloneMethods {
+    let standby_cluster = context.config.standby_cluster.as_ref();
+    let own = standby_cluster.and_then(|cluster| cluster.create_replica_methods.clone());
+    match (from, own) {
+        (CloneSource::Remote(_), Some(names)) => CloneMethods::Named(names),
+        _ => CloneMethods::Configured,
+    }
 }
 
 async fn start(context: &Context, options: &StartOptions) -> Result<TaskOutcome> {

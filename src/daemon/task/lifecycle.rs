@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use config::SynchronousMode;
 use ha::facts::Progress;
-use ha::step::{StartAs, StopMode, TaskOutcome};
+use ha::step::{StartAs, StopMode, StopPurpose, TaskOutcome};
 use postgres::{Instant, Recovery, StartOptions, Started, StopOptions, StopProgress};
 use tokio::sync::watch;
 
 use super::{Context, Result, failed, no_deadline};
 use crate::daemon::questions::follow_of;
+
+/// How long the archiving of the last segment may take, when the cluster becomes a standby cluster.
+const ARCHIVE_TIME: Duration = Duration::from_secs(300);
 
 /// Starts the server; it may go on starting when its time is over.
 pub(super) async fn start(
@@ -20,7 +23,7 @@ pub(super) async fn start(
     context.report(Progress::Starting);
     let recovery = match start_as {
         StartAs::Primary => Recovery::Primary,
-        StartAs::Standby(source) => Recovery::Follow(follow_of(source.as_ref())?),
+        StartAs::Standby(source) => Recovery::Follow(follow_of(&context.config, source.as_ref())?),
     };
     let options = StartOptions {
         recovery,
@@ -33,13 +36,24 @@ pub(super) async fn start(
     }
 }
 
-/// Stops the server.
-pub(super) async fn stop(context: &Context, mode: StopMode, checkpoint: bool) -> Result<TaskOutcome> {
+/// Stops the server. When the cluster becomes a standby cluster, all of its WAL has to reach the archive.
+pub(super) async fn stop(
+    context: &Context,
+    mode: StopMode,
+    checkpoint: bool,
+    purpose: StopPurpose,
+) -> Result<TaskOutcome> {
     let mode = match mode {
         StopMode::Fast => postgres::StopMode::Fast,
         StopMode::Immediate => postgres::StopMode::Immediate,
     };
     end(context, mode, checkpoint).await?;
+    if purpose == StopPurpose::StandbyCluster {
+        let deadline = Instant::now() + ARCHIVE_TIME;
+        if let Err(error) = context.server.archive_shutdown_checkpoint(deadline).await {
+            tracing::error!("could not archive the WAL of the shutdown checkpoint: {error}");
+        }
+    }
     Ok(TaskOutcome::Success)
 }
 

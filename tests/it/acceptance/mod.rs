@@ -2,3 +2,4 @@
 //! scenario; those that other tests show already are not written again here.
 
 mod priority_failover;
+mod standby_cluster;
