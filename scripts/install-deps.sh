@@ -37,6 +37,7 @@ all)
     want etcd-client command -v etcdctl
     want iproute2 command -v ip
     want procps command -v ps
+    want prometheus command -v promtool
     want ca-certificates any_file '/etc/ssl/certs/ca-certificates.crt'
     # Debian's own interpreter: one in a home folder is out of reach for the user postgres.
     want python3-venv /usr/bin/python3 -c 'import ensurepip, venv'

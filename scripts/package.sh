@@ -66,6 +66,7 @@ stage_program() {
     put 644 "$root/usr/share/tamada" packaging/debian/config.yml.in packaging/debian/dcs.yml
     [ ! -d packaging/monitoring ] || put 644 "$root/usr/share/tamada/monitoring" packaging/monitoring/*
     put 644 "$root/usr/share/doc/tamada" README.md docs/*.md
+    put 644 "$root/usr/share/doc/tamada/examples" packaging/hardening.conf
     [ ! -d packaging/haproxy ] || put 644 "$root/usr/share/doc/tamada/examples" packaging/haproxy/*
     [ ! -d packaging/man ] || put 644 "$root/usr/share/man/man1" packaging/man/tamada*.1
     if [ -d packaging/completions ]; then

@@ -3,6 +3,7 @@
 
 use crate::harness::hosts::Hosts;
 use crate::harness::{Writer, seconds};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 const CTL: &str = "patronictl -c /etc/patroni/18-demo.yml";
@@ -114,6 +115,12 @@ fn the_article_works_word_for_word() {
     hosts.run_on_all("pg_createconfig_patroni 18 demo");
     let values = "python3 -c 'import yaml; print(yaml.safe_load(open(\"/etc/patroni/18-demo.yml\")))'";
     println!("{}", hosts.run("node1", values));
+    hosts.run(
+        "node3",
+        "mkdir /etc/systemd/system/patroni@.service.d
+         cp /usr/share/doc/tamada/examples/hardening.conf /etc/systemd/system/patroni@.service.d/
+         systemctl daemon-reload",
+    );
     hosts.run_on_all("systemctl enable --now patroni@18-demo");
 
     let first = wait_until_healthy(&hosts, "node1");
@@ -246,25 +253,24 @@ print(json.dumps(yaml.safe_load(text), indent=1, sort_keys=True))'"
     );
 }
 
-/// An upgrade, a removal and a purge, on the primary.
+/// An upgrade, a removal and a purge, on the primary, and on the host with the hardened unit.
 fn packages_leave_a_running_server_alone(hosts: &Hosts, primary: &str) {
     let started = "su postgres -c \"psql -XAtc 'select pg_postmaster_start_time()'\"";
-    let before = hosts.run(primary, started);
-    hosts.run(
-        primary,
-        "dpkg -i /root/tamada.deb /root/tamada-patroni-compat.deb",
-    );
-    assert_eq!(hosts.run(primary, started), before);
-    // The agent is exchanged, and nobody notices.
     let agent = "systemctl show -P MainPID patroni@18-demo";
-    let process = hosts.run(primary, agent);
-    hosts.run(primary, "systemctl kill -s KILL --kill-whom=main patroni@18-demo");
-    hosts.wait_for(primary, agent, seconds(20), |text| {
-        text != process && text.trim() != "0"
-    });
-    assert_eq!(wait_until_healthy(hosts, primary), primary);
-    assert_eq!(hosts.run(primary, started), before);
-
+    for node in BTreeSet::from([primary, "node3"]) {
+        let before = hosts.run(node, started);
+        hosts.run(node, "dpkg -i /root/tamada.deb /root/tamada-patroni-compat.deb");
+        assert_eq!(hosts.run(node, started), before);
+        // The agent is exchanged, and nobody notices.
+        let process = hosts.run(node, agent);
+        hosts.run(node, "systemctl kill -s KILL --kill-whom=main patroni@18-demo");
+        hosts.wait_for(node, agent, seconds(20), |text| {
+            text != process && text.trim() != "0"
+        });
+        assert_eq!(wait_until_healthy(hosts, node), primary);
+        assert_eq!(hosts.run(node, started), before);
+    }
+    let before = hosts.run(primary, started);
     hosts.run(primary, "dpkg --remove tamada-patroni-compat tamada");
     assert_eq!(hosts.run(primary, started), before);
     hosts.run(primary, "dpkg --purge tamada-patroni-compat tamada");
@@ -272,6 +278,56 @@ fn packages_leave_a_running_server_alone(hosts: &Hosts, primary: &str) {
     hosts.run(
         primary,
         "test -e /etc/patroni/18-demo.yml && test -e /var/lib/postgresql/18/demo/PG_VERSION",
+    );
+    tamadas_own_words(hosts, primary);
+}
+
+/// A cluster of one more, by the package `tamada` alone, on a host where nothing of the other is in the way.
+fn tamadas_own_words(hosts: &Hosts, primary: &str) {
+    let node = hosts
+        .names()
+        .iter()
+        .find(|node| *node != primary && *node != "node3");
+    let node = node.map_or("node3", String::as_str);
+    hosts.run(
+        node,
+        "dpkg --purge tamada-patroni-compat && rm /etc/patroni/dcs.yml",
+    );
+    let unknown = hosts.attempt(node, "tamada config create 18 other");
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("it is not known where etcd is"));
+    let made = hosts.run(
+        node,
+        "tamada config create 18 other --etcd 10.78.0.11,10.78.0.12,10.78.0.19",
+    );
+    println!("{made}");
+    assert!(made.contains("Wrote /etc/tamada/18-other.yml: member "), "{made}");
+    assert!(made.contains("etcd at 10.78.0.19:2379 does not answer"), "{made}");
+    assert!(!made.contains("10.78.0.11:2379 does not answer"), "{made}");
+    // The next port, as another cluster has the first.
+    assert!(made.contains(&format!("{}:5433", Hosts::address(node))), "{made}");
+    let commands: Vec<&str> = made
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .map(|(_, it)| it)
+        .collect();
+    let start = commands
+        .iter()
+        .find(|command| command.starts_with("systemctl"))
+        .unwrap();
+    let list = commands
+        .iter()
+        .find(|command| command.starts_with("tamada ctl"))
+        .unwrap();
+    hosts.run(node, start);
+    hosts.wait_for(node, list, SETTLED, |table| {
+        table.contains("| Leader | running |")
+    });
+    let clusters = hosts.run(node, "pg_lsclusters");
+    assert!(clusters.contains("18  other   5433 online,patroni"), "{clusters}");
+    assert!(
+        clusters.contains("18  demo    5432 online,recovery,patroni"),
+        "{clusters}"
     );
 }
 

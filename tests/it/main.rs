@@ -21,6 +21,7 @@ mod ctl;
 mod dcs_outage;
 mod debian;
 mod demo;
+mod documentation;
 mod drop_in;
 mod guard;
 mod lease;
