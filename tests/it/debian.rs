@@ -96,6 +96,31 @@ fn primary_for_clients(hosts: &Hosts, from: &str) -> String {
         .clone()
 }
 
+/// As shipped, with the addresses of these hosts.
+fn start_haproxy(hosts: &Hosts, node: &str) {
+    hosts.run(
+        node,
+        "sed 's/10\\.0\\.0\\./10.78.0./' /usr/share/doc/tamada/examples/haproxy.cfg > /etc/haproxy/haproxy.cfg
+         haproxy -c -f /etc/haproxy/haproxy.cfg && systemctl restart haproxy",
+    );
+}
+
+/// Which member answers a client that comes in by this port, once it is one of this role.
+fn ask_behind_haproxy(hosts: &Hosts, node: &str, port: u16, role: &str) -> String {
+    let conninfo = format!("user=postgres host={node} port={port} connect_timeout=2");
+    let query = "select pg_is_in_recovery(), inet_server_addr()";
+    let psql = format!("PGPASSWORD={PASSWORD} psql -XAt -d \"{conninfo}\" -c '{query}'");
+    let begin = if role == "replica" { "t|" } else { "f|" };
+    let answer = hosts.wait_for(node, &psql, SETTLED, |text| text.starts_with(begin));
+    let address = answer.trim().trim_start_matches(begin);
+    hosts
+        .names()
+        .iter()
+        .find(|node| Hosts::address(node) == address)
+        .unwrap()
+        .clone()
+}
+
 fn writer() -> Writer {
     let addresses = "host=10.78.0.11,10.78.0.12,10.78.0.13 port=5432";
     Writer::start_at(format!(
@@ -173,6 +198,10 @@ fn the_article_works_word_for_word() {
     give_password(&hosts, &first);
     let other = hosts.names().iter().find(|node| **node != first).unwrap();
     assert_eq!(primary_for_clients(&hosts, other), first);
+    start_haproxy(&hosts, other);
+    let behind = |port, role| ask_behind_haproxy(&hosts, other, port, role);
+    assert_eq!(behind(5000, "primary"), first);
+    assert_ne!(behind(5001, "replica"), first);
     let writer = writer();
     let begin = Instant::now();
     hosts.crash(&first);
@@ -182,6 +211,8 @@ fn the_article_works_word_for_word() {
         writer.longest_silence(begin)
     );
     assert_ne!(primary_for_clients(&hosts, other), first);
+    assert_ne!(behind(5000, "primary"), first);
+    assert_ne!(behind(5001, "replica"), first);
     hosts.boot(&first);
     // It was enabled.
     let second = wait_until_healthy(&hosts, other);
