@@ -41,7 +41,7 @@ pub fn is_wanted(asked: bool) -> bool {
 #[must_use]
 pub fn run(called_as: OsString, args: Vec<OsString>) -> ExitCode {
     let begun = Caught::begin().and_then(|caught| {
-        let agent = Agent::start(&called_as, &args)?;
+        let agent = Agent::start(&called_as, &args, None)?;
         Ok((caught, agent))
     });
     match begun {
@@ -51,6 +51,7 @@ pub fn run(called_as: OsString, args: Vec<OsString>) -> ExitCode {
             caught,
             agent: Some(agent),
             start_at: Instant::now(),
+            before: None,
             policy: Policy::default(),
             stop: None,
             must_reload: false,
@@ -72,6 +73,8 @@ struct Supervisor {
     agent: Option<Agent>,
     /// When the next one is due, if none runs.
     start_at: Instant,
+    /// How the last one ended.
+    before: Option<String>,
     policy: Policy,
     /// We were told to end: by which signal, and by when it is passed on at the latest.
     stop: Option<(Signal, Instant)>,
@@ -185,6 +188,7 @@ impl Supervisor {
                 say("ERROR", &text);
                 notify::tell(&format!("STATUS={text}"));
                 self.start_at = Instant::now() + pause;
+                self.before = Some(ended.to_string());
                 None
             }
         }
@@ -231,7 +235,7 @@ impl Supervisor {
             // Nothing was ever begun that would have to be ended.
             return Some(0);
         }
-        match Agent::start(&self.called_as, &self.args) {
+        match Agent::start(&self.called_as, &self.args, self.before.as_deref()) {
             Ok(agent) => {
                 // It reads the configuration as it is now.
                 self.must_reload = false;

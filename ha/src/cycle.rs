@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cluster::{Cluster, Expired, MemberData};
 use crate::facts::{
     Answer, CrashRecovery, DataDirectory, DcsFailure, Divergence, Given, LockAnswer, Moment, Node, Peer,
@@ -19,7 +21,7 @@ use crate::reason::{Note, Reason, notes};
 use crate::step::{Action, Callback, Exit, Expect, Key, Outcome, Question, Reply, Step, Task};
 
 /// One step that was taken, and what came of it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// What was asked or done.
     pub step: Step,

@@ -31,7 +31,7 @@ impl Moment {
 }
 
 /// What the local configuration says about this member, and what does not change within a cycle.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Node {
     /// This member's name.
     pub name: MemberName,
@@ -66,15 +66,17 @@ pub struct Node {
 }
 
 /// What is there at the start of every cycle without asking.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Given {
     /// Now, on the boot-time clock.
     pub now: Moment,
     /// Now, on the wall clock; for schedules and texts only.
     pub wall_clock: Timestamp,
     /// This member.
+    #[serde(with = "crate::event::shared::arc")]
     pub node: Arc<Node>,
     /// The dynamic configuration in force.
+    #[serde(with = "crate::event::shared::dynamic_config")]
     pub config: Arc<DynamicConfig>,
     /// What the one long job is doing.
     pub task: TaskStatus,
@@ -504,10 +506,10 @@ pub enum RecoveryDrift {
 }
 
 /// The answer to a question, or the result of an action.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
     /// To [`crate::step::Question::Cluster`].
-    Cluster(Result<Arc<Cluster>, DcsFailure>),
+    Cluster(#[serde(with = "crate::event::shared::arc_result")] Result<Arc<Cluster>, DcsFailure>),
     /// To [`crate::step::Question::Server`].
     Server(Server),
     /// To [`crate::step::Question::DataDirectory`].

@@ -6,6 +6,7 @@
 pub mod cluster;
 mod cycle;
 mod decide;
+pub mod event;
 pub mod facts;
 pub mod invariants;
 mod lease;

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cluster::{Cluster, Version};
 use crate::facts::Moment;
 use crate::pg::{Lsn, MemberName, Role, ServerState, SlotName, SystemIdentifier, Timeline};
 use crate::step::RequestId;
 
 /// What is known of whether our WAL parted from the leader's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum RewindState {
     /// Nothing calls for a look.
     #[default]
@@ -25,7 +27,7 @@ pub enum RewindState {
 }
 
 /// How far the creation of a cluster is.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Bootstrap {
     /// None is made here.
     #[default]
@@ -39,7 +41,7 @@ pub enum Bootstrap {
 }
 
 /// The checkpoint after a promotion: until it is done others cannot rewind themselves against this server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Checkpoint {
     /// Whether one is needed has not been looked at in this life of the agent.
     #[default]
@@ -53,7 +55,7 @@ pub enum Checkpoint {
 }
 
 /// The lock as this node believes it to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lock {
     /// Until then the leader key is ours, whatever happens: the moment *before* the last successful request was sent,
     /// plus ttl.
@@ -61,7 +63,7 @@ pub struct Lock {
 }
 
 /// What is known of a primary whose leader key is gone and that may still be alive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RaceBackoff {
     /// Of which absence of a leader this tells.
     pub unlocked_since: Moment,
@@ -72,7 +74,7 @@ pub struct RaceBackoff {
 }
 
 /// Synchronous replication, as the primary sees it, and as a standby that is about to stop does.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Synchronous {
     /// `synchronous_standby_names` in force.
     pub names: Option<String>,
@@ -97,7 +99,7 @@ pub struct Synchronous {
 }
 
 /// What survives from cycle to cycle.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
     /// The server's role as last known or intended.
     pub role: Role,
@@ -106,10 +108,12 @@ pub struct Memory {
     /// The lock, while we hold it.
     pub lock: Option<Lock>,
     /// The newest reading of the DCS, and when it was made.
+    #[serde(with = "crate::event::shared::arc_and")]
     pub cluster: Option<(Arc<Cluster>, Moment)>,
     /// The newest heartbeat of a leader, and since when it is known here.
     pub heartbeat: Option<(Version, Moment)>,
     /// The last reading that had a leader: its members are asked in a race even when their keys have expired.
+    #[serde(with = "crate::event::shared::arc_option")]
     pub led_cluster: Option<Arc<Cluster>>,
     /// Since when no reading has shown a leader.
     pub unlocked_since: Option<Moment>,

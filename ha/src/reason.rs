@@ -408,6 +408,16 @@ impl fmt::Display for Reason {
 }
 
 impl Reason {
+    /// The status line of a cycle, as `GET /patroni` users and log readers know it.
+    #[must_use]
+    pub fn status_line(&self, is_paused: bool) -> String {
+        if is_paused {
+            format!("PAUSE: {self}")
+        } else {
+            self.to_string()
+        }
+    }
+
     /// Nothing had to be done: the line may be left out of a log that leaves out repeats.
     #[must_use]
     pub fn is_steady(&self) -> bool {

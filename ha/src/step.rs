@@ -10,7 +10,7 @@ use crate::pg::{Lsn, Role, SlotName, Timeline};
 use crate::reason::{Note, Reason};
 
 /// What the cycle wants next.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Step {
     /// Find something out.
     Observe(Question),
@@ -88,7 +88,7 @@ pub enum Expect {
 }
 
 /// Something to do. Short, but for [`Action::Begin`], which only starts a long job.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Action {
     /// Create the leader key, bound to our lease, if nobody holds it. Answered by a lock answer.
     AcquireLeader,
@@ -431,7 +431,7 @@ pub enum Exit {
 }
 
 /// How a cycle ended.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// In one line, what was decided.
     pub reason: Reason,

@@ -11,6 +11,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use super::dsn::Dsn;
 use super::edit_config::EditConfig;
 use super::error::Error;
+use super::events::Events;
 use super::failover::Failover;
 use super::flush::Flush;
 use super::history::History;
@@ -26,6 +27,7 @@ use super::show_config::ShowConfig;
 use super::standby_cluster::{DemoteCluster, PromoteCluster};
 use super::switchover::Switchover;
 use super::version::Version;
+use super::why::Why;
 use super::{console, log};
 
 /// Command-line interface for interacting with the cluster.
@@ -53,6 +55,8 @@ enum Command {
     Dsn(Dsn),
     /// Edit cluster configuration
     EditConfig(EditConfig),
+    /// Show what has happened on the members
+    Events(Events),
     /// Failover to a replica
     Failover(Failover),
     /// Discard scheduled events
@@ -83,6 +87,8 @@ enum Command {
     Topology(Topology),
     /// Output version of this command or of the members of a cluster
     Version(Version),
+    /// Tell the last failover, switchover or demotion, and why a member does not lead
+    Why(Why),
 }
 
 /// Runs `tamada ctl` with `args`, the first of which is the program's name as it is shown. Exit codes as in Patroni's
@@ -154,6 +160,7 @@ async fn command(command: Command, session: &Session) -> Result<(), Error> {
         Command::DemoteCluster(demote) => demote.run(session).await,
         Command::Dsn(dsn) => dsn.run(session).await,
         Command::EditConfig(edit) => edit.run(session).await,
+        Command::Events(events) => events.run(session).await,
         Command::Failover(failover) => failover.run(session).await,
         Command::Flush(flush) => flush.run(session).await,
         Command::History(history) => history.run(session).await,
@@ -169,6 +176,7 @@ async fn command(command: Command, session: &Session) -> Result<(), Error> {
         Command::Switchover(switchover) => switchover.run(session).await,
         Command::Topology(topology) => topology.run(session).await,
         Command::Version(version) => version.run(session).await,
+        Command::Why(why) => why.run(session).await,
     }
 }
 

@@ -10,6 +10,8 @@ mod dcs_url;
 mod dsn;
 mod edit_config;
 mod error;
+mod event_log;
+mod events;
 mod failover;
 mod flush;
 mod history;
@@ -33,5 +35,6 @@ mod switchover;
 mod table;
 mod version;
 mod view;
+mod why;
 
 pub use cli::main;

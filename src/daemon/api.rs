@@ -13,6 +13,7 @@ mod answer;
 mod cluster_document;
 mod config_document;
 mod control;
+mod events;
 mod health;
 mod json;
 mod listen;

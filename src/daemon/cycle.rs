@@ -8,6 +8,7 @@ use dcs::Changes;
 use futures_util::FutureExt;
 use ha::Facts;
 use ha::cluster::Cluster;
+use ha::event::{Chronicle, Record};
 use ha::facts::{Answer, Given, LockAnswer, TaskStatus};
 use ha::memory::Memory;
 use ha::pg::Role;
@@ -17,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::apply::Applier;
 use super::configuration::ConfigurationSource;
+use super::events::Events;
 use super::guard::{Guard, RunsAs};
 use super::inbox::Message;
 use super::log::Log;
@@ -38,6 +40,8 @@ pub(crate) struct Daemon {
     pub(crate) memory: Memory,
     pub(crate) schedule: Schedule,
     pub(crate) report: Report,
+    pub(crate) events: Events,
+    pub(crate) chronicle: Chronicle,
     pub(crate) requests: Requests,
     pub(crate) applier: Applier,
     pub(crate) signals: Signals,
@@ -78,10 +82,15 @@ impl Daemon {
 
     async fn cycle(&mut self) -> Outcome {
         let mut facts = Facts::new(self.given());
+        let before = self.memory.clone();
         loop {
             let step = ha::decide(&facts, &mut self.memory);
             let answer = match &step {
-                Step::Finish(outcome) => return (**outcome).clone(),
+                Step::Finish(outcome) => {
+                    let outcome = (**outcome).clone();
+                    self.keep_events(facts, before, &outcome);
+                    return outcome;
+                }
                 Step::Act(Action::Begin(task)) => self.begin(task).await,
                 Step::Observe(_) | Step::Act(_) => self.take(&step, &mut facts).await,
             };
@@ -99,6 +108,14 @@ impl Daemon {
             }
             facts.learn(step, answer, clock::now());
             self.pulse.beat();
+        }
+    }
+
+    fn keep_events(&mut self, facts: Facts, before: Memory, outcome: &Outcome) {
+        let events = self.chronicle.tell(&facts, &before, &self.memory, outcome);
+        if !events.is_empty() {
+            let record = Record::new(facts, before, outcome.clone());
+            self.events.take_in(events, record);
         }
     }
 
@@ -268,7 +285,7 @@ impl Daemon {
         if self.schedule.advance(clock::now(), loop_wait) && outcome.exit.is_none() {
             tracing::warn!("Loop time exceeded, rescheduling immediately.");
         }
-        self.publish(report::status_line(&outcome.reason, is_paused));
+        self.publish(outcome.reason.status_line(is_paused));
         outcome.exit
     }
 

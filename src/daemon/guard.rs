@@ -22,6 +22,8 @@ pub(crate) use posture::RunsAs;
 pub(crate) use worker::Posture;
 use worker::{Mailbox, Refusal, Request};
 
+use super::events::Events;
+
 /// How long the loop waits for the guard's word at most: before a promotion, and at start and end.
 const ANSWER_TIME: Duration = Duration::from_millis(500);
 
@@ -53,13 +55,13 @@ impl Guard {
     ///
     /// # Errors
     /// The thread that talks to it cannot be started.
-    pub(crate) fn new(local: &LocalConfig) -> std::io::Result<Option<Self>> {
+    pub(crate) fn new(local: &LocalConfig, events: Events) -> std::io::Result<Option<Self>> {
         let is_required = match local.guard.mode {
             GuardMode::Off => return Ok(None),
             GuardMode::On => false,
             GuardMode::Required => true,
         };
-        let (mailbox, state) = worker::start(options(&local.postgresql.data_dir))?;
+        let (mailbox, state) = worker::start(options(&local.postgresql.data_dir), events)?;
         Ok(Some(Self {
             mailbox,
             state,

@@ -8,6 +8,7 @@ pub mod clock;
 mod configuration;
 mod cycle;
 mod entry;
+pub mod events;
 mod guard;
 mod http;
 pub mod inbox;

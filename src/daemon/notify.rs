@@ -21,6 +21,9 @@ pub(crate) const WATCHDOG_PID_VARIABLE: &str = "WATCHDOG_PID";
 /// The variable by which our supervisor names itself, by its process id. Its end of a socket is our standard input.
 pub(crate) const SUPERVISOR_VARIABLE: &str = "TAMADA_SUPERVISOR";
 
+/// The variable by which our supervisor says how the agent before us ended.
+pub(crate) const BEFORE_VARIABLE: &str = "TAMADA_AGENT_BEFORE";
+
 /// Start-up or a reload is complete.
 pub(crate) const READY: &str = "READY=1";
 

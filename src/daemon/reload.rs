@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use config::LocalConfig;
+use ha::event::{Origin, What};
 
 use super::cycle::Daemon;
 use super::settings::{self, Change};
@@ -49,7 +50,12 @@ impl Daemon {
             tracing::error!("the former DCS settings stay in force: {error:#}");
             local.dcs = former.dcs.clone();
         }
-        self.change_settings(Change::Local(Arc::new(local)));
+        if self.change_settings(Change::Local(Arc::new(local))) {
+            self.events.tell(What::Configuration {
+                origin: Origin::Member,
+                changed: Vec::new(),
+            });
+        }
     }
 }
 

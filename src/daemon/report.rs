@@ -17,15 +17,6 @@ pub(crate) struct Wanted {
     pub(crate) deduplicated: bool,
 }
 
-/// The status line of a cycle, as `GET /patroni` users and log readers know it.
-pub(crate) fn status_line(reason: &Reason, is_paused: bool) -> String {
-    if is_paused {
-        format!("PAUSE: {reason}")
-    } else {
-        reason.to_string()
-    }
-}
-
 impl Report {
     /// The lines of a cycle, in order. Who owns the lock stands next to a heartbeat only for developers.
     pub(crate) fn lines(
@@ -35,7 +26,7 @@ impl Report {
         is_paused: bool,
         wanted: Wanted,
     ) -> Vec<Note> {
-        let status = status_line(reason, is_paused);
+        let status = reason.status_line(is_paused);
         let is_heartbeat = reason.is_steady();
         let mut lines: Vec<Note> = Vec::with_capacity(notes.len() + 1);
         for (at, note) in notes.iter().enumerate() {

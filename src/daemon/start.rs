@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use config::{DynamicConfig, LocalConfig};
 use dcs::Changes;
+use ha::event::{Chronicle, What};
 use ha::memory::Memory;
 use ha::pg::{MemberName, Role, ServerState};
 use ha::step::Exit;
@@ -21,6 +22,7 @@ use super::apply::Applier;
 use super::configuration::ConfigurationSource;
 use super::cycle::Daemon;
 use super::entry::{LAUNCH_SUBCOMMAND, RELAY_SUBCOMMAND};
+use super::events::Events;
 use super::guard::{self, Guard, GuardLauncher};
 use super::inbox::Inbox;
 use super::log::Log;
@@ -37,6 +39,9 @@ use super::{api, clock, http, notify};
 
 /// How long a server that could not be created is given to stop.
 const ASIDE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the last events may take to be written.
+const EVENTS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Starts the daemon and runs it to its end.
 ///
@@ -68,8 +73,11 @@ pub(crate) async fn run(path: Option<PathBuf>, log: &Log) -> anyhow::Result<Exit
     let server = daemon.world.server.clone();
     let guard = daemon.world.guard.clone();
     let watchdog = daemon.world.watchdog.clone();
+    let events = daemon.events.clone();
     notify::ready();
     let exit = daemon.run().await;
+    events.tell(What::AgentEnded { exit });
+    events.close(EVENTS_TIMEOUT).await;
     // At a graceful end it was disabled when PostgreSQL had stopped; when that could not be stopped, it goes on.
     if exit != Exit::Graceful {
         watchdog.disable();
@@ -116,7 +124,8 @@ async fn prepare(
     let http = Arc::new(net::http::Client::new(&http::options(local))?);
     let lease = guard::remembered_lease(local).await;
     let agreed = contact::agree(local, &http, lease).await?;
-    let guard = Guard::new(local).context("could not start the thread for the guard")?;
+    let events = Events::start(local).context("could not start the thread for events")?;
+    let guard = Guard::new(local, events.clone()).context("could not start the thread for the guard")?;
     let (server, settings, memory) = look_at_server(local, agreed.config, guard.as_ref()).await?;
     if let Some(guard) = &guard
         && local.postgresql.data_dir.join("PG_VERSION").exists()
@@ -127,7 +136,15 @@ async fn prepare(
     let now = clock::now();
     let first = View::first(&settings, &memory, agreed.cluster, now);
     let (view, view_receiver) = watch::channel(Arc::new(first));
-    let rest = start_rest(local, &settings, server.clone(), view_receiver, inbox).await?;
+    let rest = start_rest(
+        local,
+        &settings,
+        (server.clone(), events.clone()),
+        view_receiver,
+        inbox,
+    )
+    .await?;
+    tell_start(&events, &memory);
     let Store { dcs, reload } = agreed.store;
     let changes = dcs.changes();
     let mut applier = Applier::default();
@@ -139,6 +156,8 @@ async fn prepare(
         memory,
         schedule: Schedule::new(now),
         report: Report::default(),
+        events,
+        chronicle: Chronicle::default(),
         requests: Requests::default(),
         applier,
         signals,
@@ -156,6 +175,15 @@ async fn prepare(
         cache_write: None,
         is_stopping: false,
     })
+}
+
+fn tell_start(events: &Events, memory: &Memory) {
+    events.tell(What::AgentStarted {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        role: memory.role,
+        state: memory.state,
+        after: std::env::var(notify::BEFORE_VARIABLE).ok(),
+    });
 }
 
 /// The server as it is found, the settings for it, and what there is to remember of it.
@@ -195,7 +223,7 @@ fn launcher(guard: Option<&Guard>) -> std::io::Result<Arc<dyn Launcher>> {
 async fn start_rest(
     local: &Arc<LocalConfig>,
     settings: &Settings,
-    server: Server,
+    (server, events): (Server, Events),
     view: ViewReceiver,
     inbox: Inbox,
 ) -> anyhow::Result<api::Handle> {
@@ -204,6 +232,7 @@ async fn start_rest(
         anyhow::Ok(api::Surroundings {
             store: store::connect(&local, None, timing).await?,
             server: Arc::new(server),
+            events,
             members: Arc::new(net::http::Client::new(&http::options(&local))?),
         })
     };

@@ -31,8 +31,8 @@ pub(super) struct Agent {
 
 impl Agent {
     /// Starts one: our own program with our own command line. Its end of the socket is its standard input, which it has
-    /// no other use for, and passes on to nobody.
-    pub(super) fn start(called_as: &OsStr, args: &[OsString]) -> io::Result<Self> {
+    /// no other use for, and passes on to nobody. `before`: how the one before it ended.
+    pub(super) fn start(called_as: &OsStr, args: &[OsString], before: Option<&str>) -> io::Result<Self> {
         let (socket, its_end) = UnixDatagram::pair()?;
         socket.set_nonblocking(true)?;
         // Our own program, even when its file was replaced or removed by an upgrade.
@@ -46,6 +46,8 @@ impl Agent {
             )
             .env_remove(notify::WATCHDOG_PID_VARIABLE)
             .env_remove(notify::SOCKET_VARIABLE)
+            .env_remove(notify::BEFORE_VARIABLE)
+            .envs(before.map(|before| (notify::BEFORE_VARIABLE, before)))
             .stdin(Stdio::from(OwnedFd::from(its_end)))
             .spawn()?;
         Ok(Self {

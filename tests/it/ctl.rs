@@ -34,6 +34,12 @@ fn what_is_asked_of_members() {
 }
 
 #[test]
+fn what_has_happened() {
+    let stage = Stage::new();
+    expect_file!["./ctl/explain.txt"].assert_eq(&stage.replay(include_str!("ctl/explain.txt")));
+}
+
+#[test]
 fn an_editor_changes_the_configuration() {
     let stage = Stage::new();
     let editor = stage.script("editor", "sed -i 's/ttl: 30/ttl: 40/; s/^slots:.*//' \"$1\"");

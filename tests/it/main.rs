@@ -23,6 +23,7 @@ mod debian;
 mod demo;
 mod documentation;
 mod drop_in;
+mod explain;
 mod guard;
 mod lease;
 mod life;

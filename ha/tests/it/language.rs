@@ -38,6 +38,7 @@ use tamada_ha::cluster::{
     Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, Status, SyncState, Tags,
     Version,
 };
+use tamada_ha::event::{Chronicle, Event, Record};
 use tamada_ha::facts::{
     Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, Given,
     LocalHistory, LockAnswer, Moment, Node, Peer, PeerAnswer, PeerStatus, Progress, RecoveryDrift,
@@ -49,8 +50,8 @@ use tamada_ha::pg::{
     Timeline,
 };
 use tamada_ha::step::{
-    Action, CloneSource, Question, RequestId, StartAs, StartReason, Step, StopMode, StopPurpose, Task,
-    TaskOutcome,
+    Action, CloneSource, Outcome, Question, RequestId, StartAs, StartReason, Step, StopMode, StopPurpose,
+    Task, TaskOutcome,
 };
 use tamada_ha::{Facts, decide, renewal_meanwhile};
 
@@ -758,6 +759,13 @@ fn read_divergence(words: &Words<'_>) -> Divergence {
 
 /// Runs a scenario and returns it with the steps that were taken in place of those that it holds.
 pub(crate) fn run(text: &str) -> String {
+    tell(text).0
+}
+
+/// Runs a scenario; also returns the events of its cycles.
+pub(crate) fn tell(text: &str) -> (String, Vec<Event>) {
+    let mut chronicle = Chronicle::default();
+    let mut events = Vec::new();
     let mut world = World::new();
     let mut memory = Memory::new(Role::Replica, ServerState::Running);
     let mut written = String::new();
@@ -774,16 +782,26 @@ pub(crate) fn run(text: &str) -> String {
         let line = line.split('#').next().unwrap_or_default().trim();
         if line == "===" {
             in_steps = true;
-            written.push_str(&one_cycle(&world, &mut memory));
+            let before = memory.clone();
+            let (steps, facts, outcome) = one_cycle(&world, &mut memory);
+            written.push_str(&steps);
+            events.extend(chronicle.tell(&facts, &before, &memory, &outcome));
+            let kept = serde_json::to_string(&Record::new(facts, before, outcome.clone())).unwrap();
+            let kept: Record = serde_json::from_str(&kept).unwrap();
+            assert_eq!(
+                kept.replay(),
+                Some(outcome),
+                "a cycle that was kept can be decided once more"
+            );
             world.forget_events();
         } else if !line.is_empty() && !line.starts_with("cycle") {
             world.read(line, &mut memory);
         }
     }
-    written
+    (written, events)
 }
 
-fn one_cycle(world: &World, memory: &mut Memory) -> String {
+fn one_cycle(world: &World, memory: &mut Memory) -> (String, Facts, Outcome) {
     let mut written = String::new();
     let mut facts = world.facts();
     loop {
@@ -808,7 +826,8 @@ fn one_cycle(world: &World, memory: &mut Memory) -> String {
                 writeln!(written, "  exit {exit:?}").unwrap();
             }
             writeln!(written, "finish {}", outcome.reason).unwrap();
-            return written;
+            let outcome = (**outcome).clone();
+            return (written, facts, outcome);
         }
         assert_eq!(before, *memory, "memory changes only when a cycle ends");
         let shown = show(&step);

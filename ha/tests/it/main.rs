@@ -9,6 +9,7 @@
 )]
 
 mod anything;
+mod events;
 mod language;
 mod props;
 mod quorum;

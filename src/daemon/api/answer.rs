@@ -70,6 +70,11 @@ impl Answer {
         Self::new(status, Form::Json, json::to_text(value))
     }
 
+    /// A JSON document that is text already.
+    pub(crate) fn json_text(status: u16, body: String) -> Self {
+        Self::new(status, Form::Json, body)
+    }
+
     /// Metrics.
     pub(crate) fn metrics(text: String) -> Self {
         Self::new(200, Form::Metrics, text)

@@ -20,8 +20,9 @@ use super::route::{Route, Wish};
 use super::schedule::Schedule;
 use super::server_status::{RECENT, ServerStatus};
 use super::status::{self, Shown};
-use super::{cluster_document, metrics};
+use super::{cluster_document, events, metrics};
 use crate::daemon::clock;
+use crate::daemon::events::Events;
 use crate::daemon::inbox::Inbox;
 use crate::daemon::view::{View, ViewReceiver};
 
@@ -42,6 +43,7 @@ pub(crate) struct Api {
     pub(crate) server: Arc<ServerStatus>,
     pub(crate) members: Arc<Client>,
     pub(crate) schedule: Arc<Schedule>,
+    pub(crate) events: Events,
     pub(crate) access: RwLock<Arc<Access>>,
 }
 
@@ -99,6 +101,7 @@ impl Api {
             Route::History => self.history().await?,
             Route::Config => self.config().await?,
             Route::Failsafe => self.failsafe()?,
+            Route::Events => events::answer(&self.events, &query).await?,
             Route::DeleteRestart => self.delete_restart(),
             Route::DeleteSwitchover => self.delete_switchover().await?,
             Route::Reload => self.reload(),

@@ -24,6 +24,8 @@ pub(crate) enum Route {
     Metrics,
     /// `GET /failsafe`
     Failsafe,
+    /// `GET /events`
+    Events,
     /// `POST /reload`
     Reload,
     /// `DELETE /restart`
@@ -75,6 +77,7 @@ impl Route {
             ("GET", "config") => Self::Config,
             ("GET", "metrics") => Self::Metrics,
             ("GET", "failsafe") => Self::Failsafe,
+            ("GET", "events") => Self::Events,
             ("GET", _) => Self::Health,
             ("HEAD" | "OPTIONS", _) => Self::HealthBare,
             ("PATCH", "config") => Self::Wish(Wish::PatchConfig),
@@ -104,6 +107,7 @@ impl Route {
             | Self::Config
             | Self::Metrics
             | Self::Failsafe
+            | Self::Events
             | Self::Unsupported => false,
             Self::Wish(_) | Self::Reload | Self::DeleteRestart | Self::DeleteSwitchover | Self::Sigterm => {
                 true

@@ -18,6 +18,7 @@ use super::respond::{Api, resolve};
 use super::schedule::Schedule;
 use super::serve::{Dress, HttpServer};
 use super::server_status::{LocalServer, ServerStatus};
+use crate::daemon::events::Events;
 use crate::daemon::inbox::Inbox;
 use crate::daemon::view::ViewReceiver;
 use crate::daemon::{http, store};
@@ -31,6 +32,8 @@ pub struct Surroundings {
     pub store: store::Store,
     /// The local server.
     pub server: Arc<dyn LocalServer>,
+    /// What has happened here.
+    pub events: Events,
     /// The client to ask other members with.
     pub members: Arc<Client>,
 }
@@ -146,6 +149,7 @@ async fn begin(
         server: ServerStatus::new(surroundings.server),
         members: surroundings.members,
         schedule,
+        events: surroundings.events,
     });
     let server = HttpServer::new(Arc::clone(&api), Dress::new(&restapi, &version), tls);
     let accepting = server.accept(listeners);

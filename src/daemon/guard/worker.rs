@@ -7,12 +7,14 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use guard::{BootTime, Client, Error, Event, Lease, Options, ServerCommand, Stage};
+use ha::event::What;
 use ha::facts::Moment;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::sync::{oneshot, watch};
 
 use super::{LEASE_NOTE, State};
+use crate::daemon::events::Events;
 
 /// How long the end of a postmaster may take to reach the guard, when we know of it before.
 const END_TIME: Duration = Duration::from_secs(2);
@@ -80,12 +82,13 @@ impl Mailbox {
 }
 
 /// Starts the thread; it ends with the last mailbox.
-pub(super) fn start(options: Options) -> io::Result<(Mailbox, watch::Receiver<State>)> {
+pub(super) fn start(options: Options, events: Events) -> io::Result<(Mailbox, watch::Receiver<State>)> {
     let (requests, receiver) = mpsc::channel();
     let (bell, heard) = UnixStream::pair()?;
     let (state, state_receiver) = watch::channel(State::default());
     let worker = Worker {
         options,
+        events,
         requests: receiver,
         bell: heard,
         state,
@@ -111,6 +114,7 @@ pub(super) fn start(options: Options) -> io::Result<(Mailbox, watch::Receiver<St
 
 struct Worker {
     options: Options,
+    events: Events,
     requests: mpsc::Receiver<Request>,
     bell: UnixStream,
     state: watch::Sender<State>,
@@ -220,6 +224,7 @@ impl Worker {
             Ok((client, status)) => {
                 self.guard_pid = status.guard_pid;
                 self.held = status.server.map(|server| server.pid);
+                self.tell_fenced(&status);
                 self.told = None;
                 self.refused = None;
                 tracing::info!(
@@ -232,6 +237,20 @@ impl Worker {
                 self.remember();
             }
             Err(error) => self.troubled(error.to_string()),
+        }
+    }
+
+    /// What has happened while no agent was there to hear of it, as long as nothing else has come after it.
+    fn tell_fenced(&self, status: &guard::Status) {
+        let Some(past) = status.last_server.filter(|_| status.server.is_none()) else {
+            return;
+        };
+        if past.stage != guard::Stage::Running {
+            self.events.tell(What::Fenced {
+                pid: past.pid,
+                stage: past.stage.name().to_owned(),
+                exit: past.exit.to_string(),
+            });
         }
     }
 
@@ -347,6 +366,10 @@ impl Worker {
             Ok(events) => {
                 for event in events {
                     hear(&event);
+                    if let Event::Fencing(stage) = &event {
+                        let stage = stage.name().to_owned();
+                        self.events.tell(What::Fencing { stage });
+                    }
                     if matches!(event, Event::Exited { .. }) {
                         self.held = None;
                     }

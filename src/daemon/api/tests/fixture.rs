@@ -32,7 +32,7 @@ pub(crate) fn local(restapi: &str) -> LocalConfig {
     let text = format!(
         "{{name: a, scope: demo, etcd3: {{host: '127.0.0.1:2379'}},
           restapi: {{listen: '127.0.0.1:0', connect_address: '127.0.0.1:8008', {restapi}}},
-          postgresql: {{listen: '127.0.0.1:5432', data_dir: /nowhere, authentication: {{
+          postgresql: {{listen: '127.0.0.1:5432', data_dir: /nowhere/data, authentication: {{
             superuser: {{username: s, password: s}}, replication: {{username: r, password: r}}}}}}}}"
     );
     let tree = config::yaml::parse("test.yml", &text).unwrap();

@@ -13,6 +13,7 @@ use base64::Engine;
 use config::{ListenAddress, LocalConfig};
 use dcs::memory::{MemoryDcs, SharedStore};
 use dcs::{Dcs, Expect, Identity, Key, Layout, Timing};
+use ha::event::What;
 use ha::facts::RestartConditions;
 use ha::pg::{Lsn, Role, ServerState};
 use ha::step::{Reply, RequestId};
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 use super::fixture::{cluster, local, primary, primary_sql, replica, standby_sql};
 use crate::daemon::api::{Handle, LocalServer, StartError, Surroundings, start};
 use crate::daemon::clock;
+use crate::daemon::events::Events;
 use crate::daemon::inbox::{Inbox, Message};
 use crate::daemon::store::{Reload, Store};
 use crate::daemon::view::View;
@@ -67,6 +69,7 @@ struct Harness {
     handle: Handle,
     view: watch::Sender<Arc<View>>,
     inbox: mpsc::Receiver<Message>,
+    events: Events,
     server: Arc<Scripted>,
     /// The API's view of the store.
     dcs: Arc<MemoryDcs>,
@@ -107,6 +110,7 @@ impl Harness {
             lease: None,
         };
         let dcs = |name| MemoryDcs::new(&shared, &layout, &identity(name), Timing::default());
+        let events = Events::start(&view.local).unwrap();
         let (reader, members) = (Arc::new(dcs("api")), vec![dcs("a"), dcs("b")]);
         let (view, receiver) = watch::channel(Arc::new(view));
         let (sender, inbox) = Inbox::new();
@@ -116,6 +120,7 @@ impl Harness {
                 reload: Arc::clone(&server) as _,
             },
             server: Arc::clone(&server) as _,
+            events: events.clone(),
             members: Arc::new(Client::new(&net::http::Options::default()).unwrap()),
         };
         let handle = start(
@@ -131,6 +136,7 @@ impl Harness {
             handle,
             view,
             inbox,
+            events,
             server,
             dcs: reader,
             members,
@@ -902,4 +908,46 @@ fn client_certificates_and_new_server_certificates() {
     member.until("the new certificate", |_| {
         ask(true, Method::GET, "/health").is_ok()
     });
+}
+
+#[test]
+fn events_are_read_and_waited_for() {
+    let harness = Harness::new(replica(&json!({})), None);
+    let address = harness.address();
+    assert_eq!(
+        harness.get("/events").json(),
+        json!({"member": "a", "newest": 0, "events": []})
+    );
+    let fencing = || What::Fencing {
+        stage: "fast-stop".to_owned(),
+    };
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(move || send(address, "GET", "/events?since=0&wait=20", "", "").json());
+        harness.events.tell(fencing());
+        let got = waiting.join().unwrap();
+        assert_eq!((&got["newest"], &got["events"][0]["id"]), (&json!(1), &json!(1)));
+        assert_eq!(got["events"][0]["kind"], "fencing");
+        assert_eq!(got["events"][0]["facts"], json!({"stage": "fast-stop"}));
+    });
+    for _ in 0..99 {
+        // No more than the queue takes at once.
+        let newest = harness.get("/events?limit=1").json()["newest"].as_u64().unwrap();
+        harness.events.tell(fencing());
+        harness.get(&format!("/events?since={newest}&wait=20"));
+    }
+    // There is no disk: only the newest are left.
+    let got = harness.get("/events").json();
+    assert_eq!(
+        (&got["newest"], &got["events"][63]["id"]),
+        (&json!(100), &json!(100))
+    );
+    assert_eq!(
+        harness.get("/events?since=98&limit=1").json()["events"][0]["id"],
+        99
+    );
+    let bad = harness.get("/events?since=yesterday");
+    assert!(
+        bad.status == 400 && bad.body.starts_with("since=yesterday is neither"),
+        "{bad:?}"
+    );
 }
