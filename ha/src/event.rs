@@ -92,6 +92,7 @@ pub enum What {
         /// The key is still there, but its lease is over by this member's clock.
         is_expired: bool,
         /// How long before this member had learnt of the last renewal of who led.
+        #[serde(with = "shared::seconds_option")]
         silent_for: Option<Duration>,
     },
     /// The leader key is ours now.
@@ -99,8 +100,10 @@ pub enum What {
         /// How.
         how: Gain,
         /// Until when at least, unless it is prolonged.
+        #[serde(with = "shared::moment")]
         valid_until: Moment,
         /// How long that is from now.
+        #[serde(with = "shared::seconds")]
         valid_for: Duration,
     },
     /// The leader key is not ours any more.
@@ -108,6 +111,7 @@ pub enum What {
         /// Why.
         why: Loss,
         /// Until when it would have been ours.
+        #[serde(with = "shared::moment")]
         valid_until: Moment,
     },
     /// Nobody led, and this member has compared itself with the others.
@@ -136,6 +140,7 @@ pub enum What {
         /// How.
         outcome: TaskOutcome,
         /// How long it took, if its beginning was seen.
+        #[serde(with = "shared::seconds_option")]
         took: Option<Duration>,
     },
     /// Something short was done.
@@ -153,6 +158,7 @@ pub enum What {
     /// The DCS answers again.
     DcsBack {
         /// After how long.
+        #[serde(with = "shared::seconds")]
         after: Duration,
     },
     /// Somebody has asked for a switchover or failover.

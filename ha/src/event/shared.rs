@@ -1,9 +1,13 @@
-//! How what many own together is written and read: as a value of its own each time.
+//! How what many own together is written and read: as a value of its own each time. And times, as seconds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use config::{DynamicConfig, Minimums};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::facts::Moment;
 
 /// `Arc<T>`.
 pub(crate) mod arc {
@@ -89,5 +93,51 @@ pub(crate) mod dynamic_config {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<DynamicConfig>, D::Error> {
         let document = serde_json::Value::deserialize(from)?;
         Ok(Arc::new(DynamicConfig::read(&document, Minimums::TAMADA).0))
+    }
+}
+
+fn to_seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e6
+}
+
+/// A time in seconds, to the microsecond.
+pub(crate) mod seconds {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to_seconds(*value).serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+/// A time in seconds, if there is one.
+pub(crate) mod seconds_option {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(value: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        value.map(to_seconds).serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        let seconds = Option::<f64>::deserialize(from)?;
+        seconds
+            .map(|seconds| Duration::try_from_secs_f64(seconds).map_err(D::Error::custom))
+            .transpose()
+    }
+}
+
+/// A moment on the boot-time clock, in seconds.
+pub(crate) mod moment {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(value: &Moment, to: S) -> Result<S::Ok, S::Error> {
+        seconds::serialize(&value.0, to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Moment, D::Error> {
+        seconds::deserialize(from).map(Moment)
     }
 }
