@@ -1,6 +1,7 @@
 //! What the pages in `docs/` and the files in `packaging/monitoring/` say is so: links lead somewhere, log lines and
 //! metrics are the program's, and Prometheus understands the rules.
 
+use config::settings::{Change, DYNAMIC, Expected, LOCAL, Setting};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -131,6 +132,96 @@ fn log_lines_to_look_up_are_those_of_the_program() {
             assert!(sources.contains(&escaped), "the program does not say {part:?}");
         }
     }
+}
+
+/// A type, as the page says it.
+fn type_name(expected: Expected) -> String {
+    let range = |from: i64, to: i64| match (from, to) {
+        (from, to) if to >= i64::from(i32::MAX) => format!("from {from}"),
+        (from, to) => format!("{from} to {to}"),
+    };
+    match expected {
+        Expected::Bool => "on, off".to_owned(),
+        Expected::Int(from, _) if from <= -i64::from(i32::MAX) => "whole number".to_owned(),
+        Expected::Int(from, to) => format!("whole number, {}", range(from, to)),
+        Expected::Quantity(from, to, unit) => format!("{unit}, {}", range(from, to)),
+        Expected::Text => "text".to_owned(),
+        Expected::Secret => "secret".to_owned(),
+        Expected::Word(words) => words.join(", "),
+        Expected::Address => "host:port".to_owned(),
+        Expected::Texts => "list".to_owned(),
+        Expected::Lines => "lines".to_owned(),
+        Expected::Options => "options".to_owned(),
+        Expected::Scalars => "mapping".to_owned(),
+        Expected::Mapping => "section".to_owned(),
+        Expected::Section(_) => "section: user and connection".to_owned(),
+        Expected::Anything => "any".to_owned(),
+    }
+}
+
+fn rows(settings: &[Setting], page: &str) -> String {
+    let mut text = String::new();
+    for setting in settings {
+        let begin = format!("| `{}` |", setting.path);
+        let row = page
+            .lines()
+            .find(|line| line.starts_with(&begin))
+            .unwrap_or_default();
+        let effect = row
+            .rsplit(" | ")
+            .next()
+            .unwrap_or_default()
+            .trim_end_matches('|')
+            .trim();
+        let change = match setting.change {
+            Change::Reload => "reload",
+            Change::Restart => "restart",
+            Change::Bootstrap => "bootstrap",
+        };
+        let default = match setting.default {
+            "" => String::new(),
+            default => format!(" `{default}`"),
+        };
+        let expected = type_name(setting.expected);
+        text += &format!("{begin} {expected} |{default} | {change} | {effect} |\n");
+    }
+    text
+}
+
+/// `UPDATE_EXPECT=1` brings types and defaults up to date, and adds a row for a new setting; its effect is to be written.
+#[test]
+fn every_setting_is_explained() {
+    let page = read("docs/settings.md");
+    let begin = "| --- | --- | --- | --- | --- |\n";
+    let parts: Vec<&str> = page.split(begin).collect();
+    let [head, local, dynamic] = parts[..] else {
+        panic!("docs/settings.md has two tables");
+    };
+    let between = local.split_once("\n\n").map(|(_, between)| between).unwrap();
+    let expected = format!(
+        "{head}{begin}{}\n{between}{begin}{}",
+        rows(LOCAL, local),
+        rows(DYNAMIC, dynamic)
+    );
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        fs::write(root().join("docs/settings.md"), &expected).unwrap();
+    }
+    for line in expected.lines().filter(|line| line.starts_with("| `")) {
+        assert!(
+            !line.ends_with("|  |"),
+            "docs/settings.md: what is its effect? {line}"
+        );
+        let is_there = page.lines().any(|it| it == line);
+        assert!(
+            is_there,
+            "docs/settings.md is not up to date: UPDATE_EXPECT=1 writes {line}"
+        );
+    }
+    assert_eq!(
+        page.lines().count(),
+        expected.lines().count(),
+        "a row of docs/settings.md is no setting any more"
+    );
 }
 
 /// All words that begin as Patroni's metrics do.
