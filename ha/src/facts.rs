@@ -340,6 +340,8 @@ pub enum DataDirectory {
         has_recovery_signal: bool,
         /// `backup_label` is there: the copy of a base backup that has not been recovered yet.
         has_backup_label: bool,
+        /// pg_rewind has begun to change it and has not come to its end: no server may be started on it.
+        is_half_rewound: bool,
     },
 }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::FailoverKind;
-use crate::facts::Moment;
+use crate::facts::{Moment, Source};
 use crate::pg::{Lsn, MemberName, SystemIdentifier, Timeline};
 
 pub(crate) mod notes;
@@ -240,6 +240,8 @@ pub enum Reason {
     PauseContinueUpdateFailed,
     /// The server does not run, and nothing shall be done about it.
     NotRunning,
+    /// The server must not be started: pg_rewind has left its data half done.
+    HalfRewound,
     /// A requested restart began.
     RestartInitiated,
     /// A requested new copy is being made.
@@ -392,6 +394,10 @@ impl fmt::Display for Reason {
             }
             Self::HoldingOff => "waiting a moment before trying again what failed",
             Self::NotRunning => "postgres is not running",
+            Self::HalfRewound => {
+                "postgres is not running: a rewind did not come to its end, and the data is of no use until another one \
+                 has, or it is reinitialized"
+            }
             Self::RestartInitiated => "restart initiated",
             Self::ReinitializeStarted => "reinitialize started",
             Self::PostgresqlTrouble => "Error communicating with PostgreSQL. Will try again later",

@@ -246,6 +246,8 @@ pub enum Task {
         from: CloneSource,
         /// Whom to follow then.
         follow: Option<Source>,
+        /// With `pg_basebackup`, whatever other methods are configured.
+        with_basebackup: bool,
     },
     /// Start the server.
     Start {
@@ -369,6 +371,9 @@ pub enum TaskOutcome {
     Failed(String),
     /// It was ended from here.
     Cancelled,
+    /// A rewind: the source is not ready for it, for it has not made its checkpoint (`None`) or does not answer, and why.
+    /// What has been done of it is seen in the data directory.
+    SourceNotReady(Option<String>),
     /// A promotion: the operator's `pre_promote` script refused.
     PrePromoteFailed,
     /// A start: the server is still starting when its time was up.

@@ -226,6 +226,7 @@ impl Server {
                 "PostgreSQL runs: there is nothing to recover".to_owned(),
             ));
         }
+        self.refuse_half_rewound()?;
         self.wait_for_leftovers(deadline).await;
         self.archive_ready_segments(deadline).await;
         let data_dir = self.data_dir();
@@ -337,7 +338,7 @@ impl Server {
 }
 
 /// Replaces `%p`, `%f` and `%%` (PostgreSQL manual, "Continuous Archiving").
-fn fill_placeholders(command: &str, path: &str, file: &str) -> String {
+pub(crate) fn fill_placeholders(command: &str, path: &str, file: &str) -> String {
     let mut filled = String::new();
     let mut chars = command.chars();
     while let Some(c) = chars.next() {

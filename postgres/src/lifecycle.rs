@@ -128,6 +128,7 @@ impl Server {
                 "the data directory cannot be started on: {why}"
             )));
         }
+        self.refuse_half_rewound()?;
         self.forget_version();
         self.wait_for_leftovers(deadline).await;
         if matches!(options.recovery, Recovery::Follow(_)) {

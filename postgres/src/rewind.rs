@@ -1,30 +1,15 @@
 //! Facts for the question whether this server's WAL has diverged from the leader's, and pg_rewind. Nothing is decided
 //! here.
 
+mod run;
+
+pub use run::Rewound;
+
 use crate::files::passfile::Credentials;
-use crate::process::launch::last_lines;
-use crate::process::postmaster;
-use crate::{Conninfo, Error, Follow, Instant, Recovery, Result, Server, Source};
+use crate::{Conninfo, Error, Instant, Result, Server, Source};
 use config::Role;
 use ha::pg::{DatabaseState, HistoryEntry, Lsn, SystemIdentifier, Timeline, parse_history_file};
-use rustix::process::Signal;
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::path::PathBuf;
-
-/// Options of pg_rewind that are given here or would defeat it.
-const FORBIDDEN: [&str; 10] = [
-    "target-pgdata",
-    "source-pgdata",
-    "source-server",
-    "write-recovery-conf",
-    "dry-run",
-    "restore-target-wal",
-    "config-file",
-    "no-ensure-shutdown",
-    "version",
-    "help",
-];
 
 /// Whether pg_rewind can be used at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,15 +55,6 @@ pub struct Divergence {
     pub leader: LeaderFacts,
     /// Former primary: where its shutdown checkpoint record ends, if the leader left that timeline later.
     pub shutdown_checkpoint_end: Option<Lsn>,
-}
-
-/// What pg_rewind came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rewound {
-    /// The data directory follows the source's timeline now.
-    Done,
-    /// It failed; the last lines of its output.
-    Failed(String),
 }
 
 /// The answer to `IDENTIFY_SYSTEM` (PostgreSQL manual, "Streaming Replication Protocol").
@@ -354,92 +330,6 @@ impl Server {
                    ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))\
                    ::pg_catalog.bit(32)::pg_catalog.int4 FROM pg_catalog.pg_control_checkpoint()";
         Ok(self.psql(conninfo, &role, sql, deadline).await?.trim() == "t")
-    }
-
-    /// Runs pg_rewind against `leader`; the server must be stopped. Dropping the call kills it; the data directory is
-    /// then of no use until another rewind succeeds.
-    ///
-    /// # Errors
-    /// When it cannot be run or does not finish in time; a failure of its own is [`Rewound::Failed`].
-    pub async fn rewind(&self, leader: &Source, deadline: Instant) -> Result<Rewound> {
-        if self.postmaster().is_some() {
-            return Err(Error::Unsuitable(
-                "pg_rewind needs PostgreSQL to be stopped".to_owned(),
-            ));
-        }
-        self.wait_for_leftovers(deadline).await;
-        self.archive_ready_segments(deadline).await;
-        let role = self.rewind_role();
-        let credentials = Credentials::new(self.conninfo_to(leader, &role), &role)?;
-        let mut env = credentials.env.clone();
-        env.insert("PGOPTIONS".into(), "-c statement_timeout=0".into());
-        let mut args: Vec<OsString> = vec!["-D".into(), self.data_dir().into()];
-        args.extend(["--source-server".into(), credentials.conninfo.to_text().into()]);
-        args.extend(self.restore_options(deadline).await?);
-        for (name, value) in &self.settings().rewind {
-            if FORBIDDEN.contains(&name.as_str()) {
-                tracing::warn!("postgresql.rewind: the option {name} is not allowed and left out");
-                continue;
-            }
-            args.push(
-                value
-                    .as_ref()
-                    .map_or_else(|| format!("--{name}"), |value| format!("--{name}={value}"))
-                    .into(),
-            );
-        }
-        tracing::info!("running pg_rewind");
-        let output = self.run("pg_rewind", args, &env, deadline).await?;
-        let text = format!("{}{}", output.stdout, output.stderr);
-        for line in text.lines() {
-            tracing::info!("pg_rewind: {line}");
-        }
-        if output.status.success() {
-            Ok(Rewound::Done)
-        } else {
-            Ok(Rewound::Failed(last_lines(&text)))
-        }
-    }
-
-    /// Ends a pg_rewind that has outlived the agent which ran it: what it still writes must not meet a server. Another
-    /// rewind is needed then, as after a call that was dropped.
-    pub async fn end_abandoned_rewind(&self) {
-        for process in postmaster::rewinding(&self.data_dir()) {
-            tracing::warn!(
-                "ending pg_rewind (process {}), which an agent before this one has left behind",
-                process.pid()
-            );
-            if process.signal(Signal::KILL).is_ok() {
-                process.exited().await;
-            }
-        }
-    }
-
-    /// `--restore-target-wal`, where there is a restore_command that pg_rewind finds in the configuration.
-    async fn restore_options(&self, deadline: Instant) -> Result<Vec<OsString>> {
-        let settings = self.settings();
-        let version = self.version(deadline).await?;
-        let in_data_dir = settings.local.config_dir == settings.local.data_dir;
-        let finds_config =
-            in_data_dir && settings.local.config_base_name == "postgresql" || version.is_at_least(15);
-        let has_command = settings
-            .recovery_conf
-            .get("restore_command")
-            .is_some_and(|command| !command.is_empty());
-        if !has_command || !version.is_at_least(13) || !finds_config {
-            return Ok(Vec::new());
-        }
-        // A former primary's file may lack it.
-        self.write_postgresql_conf(Some(&Recovery::Follow(Follow::default())), deadline)
-            .await?;
-        let mut options: Vec<OsString> = vec!["--restore-target-wal".into()];
-        if version.is_at_least(15) {
-            let config: PathBuf = self.config_path();
-            let mut option = OsString::from("--config-file=");
-            option.push(config);
-            options.push(option);
-        }
-        Ok(options)
     }
 }
 

@@ -159,6 +159,7 @@ impl World {
                 control: Err("pg_control is missing".to_owned()),
                 has_recovery_signal: false,
                 has_backup_label: true,
+                is_half_rewound: false,
             };
         }
         let timeline = self.wal.timeline(data.at.branch);
@@ -180,6 +181,7 @@ impl World {
             control: Ok(control),
             has_recovery_signal: data.has_recovery_signal,
             has_backup_label: data.has_backup_label,
+            is_half_rewound: data.condition == Condition::Damaged,
         }
     }
 

@@ -113,6 +113,10 @@ impl Server {
 impl World {
     /// Starts a server. Its end is told to the agent by [`World::server_is_up`] or [`World::server_is_down`].
     pub(crate) fn start_server(&mut self, id: Id, start_as: &StartAs) {
+        let data = self.members[id].server.data.as_ref();
+        if data.is_some_and(|data| data.condition == Condition::Damaged) {
+            self.break_rule(id, "started a server on data that is half rewound");
+        }
         let server = &mut self.members[id].server;
         server.life += 1;
         server.started += 1;
@@ -132,7 +136,8 @@ impl World {
                 data.state != DatabaseState::ShutDown && data.state != DatabaseState::ShutDownInRecovery;
             server.running_source.clone_from(&data.source);
         }
-        let is_good = server.is_good();
+        // A port that is taken, memory that is not there: a start may fail for reasons of its own.
+        let is_good = server.is_good() && !self.random.percent(2);
         let mut delay = self.random.millis(60, 400);
         if has_crashed {
             let ttl = self.plan.ttl().as_millis() as u64;

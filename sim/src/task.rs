@@ -63,7 +63,7 @@ impl World {
                 let delay = self.random.millis(50, 500);
                 self.later(id, delay, |world, id| world.end_post_bootstrap(id));
             }
-            Task::Clone { from, follow } => self.begin_clone(id, &from, follow),
+            Task::Clone { from, follow, .. } => self.begin_clone(id, &from, follow),
             Task::Start {
                 start_as, timeout, ..
             } => self.begin_start(id, start_as, timeout),
@@ -318,7 +318,7 @@ impl World {
             self.reaches(id, *other) && self.members[*other].server.process == Process::Primary
         });
         let Some(upstream) = upstream else {
-            self.fail_task(id, "could not connect to the primary");
+            self.lose_source(id, "could not connect to the primary");
             return;
         };
         let other = &self.members[upstream].server;
@@ -345,7 +345,7 @@ impl World {
         let other = &self.members[upstream].server;
         let is_there = other.life == life && self.reaches(id, upstream);
         let Some(theirs) = other.data.clone().filter(|_| is_there) else {
-            self.fail_task(id, "the connection was lost");
+            self.lose_source(id, "the connection was lost");
             return;
         };
         if let Some(mine) = self.members[id].server.data.as_mut() {
@@ -361,6 +361,10 @@ impl World {
         }
         self.marks.hit("rewind");
         self.end_task(id, TaskOutcome::Success);
+    }
+
+    fn lose_source(&mut self, id: Id, why: &str) {
+        self.end_task(id, TaskOutcome::SourceNotReady(Some(why.to_owned())));
     }
 
     /// A server takes connections: what waited for that goes on.

@@ -176,6 +176,7 @@ impl World {
                 control: Err(why),
                 has_recovery_signal: false,
                 has_backup_label: false,
+                is_half_rewound: false,
             },
             postgres::DataDirectory::Filled => DataDirectory::Present {
                 control: self
@@ -185,6 +186,7 @@ impl World {
                     .map_err(|error| error.to_string()),
                 has_recovery_signal: self.server.recovery_signal() != RecoverySignal::None,
                 has_backup_label: self.server.has_backup_label(),
+                is_half_rewound: self.server.is_half_rewound(),
             },
         }
     }

@@ -165,7 +165,11 @@ async fn run(task: Task, context: Context) -> TaskOutcome {
     let result = match task {
         Task::Bootstrap => bootstrap::create(context).await,
         Task::PostBootstrap => bootstrap::populate(context).await,
-        Task::Clone { from, follow } => bootstrap::clone(context, &from, follow.as_ref()).await,
+        Task::Clone {
+            from,
+            follow,
+            with_basebackup,
+        } => bootstrap::clone(context, &from, follow.as_ref(), with_basebackup).await,
         Task::Start {
             start_as, timeout, ..
         } => lifecycle::start(context, &start_as, timeout).await,

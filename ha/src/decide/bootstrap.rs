@@ -53,6 +53,7 @@ fn clone(c: &mut Cycle<'_>, cluster: &Cluster, from: CloneSource) -> Flow<Reason
     let task = Task::Clone {
         from,
         follow: follow::target(c, cluster),
+        with_basebackup: false,
     };
     let reason = Reason::TryingTo(task.label());
     c.begin(task)?;

@@ -88,6 +88,7 @@ fn recover(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason
         control,
         has_recovery_signal,
         has_backup_label,
+        is_half_rewound,
     } = c.data_directory()?
     else {
         return Ok(Reason::NotRunning);
@@ -96,6 +97,9 @@ fn recover(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason
         return Ok(Reason::InvalidSystemIdentifier);
     };
     let held = held && !c.is_lost();
+    if is_half_rewound {
+        return finish_rewind(c, cluster, held);
+    }
     let timeout = c.config().primary_start_timeout;
     if held && timeout.is_zero() && peers::can_take_over(c, cluster, None, None)? {
         return fail_over(c);
@@ -123,6 +127,27 @@ fn recover(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason
         return Ok(Reason::StartingReadOnlyWithLock);
     }
     start_as_standby(c, cluster)
+}
+
+/// What pg_rewind has left half done is neither the old state nor the new one: it is rewound to its end, or copied anew,
+/// and until then nothing is started.
+fn finish_rewind(c: &mut Cycle<'_>, cluster: &Cluster, held: bool) -> Flow<Reason> {
+    if held {
+        c.memory.role = Role::Demoted;
+        release(c, None)?;
+        return Ok(Reason::ReleasedNotRunning);
+    }
+    if c.memory.rewind != RewindState::Failed {
+        // Before version 14 pg_rewind does not see that a rewind before it has taken away WAL that it needs.
+        c.memory.rewind = if c.node().server_version < 140_000 {
+            RewindState::Failed
+        } else {
+            RewindState::Needed
+        };
+    }
+    let target = follow::target(c, cluster);
+    let decided = rewind::decide(c, cluster, target.as_ref())?;
+    Ok(decided.unwrap_or(Reason::HalfRewound))
 }
 
 /// The server is down and stays so until another member leads.

@@ -177,6 +177,7 @@ pub(super) fn reinitialize(
     c.begin(Task::Clone {
         from,
         follow: follow::target(c, cluster),
+        with_basebackup: from_leader,
     })?;
     Ok(Some(Reason::ReinitializeStarted))
 }

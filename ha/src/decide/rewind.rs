@@ -124,7 +124,9 @@ fn act(
     let server = observe::server(c)?;
     let data = c.data_directory()?;
     let DataDirectory::Present {
-        control: Ok(control), ..
+        control: Ok(control),
+        is_half_rewound,
+        ..
     } = data
     else {
         c.note(Note::warning("can not rewind: pg_controldata can not be read"));
@@ -132,7 +134,7 @@ fn act(
     };
     if c.node().use_pg_rewind && control.can_be_rewound {
         let stopped_uncleanly = !server.is_running && control.state == DatabaseState::InArchiveRecovery;
-        if stopped_uncleanly && !c.memory.crash_recovery_tried {
+        if stopped_uncleanly && !is_half_rewound && !c.memory.crash_recovery_tried {
             c.begin(Task::CrashRecovery)?;
             return Ok(Some(Reason::CrashRecovery));
         }
@@ -178,6 +180,7 @@ fn reclone(c: &mut Cycle<'_>, source: Source, target: Option<&Source>) -> Flow<R
     c.begin(Task::Clone {
         from: CloneSource::Leader(source),
         follow: target.cloned(),
+        with_basebackup: false,
     })?;
     Ok(Reason::ReinitializingDiverged)
 }

@@ -23,8 +23,12 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
     if let TaskOutcome::Failed(why) = outcome {
         c.note(notes::task_failed(&task.label(), why));
     }
+    if let (TaskOutcome::SourceNotReady(why), Task::Rewind { source }) = (outcome, task) {
+        c.note(notes::source_not_ready(source, why.as_deref()));
+    }
     let success = *outcome == TaskOutcome::Success;
-    hold_off(c, matches!(outcome, TaskOutcome::Failed(_)));
+    let is_to_be_repeated = matches!(outcome, TaskOutcome::Failed(_) | TaskOutcome::SourceNotReady(_));
+    hold_off(c, is_to_be_repeated);
     match task {
         Task::Bootstrap => absorb_bootstrap(c, outcome, Bootstrap::Started),
         Task::PostBootstrap => absorb_bootstrap(c, outcome, Bootstrap::Populated),
@@ -61,7 +65,7 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
         Task::Rewind { .. } => {
             c.memory.rewind = match outcome {
                 TaskOutcome::Success => RewindState::Done,
-                TaskOutcome::Cancelled => RewindState::Check,
+                TaskOutcome::Cancelled | TaskOutcome::SourceNotReady(_) => RewindState::Check,
                 TaskOutcome::Failed(_) | TaskOutcome::PrePromoteFailed | TaskOutcome::TimedOut => {
                     RewindState::Failed
                 }
@@ -114,7 +118,7 @@ fn absorb_bootstrap(c: &mut Cycle<'_>, outcome: &TaskOutcome, next: Bootstrap) {
         TaskOutcome::Success => next,
         TaskOutcome::Failed(why) => Bootstrap::Failed(why.clone()),
         TaskOutcome::Cancelled => Bootstrap::Failed("it was cancelled".to_owned()),
-        TaskOutcome::PrePromoteFailed | TaskOutcome::TimedOut => {
+        TaskOutcome::SourceNotReady(_) | TaskOutcome::PrePromoteFailed | TaskOutcome::TimedOut => {
             Bootstrap::Failed("it took too long".to_owned())
         }
     };
@@ -138,7 +142,10 @@ fn absorb_start(c: &mut Cycle<'_>, start_as: &StartAs, outcome: &TaskOutcome) {
                 c.callback(callback, role);
             }
         }
-        TaskOutcome::Failed(_) | TaskOutcome::Cancelled | TaskOutcome::PrePromoteFailed => {
+        TaskOutcome::Failed(_)
+        | TaskOutcome::Cancelled
+        | TaskOutcome::SourceNotReady(_)
+        | TaskOutcome::PrePromoteFailed => {
             c.memory.state = ServerState::StartFailed;
         }
     }
@@ -182,7 +189,10 @@ fn absorb_restart(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
             c.memory.state = ServerState::Starting;
             (false, "postgres is still starting")
         }
-        TaskOutcome::Failed(_) | TaskOutcome::Cancelled | TaskOutcome::PrePromoteFailed => {
+        TaskOutcome::Failed(_)
+        | TaskOutcome::Cancelled
+        | TaskOutcome::SourceNotReady(_)
+        | TaskOutcome::PrePromoteFailed => {
             c.memory.state = ServerState::RestartFailed;
             c.memory.is_recovering = true;
             (false, "restart failed")
@@ -207,7 +217,10 @@ fn absorb_promotion(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
             c.callback(Callback::OnRoleChange, Role::Primary);
         }
         TaskOutcome::PrePromoteFailed => c.memory.pre_promote_failed_at = Some(c.now()),
-        TaskOutcome::Failed(_) | TaskOutcome::Cancelled | TaskOutcome::TimedOut => {}
+        TaskOutcome::Failed(_)
+        | TaskOutcome::Cancelled
+        | TaskOutcome::SourceNotReady(_)
+        | TaskOutcome::TimedOut => {}
     }
 }
 

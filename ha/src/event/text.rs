@@ -178,6 +178,10 @@ fn task_ended(
         TaskOutcome::Success => write!(f, "{label} is done")?,
         TaskOutcome::Failed(why) => write!(f, "{label} failed: {why}")?,
         TaskOutcome::Cancelled => write!(f, "{label} was cancelled")?,
+        TaskOutcome::SourceNotReady(None) => {
+            write!(f, "{label} waits for the checkpoint after the promotion")?
+        }
+        TaskOutcome::SourceNotReady(Some(why)) => write!(f, "{label} was put off: {why}")?,
         TaskOutcome::PrePromoteFailed => write!(f, "{label}: the pre_promote script refused")?,
         TaskOutcome::TimedOut => write!(f, "{label} is not done in its time")?,
     }

@@ -200,6 +200,19 @@ pub(crate) fn waiting_for_checkpoint(name: &str) -> Note {
     Note::info(format!("Waiting for checkpoint on {name} before rewind"))
 }
 
+pub(crate) fn source_not_ready(source: &Source, why: Option<&str>) -> Note {
+    let name = source
+        .member
+        .as_ref()
+        .map_or(source.conn_url.as_str(), MemberName::as_str);
+    match why {
+        None => waiting_for_checkpoint(name),
+        Some(why) => Note::warning(format!(
+            "{name} does not answer, the rewind is tried again later: {why}"
+        )),
+    }
+}
+
 pub(crate) fn task_failed(label: &str, why: &str) -> Note {
     Note::error(format!("{label}: {why}"))
 }

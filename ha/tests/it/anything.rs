@@ -235,11 +235,13 @@ impl Choices {
                 control: Err("no such program".to_owned()),
                 has_recovery_signal: false,
                 has_backup_label: false,
+                is_half_rewound: false,
             },
             _ => DataDirectory::Present {
                 control: Ok(self.control()),
                 has_recovery_signal: self.one_in(2),
                 has_backup_label: self.one_in(4),
+                is_half_rewound: self.one_in(8),
             },
         }
     }
@@ -379,6 +381,7 @@ impl Choices {
                     0 => TaskOutcome::Failed("why".to_owned()),
                     1 => TaskOutcome::Cancelled,
                     2 => TaskOutcome::TimedOut,
+                    3 => TaskOutcome::SourceNotReady(None),
                     _ => TaskOutcome::Success,
                 };
                 TaskStatus::Done { task, outcome }

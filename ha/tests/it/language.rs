@@ -13,7 +13,7 @@
 //! cluster leader=a sync=a,b,c quorum=1   the key sync: its leader, then its voters
 //! server replica 100 tl=1 streaming      or: server gone | server starting; also: restoring replay-paused slots=a,c
 //! server primary 100 names=ANY_1_(b,c)   synchronous_standby_names, _ for a blank; busy: the checkpointer is
-//! data shut-down checkpoint=100          or: data empty | data inaccessible | data production; also: backup_label signal
+//! data shut-down checkpoint=100          or: data empty | data inaccessible | data production; also: backup_label signal half-rewound
 //! histories 2                            the newest timeline whose history file is in pg_wal
 //! replay 512                             a crash has left so many MiB of WAL, from position 0 on; or: replay unknown
 //! peer a down                            or: peer c replica 90 tl=1 nofailover priority=2
@@ -295,7 +295,7 @@ impl World {
                     "reinitialize" => Request::Reinitialize {
                         id,
                         force: words.has("force"),
-                        from_leader: false,
+                        from_leader: words.has("from-leader"),
                     },
                     other => panic!("request {other}"),
                 });
@@ -319,10 +319,12 @@ impl World {
             "clone" => Task::Clone {
                 from: CloneSource::Leader(source()),
                 follow: Some(source()),
+                with_basebackup: false,
             },
             "clone-remote" => Task::Clone {
                 from: CloneSource::Remote(remote()),
                 follow: Some(remote()),
+                with_basebackup: false,
             },
             "start-following-remote" => Task::Start {
                 start_as: StartAs::Standby(Some(remote())),
@@ -389,6 +391,8 @@ impl World {
                     None => TaskOutcome::Success,
                     Some("failed") => TaskOutcome::Failed("the reason".to_owned()),
                     Some("cancelled") => TaskOutcome::Cancelled,
+                    Some("unready") => TaskOutcome::SourceNotReady(None),
+                    Some("source-lost") => TaskOutcome::SourceNotReady(Some("no answer".to_owned())),
                     Some("refused") => TaskOutcome::PrePromoteFailed,
                     Some("timed-out") => TaskOutcome::TimedOut,
                     Some(other) => panic!("outcome {other}"),
@@ -701,6 +705,7 @@ fn read_data(words: &Words<'_>) -> DataDirectory {
         control: Ok(control),
         has_recovery_signal: words.has("signal"),
         has_backup_label: words.has("backup_label"),
+        is_half_rewound: words.has("half-rewound"),
     }
 }
 
@@ -917,15 +922,26 @@ fn show_task(task: &Task) -> String {
         StartAs::Standby(source) => format!("as standby of {}", name(source.as_ref())),
     };
     match task {
-        Task::Clone { from, follow } => match from {
-            CloneSource::Remote(remote) => {
-                let follow = name(follow.as_ref());
-                format!("clone from {}, then follow {follow}", name(Some(remote)))
+        Task::Clone {
+            from,
+            follow,
+            with_basebackup,
+        } => {
+            let how = if *with_basebackup {
+                " with pg_basebackup"
+            } else {
+                ""
+            };
+            match from {
+                CloneSource::Remote(remote) => {
+                    let follow = name(follow.as_ref());
+                    format!("clone from {}, then follow {follow}", name(Some(remote)))
+                }
+                CloneSource::Leader(_) | CloneSource::Replica(_) | CloneSource::Nobody => {
+                    format!("clone from {}{how}", name(from.source()))
+                }
             }
-            CloneSource::Leader(_) | CloneSource::Replica(_) | CloneSource::Nobody => {
-                format!("clone from {}", name(from.source()))
-            }
-        },
+        }
         Task::Start { start_as, .. } => format!("start {}", start(start_as)),
         Task::Stop {
             mode,

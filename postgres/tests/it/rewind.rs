@@ -1,14 +1,17 @@
 //! Divergence and pg_rewind.
 
-use crate::harness::{Installation, Node, soon, tests};
+use crate::harness::{Installation, Node, script, soon, tests, until};
 use ha::pg::Timeline;
+use std::fs;
 use tamada_postgres::rewind::{RewindAbility, Rewound};
-use tamada_postgres::{Recovery, StopMode, StopOptions};
+use tamada_postgres::{Recovery, StartOptions, StopMode, StopOptions};
 
 tests![
     a_former_primary_that_wrote_on_is_rewound,
     a_clean_switchover_needs_no_rewind,
     facts_of_running_servers,
+    wal_that_only_the_archive_has_is_fetched,
+    what_a_rewind_has_left_half_done_is_not_started,
 ];
 
 async fn a_former_primary_that_wrote_on_is_rewound(installation: Installation) {
@@ -103,4 +106,120 @@ async fn facts_of_running_servers(installation: Installation) {
         error.contains("psql") && !error.contains("rewind-pass"),
         "{error}"
     );
+}
+
+/// `a` has written on after `b` was promoted, crashed and has recovered.
+async fn parted(a: &Node, b: &Node) {
+    b.server.promote(|| Ok(()), soon()).await.unwrap();
+    b.server.checkpoint(soon()).await.unwrap();
+    a.sql("CREATE TABLE lost AS SELECT 1 AS a");
+    let options = StopOptions {
+        mode: StopMode::Immediate,
+        checkpoint_first: false,
+        escalate_at: None,
+    };
+    a.server.stop(options, None, soon()).await.unwrap();
+    a.server.single_user_recovery(soon()).await.unwrap();
+}
+
+/// The segments of the WAL in `pg_wal`, oldest first.
+fn segments(node: &Node) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(node.data_dir().join("pg_wal"))
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
+        .filter(|name| name.len() == 24)
+        .collect();
+    names.sort();
+    names
+}
+
+/// By pg_rewind itself, and for a command that it cannot use, by us.
+async fn wal_that_only_the_archive_has_is_fetched(installation: Installation) {
+    for placeholder in ["", " # %r"] {
+        let archive = tempfile::tempdir_in("/tmp").unwrap();
+        let path = archive.path().display();
+        let more = format!(
+            "postgresql:
+  parameters: {{archive_mode: 'on', archive_command: 'cp %p {path}/%f'}}
+  recovery_conf: {{restore_command: 'cp {path}/%f %p{placeholder}'}}"
+        );
+        let a = Node::with(&installation, "a", &more);
+        a.bootstrap().await;
+        let b = a.replica("b").await;
+        a.sql("CHECKPOINT");
+        let checkpoint = segments(&a);
+        for _ in 0..3 {
+            a.sql("CREATE TABLE t (a int); DROP TABLE t");
+            a.sql("SELECT pg_switch_wal()");
+        }
+        b.until_caught_up_with(&a).await;
+        let needed = a.sql("SELECT pg_walfile_name(redo_lsn) FROM pg_control_checkpoint()");
+        assert!(checkpoint.contains(&needed), "{needed}");
+        until("it is archived", async || archive.path().join(&needed).exists()).await;
+        parted(&a, &b).await;
+        let lacking: Vec<String> = segments(&a)
+            .into_iter()
+            .filter(|name| *name >= needed && archive.path().join(name).exists())
+            .collect();
+        assert!(lacking.len() >= 3, "{lacking:?}");
+        for segment in &lacking {
+            fs::remove_file(a.data_dir().join("pg_wal").join(segment)).unwrap();
+        }
+        let rewound = a.server.rewind(&b.source(), soon()).await.unwrap();
+        assert_eq!(rewound, Rewound::Done, "{placeholder}");
+        assert!(!a.server.is_half_rewound());
+    }
+}
+
+async fn what_a_rewind_has_left_half_done_is_not_started(installation: Installation) {
+    let a = Node::primary(&installation, "a").await;
+    let b = a.replica("b").await;
+    parted(&a, &b).await;
+    let pretend = |text: &str| {
+        let path = script(a.dir.path(), "pg_rewind", text);
+        a.configure(&format!("postgresql: {{bin_name: {{pg_rewind: '{path}'}}}}"));
+    };
+    let mark = a.data_dir().join("tamada.rewinding");
+
+    pretend("echo 'could not find previous WAL record' >&2; exit 1");
+    let rewound = a.server.rewind(&b.source(), soon()).await.unwrap();
+    assert!(matches!(rewound, Rewound::Failed(why) if why.contains("previous WAL record")));
+    assert!(!a.server.is_half_rewound(), "it had not begun to write");
+
+    // What the source does not have is removed, the mark too; it comes back.
+    pretend(&format!(
+        "echo 'pg_rewind: need to copy 1 MB' >&2; rm {mark}; while [ ! -e {mark} ]; do sleep 0.05; done; exit 1",
+        mark = mark.display()
+    ));
+    let rewound = a.server.rewind(&b.source(), soon()).await.unwrap();
+    assert!(matches!(rewound, Rewound::Failed(_)));
+    assert!(a.server.is_half_rewound());
+    let options = StartOptions {
+        recovery: Recovery::Follow(b.follow(&a)),
+        without_hot_standby: false,
+    };
+    let refused = a.server.start(&options, soon()).await.unwrap_err().to_string();
+    assert!(refused.contains("in the middle of a rewind"), "{refused}");
+    assert!(a.server.single_user_recovery(soon()).await.is_err());
+
+    // One that fails before it writes does not make up for it, and neither does one that has nothing to do.
+    pretend("echo 'pg_rewind: no rewind required'");
+    let rewound = a.server.rewind(&b.source(), soon()).await.unwrap();
+    assert!(matches!(rewound, Rewound::Failed(_)));
+    assert!(a.server.is_half_rewound());
+
+    a.configure("");
+    b.stop().await;
+    let rewound = a.server.rewind(&b.source(), soon()).await.unwrap();
+    assert!(matches!(rewound, Rewound::SourceLost(_)), "{rewound:?}");
+    assert!(a.server.is_half_rewound());
+    b.start(Recovery::Primary).await;
+    assert_eq!(a.server.rewind(&b.source(), soon()).await.unwrap(), Rewound::Done);
+    assert!(!a.server.is_half_rewound());
+    b.server
+        .create_physical_slot(&a.server.name().slot_name(), soon())
+        .await
+        .unwrap();
+    a.start(Recovery::Follow(b.follow(&a))).await;
+    a.until_streaming().await;
 }

@@ -4,7 +4,7 @@ use tamada_sim::Marks;
 use tamada_sim::run::{Setup, run};
 
 /// Paths that these seeds must have been on, else they prove little.
-const SOMETIMES: [&str; 35] = [
+const SOMETIMES: [&str; 36] = [
     "another primary",
     "clone",
     "dcs call failed",
@@ -31,6 +31,7 @@ const SOMETIMES: [&str; 35] = [
     "reason: ReleasedNotRunning",
     "reason: RestartInitiated",
     "reason: Rewinding",
+    "reason: HalfRewound",
     "reason: StartFailed",
     "reason: StartingPrimaryAfterFailure",
     "reason: StartingReadOnlyWithLock",

@@ -119,6 +119,7 @@ mod tests {
         Task::Clone {
             from: CloneSource::Nobody,
             follow: None,
+            with_basebackup: false,
         }
     }
 

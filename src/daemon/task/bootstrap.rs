@@ -52,6 +52,7 @@ pub(super) async fn clone(
     context: &Context,
     from: &CloneSource,
     follow: Option<&Source>,
+    with_basebackup: bool,
 ) -> Result<TaskOutcome> {
     lifecycle::end(context, postgres::StopMode::Immediate, false).await?;
     let source = from.source();
@@ -59,7 +60,11 @@ pub(super) async fn clone(
         name: source.map(|source| source.name().to_owned()),
         source: source.map(source_of).transpose()?,
     };
-    let methods = methods(context, from);
+    let methods = if with_basebackup {
+        CloneMethods::BasebackupOnly
+    } else {
+        methods(context, from)
+    };
     let copied = context.server.create_replica(&source, &methods, no_deadline());
     copied.await.map_err(failed)?;
     context.report(Progress::Starting);

@@ -21,13 +21,10 @@ pub(super) async fn recover(context: &Context) -> Result<TaskOutcome> {
 pub(super) async fn rewind(context: &Context, source: &Source) -> Result<TaskOutcome> {
     lifecycle::end(context, postgres::StopMode::Fast, false).await?;
     let leader = source_of(source)?;
-    let is_ready = context
-        .server
-        .checkpoint_on(&leader, no_deadline())
-        .await
-        .map_err(failed)?;
-    if !is_ready {
-        return Ok(TaskOutcome::Cancelled);
+    match context.server.checkpoint_on(&leader, no_deadline()).await {
+        Ok(true) => {}
+        Ok(false) => return Ok(TaskOutcome::SourceNotReady(None)),
+        Err(error) => return Ok(TaskOutcome::SourceNotReady(Some(failed(error)))),
     }
     match context
         .server
@@ -36,6 +33,7 @@ pub(super) async fn rewind(context: &Context, source: &Source) -> Result<TaskOut
         .map_err(failed)?
     {
         Rewound::Done => Ok(TaskOutcome::Success),
+        Rewound::SourceLost(output) => Ok(TaskOutcome::SourceNotReady(Some(output))),
         Rewound::Failed(output) => Err(format!("pg_rewind failed: {output}")),
     }
 }
