@@ -8,7 +8,8 @@ pub mod senders;
 pub(crate) mod watch;
 
 pub use launch::{
-    DetachedLauncher, Launched, Launcher, LogRelay, PostmasterCommand, StartupLog, detach_main, relay_main,
+    DetachedLauncher, Launched, Launcher, LogRelay, PostmasterCommand, StartupLog, detach_main,
+    own_executable, relay_main,
 };
 pub use pidfile::{PidFile, PostmasterStatus};
 pub use postmaster::Postmaster;

@@ -192,7 +192,7 @@ async fn look_at_server(
     config: DynamicConfig,
     guard: Option<&Guard>,
 ) -> anyhow::Result<(Server, Settings, Memory)> {
-    let launcher = launcher(guard).context("could not find this program's own file")?;
+    let launcher = launcher(guard);
     let retry_timeout = config.retry_timeout;
     let config = Arc::new(config);
     // Only the server's program can tell its version, on which the server's settings depend.
@@ -211,12 +211,12 @@ async fn look_at_server(
     Ok((server, settings, memory))
 }
 
-fn launcher(guard: Option<&Guard>) -> std::io::Result<Arc<dyn Launcher>> {
-    let detached = DetachedLauncher::own_executable(LAUNCH_SUBCOMMAND)?;
-    Ok(match guard {
-        Some(guard) => Arc::new(GuardLauncher::new(guard.clone(), RELAY_SUBCOMMAND, detached)?),
+fn launcher(guard: Option<&Guard>) -> Arc<dyn Launcher> {
+    let detached = DetachedLauncher::own_executable(LAUNCH_SUBCOMMAND);
+    match guard {
+        Some(guard) => Arc::new(GuardLauncher::new(guard.clone(), RELAY_SUBCOMMAND, detached)),
         None => Arc::new(detached),
-    })
+    }
 }
 
 /// Starts the REST API, on threads of its own.

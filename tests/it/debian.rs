@@ -306,6 +306,12 @@ fn packages_leave_a_running_server_alone(hosts: &Hosts, primary: &str) {
     assert_eq!(hosts.run(primary, started), before);
     hosts.run(primary, "dpkg --purge tamada-patroni-compat tamada");
     assert_eq!(hosts.run(primary, started), before);
+    // It is even started again.
+    hosts.run(
+        primary,
+        "kill -9 $(head -n 1 /var/lib/postgresql/18/demo/postmaster.pid)",
+    );
+    hosts.wait_for(primary, started, SETTLED, |now| !now.is_empty() && now != before);
     hosts.run(
         primary,
         "test -e /etc/patroni/18-demo.yml && test -e /var/lib/postgresql/18/demo/PG_VERSION",

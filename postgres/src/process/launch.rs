@@ -99,6 +99,16 @@ pub(crate) fn last_lines(text: &str) -> String {
     lines[lines.len().saturating_sub(QUOTED_LINES)..].join("\n")
 }
 
+/// Our own program with a hidden subcommand: by this path it is found also when an upgrade has replaced its file, or the
+/// package was removed.
+#[must_use]
+pub fn own_executable(subcommand: &str) -> Vec<OsString> {
+    vec!["/proc/self/exe".into(), subcommand.into()]
+}
+
+/// What a helper is called in the list of processes.
+const HELPER_NAME: &str = "tamada";
+
 /// Launches through a helper: our own program, called in a way that leads it to [`detach_main`].
 #[derive(Debug, Clone)]
 pub struct DetachedLauncher {
@@ -108,13 +118,11 @@ pub struct DetachedLauncher {
 
 impl DetachedLauncher {
     /// A launcher that calls our own executable with `subcommand` in front of the server's command line.
-    ///
-    /// # Errors
-    /// When the path of our own executable cannot be found out.
-    pub fn own_executable(subcommand: &str) -> io::Result<Self> {
-        Ok(Self {
-            helper: vec![std::env::current_exe()?.into_os_string(), subcommand.into()],
-        })
+    #[must_use]
+    pub fn own_executable(subcommand: &str) -> Self {
+        Self {
+            helper: own_executable(subcommand),
+        }
     }
 }
 
@@ -125,6 +133,7 @@ impl Launcher for DetachedLauncher {
                 io::Error::new(io::ErrorKind::InvalidInput, "no helper program to launch with")
             })?;
             let mut helper = tokio::process::Command::new(program)
+                .arg0(HELPER_NAME)
                 .args(first)
                 .arg(&command.program)
                 .args(&command.args)
@@ -247,6 +256,7 @@ impl LogRelay {
         })?;
         let (output, input) = io::pipe()?;
         let mut helper = tokio::process::Command::new(program)
+            .arg0(HELPER_NAME)
             .args(first)
             .env_clear()
             .stdin(output)

@@ -161,7 +161,7 @@ impl Node {
             name: name.into(),
             settings,
             retry_timeout: Duration::from_secs(10),
-            launcher: Arc::new(DetachedLauncher::own_executable(crate::LAUNCH).unwrap()),
+            launcher: Arc::new(DetachedLauncher::own_executable(crate::LAUNCH)),
         });
         Self {
             name: name.to_owned(),

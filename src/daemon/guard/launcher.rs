@@ -5,7 +5,7 @@ use std::io;
 
 use futures_util::future::BoxFuture;
 use guard::ServerCommand;
-use postgres::process::{DetachedLauncher, Launched, Launcher, LogRelay, PostmasterCommand};
+use postgres::process::{DetachedLauncher, Launched, Launcher, LogRelay, PostmasterCommand, own_executable};
 
 use super::Guard;
 use super::worker::Refusal;
@@ -19,15 +19,12 @@ pub(crate) struct GuardLauncher {
 
 impl GuardLauncher {
     /// `relay_subcommand`: calls our own program to pass the server's log on.
-    ///
-    /// # Errors
-    /// When the path of our own executable cannot be found out.
-    pub(crate) fn new(guard: Guard, relay_subcommand: &str, detached: DetachedLauncher) -> io::Result<Self> {
-        Ok(Self {
+    pub(crate) fn new(guard: Guard, relay_subcommand: &str, detached: DetachedLauncher) -> Self {
+        Self {
             guard,
-            relay: vec![std::env::current_exe()?.into_os_string(), relay_subcommand.into()],
+            relay: own_executable(relay_subcommand),
             detached,
-        })
+        }
     }
 
     async fn through_guard(&self, command: &PostmasterCommand) -> Result<Launched, Refusal> {
