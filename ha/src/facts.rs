@@ -49,6 +49,8 @@ pub struct Node {
     pub version: String,
     /// The section `bootstrap` is there: this member may create the cluster.
     pub may_bootstrap: bool,
+    /// `bootstrap.method` is a script of the user's, not initdb.
+    pub has_custom_bootstrap: bool,
     /// `postgresql.use_slots`: members use replication slots.
     pub use_slots: bool,
     /// A replica method is configured that needs no running member (`no_leader`).

@@ -172,6 +172,7 @@ mod tests {
             tags: crate::cluster::Tags::default(),
             version: String::new(),
             may_bootstrap: true,
+            has_custom_bootstrap: false,
             use_slots: true,
             has_method_without_leader: false,
             use_pg_rewind: true,

@@ -136,7 +136,7 @@ impl Server {
         }
         self.write_configuration(&options.recovery, deadline).await?;
         let mut replaced = BTreeMap::new();
-        if matches!(options.recovery, Recovery::Follow(_)) {
+        if options.recovery != Recovery::Primary && !options.without_hot_standby {
             replaced = self.raised_for_standby(deadline).await?;
         } else {
             locked(&self.shared.parameters).raised.clear();

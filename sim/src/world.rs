@@ -347,6 +347,7 @@ fn member(plan: &Plan, random: &mut Random, id: Id) -> Member {
         tags: Tags(tags),
         version: "4.1.5".to_owned(),
         may_bootstrap: true,
+        has_custom_bootstrap: false,
         has_method_without_leader: false,
         use_slots: plan.use_slots,
         use_pg_rewind: plan.use_pg_rewind,

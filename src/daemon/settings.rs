@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use config::{
-    DynamicConfig, HostPort, LocalConfig, Minimums, ParameterRole, PostgresqlSettings, Problems,
-    ReplicaMethod, Severity, SlotKind,
+    BootstrapMethod, DynamicConfig, HostPort, LocalConfig, Minimums, ParameterRole, PostgresqlSettings,
+    Problems, ReplicaMethod, Severity, SlotKind,
 };
 use ha::cluster::{Cluster, Tags};
 use ha::facts::Node;
@@ -188,6 +188,7 @@ fn node(
         tags: Tags(local.tags.published()),
         version: crate::PATRONI_VERSION.to_owned(),
         may_bootstrap: local.tree.contains_key("bootstrap"),
+        has_custom_bootstrap: matches!(local.bootstrap.method, BootstrapMethod::Custom { .. }),
         has_method_without_leader: postgresql.create_replica_methods.iter().any(is_without_leader),
         use_pg_rewind: postgresql.use_pg_rewind && has_program(local, "pg_rewind"),
         use_slots: postgresql.use_slots,

@@ -29,7 +29,11 @@ pub(super) fn begin(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Reason> {
             return Ok(Reason::BootstrappingStandbyLeader);
         }
         forget_data(c);
-        c.memory.state = ServerState::Initializing;
+        c.memory.state = if node.has_custom_bootstrap {
+            ServerState::CustomBootstrap
+        } else {
+            ServerState::Initializing
+        };
         c.begin(Task::Bootstrap)?;
         return Ok(Reason::Bootstrapping);
     }

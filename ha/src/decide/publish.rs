@@ -69,7 +69,11 @@ fn published_state(c: &Cycle<'_>) -> ServerState {
         (None, _) => return c.memory.state,
     };
     match (task, progress) {
+        (Task::Bootstrap, Some(Progress::Starting)) if c.node().has_custom_bootstrap => {
+            ServerState::StartingAfterCustomBootstrap
+        }
         (Task::Bootstrap | Task::Clone { .. }, Some(Progress::Starting)) => ServerState::Starting,
+        (Task::Bootstrap, _) if c.node().has_custom_bootstrap => ServerState::CustomBootstrap,
         (Task::Bootstrap, _) => ServerState::Initializing,
         (Task::Clone { .. }, _) => ServerState::CreatingReplica,
         (Task::Start { .. }, _) => ServerState::Starting,

@@ -30,7 +30,16 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
     let is_to_be_repeated = matches!(outcome, TaskOutcome::Failed(_) | TaskOutcome::SourceNotReady(_));
     hold_off(c, is_to_be_repeated);
     match task {
-        Task::Bootstrap => absorb_bootstrap(c, outcome, Bootstrap::Started),
+        Task::Bootstrap => {
+            absorb_bootstrap(c, outcome, Bootstrap::Started);
+            if !success {
+                c.memory.state = if c.node().has_custom_bootstrap {
+                    ServerState::CustomBootstrapFailed
+                } else {
+                    ServerState::InitdbFailed
+                };
+            }
+        }
         Task::PostBootstrap => absorb_bootstrap(c, outcome, Bootstrap::Populated),
         Task::Clone { from, .. } => {
             c.memory.system_identifier = None;

@@ -412,6 +412,7 @@ impl Choices {
                 tags: self.tags(),
                 version: "4.1.5".to_owned(),
                 may_bootstrap: self.one_in(2),
+                has_custom_bootstrap: self.one_in(2),
                 use_slots: !self.one_in(4),
                 has_method_without_leader: self.one_in(4),
                 use_pg_rewind: !self.one_in(3),

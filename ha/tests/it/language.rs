@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! me b                                   who decides; tags may follow: `me b nofailover`
-//! node no-rewind                         what its file says: no-rewind, remove-diverged, remove-failed, no-bootstrap
+//! node no-rewind                         what its file says: no-rewind, remove-diverged, remove-failed, no-bootstrap, custom-bootstrap
 //! config ttl=30 loop_wait=10 pause       the dynamic configuration
 //! remember primary crashed lock=30       role, state, lock until (s); also rewind=check, demoted
 //! cycle the key is gone                  a cycle begins; it keeps all facts of the one before
@@ -145,6 +145,7 @@ impl World {
                 tags: Tags::default(),
                 version: "4.1.5".to_owned(),
                 may_bootstrap: true,
+                has_custom_bootstrap: false,
                 use_slots: true,
                 has_method_without_leader: false,
                 use_pg_rewind: true,
@@ -218,6 +219,7 @@ impl World {
             "node" => {
                 self.node.use_pg_rewind &= !words.has("no-rewind");
                 self.node.may_bootstrap &= !words.has("no-bootstrap");
+                self.node.has_custom_bootstrap |= words.has("custom-bootstrap");
                 self.node.remove_data_directory_on_diverged_timelines |= words.has("remove-diverged");
                 self.node.remove_data_directory_on_rewind_failure |= words.has("remove-failed");
                 self.node.server_version = words
@@ -378,6 +380,7 @@ impl World {
                     Some(checkpoint) => Progress::ShutDown {
                         checkpoint: Lsn(checkpoint),
                     },
+                    None if words.has("starting") => Progress::Starting,
                     None => Progress::Working,
                 };
                 TaskStatus::Running {

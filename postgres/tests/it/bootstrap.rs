@@ -10,6 +10,7 @@ tests![
     a_custom_method_makes_a_cluster,
     a_post_bootstrap_script_gets_a_connection_string,
     a_custom_method_makes_a_replica,
+    a_method_keeps_the_data_and_needs_no_leader,
     a_copy_that_is_broken_off_is_recognised,
 ];
 
@@ -208,6 +209,62 @@ async fn a_custom_method_makes_a_replica(installation: Installation) {
         .unwrap();
     b.start(Recovery::Follow(a.follow(&b))).await;
     b.until_streaming().await;
+}
+
+/// Methods are tried in their order: one that needs a source is left out when there is none; the data that
+/// `keep_data` asks for survives its success and its failure; `no_params` gives the method its own settings alone.
+async fn a_method_keeps_the_data_and_needs_no_leader(installation: Installation) {
+    let a = Node::primary(&installation, "a").await;
+    a.stop().await;
+    let b = Node::new(&installation, "b");
+    let dir = b.dir.path();
+    let seen = |name: &str| fs::read_to_string(dir.join(format!("{name}.args"))).unwrap_or_default();
+    let method = |name: &str, then: &str| {
+        let note = format!("echo \"$*\" > {}/{name}.args", dir.display());
+        script(dir, name, &format!("{note}\n{then}"))
+    };
+    let data = b.data_dir();
+    let fail = method("fail", "exit 4");
+    let leader = method("leader", "exit 5");
+    let copy = format!("cp -r {}/. {}", a.data_dir().display(), data.display());
+    let copy = method("copy", &copy);
+    b.configure(&format!(
+        "postgresql:
+  create_replica_methods: [basebackup, leader, fail, copy]
+  leader: {{command: '{leader}'}}
+  fail: {{command: '{fail}', keep_data: true, no_leader: true, threshold: 7}}
+  copy: {{command: '{copy}', keep_data: yes, no_leader: 1, no_params: true, level: 5}}
+"
+    ));
+    let mine = data.join("mine");
+    let begin_anew = || {
+        fs::create_dir_all(&data).unwrap();
+        fs::write(&mine, "kept").unwrap();
+    };
+    begin_anew();
+    let nobody = CloneSource {
+        name: None,
+        source: None,
+    };
+    let clone = async |methods: CloneMethods| b.server.create_replica(&nobody, &methods, soon()).await;
+    assert_eq!(clone(CloneMethods::Configured).await.unwrap(), "copy");
+    assert!(mine.exists() && data.join("PG_VERSION").exists());
+    assert_eq!(seen("leader"), "", "it needs a source");
+    assert_eq!(
+        seen("fail").trim(),
+        format!(
+            "--keep_data=True --no_leader=True --threshold=7 --scope=demo --role=replica --datadir={} --connstring=",
+            data.display()
+        )
+    );
+    assert_eq!(seen("copy").trim(), "--level=5");
+    assert_eq!(b.server.methods_without_leader().len(), 2);
+
+    // Of those that standby_cluster names none works: nothing half done stays.
+    let named = CloneMethods::Named(vec!["fail".to_owned()]);
+    let error = clone(named).await.unwrap_err().to_string();
+    assert!(error.contains("exit code 4"), "{error}");
+    assert_eq!(b.server.data_directory(), DataDirectory::Empty);
 }
 
 async fn a_copy_that_is_broken_off_is_recognised(installation: Installation) {

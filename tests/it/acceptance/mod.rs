@@ -1,5 +1,7 @@
 //! What Patroni's own feature scenarios show, one file per feature. `docs/acceptance.md` says which test shows which
 //! scenario; those that other tests show already are not written again here.
 
+mod cascading_replication;
+mod custom_bootstrap;
 mod priority_failover;
 mod standby_cluster;

@@ -88,6 +88,7 @@ pub(crate) fn replica(config: &Value) -> View {
             tags: Tags::default(),
             version: "4.1.5".to_owned(),
             may_bootstrap: true,
+            has_custom_bootstrap: false,
             has_method_without_leader: false,
             use_slots: true,
             use_pg_rewind: false,
