@@ -153,6 +153,8 @@ pub struct Memory {
     pub last_position: Option<Lsn>,
     /// Our last known timeline as a standby.
     pub last_timeline: Option<Timeline>,
+    /// Since when this standby runs without streaming.
+    pub awaits_stream_since: Option<Moment>,
     /// How many jobs have failed since the last one that did not.
     pub failed_tasks: u32,
     /// Nothing that failed is tried again before this moment.
@@ -195,6 +197,7 @@ impl Memory {
             published_status: None,
             last_position: None,
             last_timeline: None,
+            awaits_stream_since: None,
             failed_tasks: 0,
             hold_off_until: None,
             replaying: None,

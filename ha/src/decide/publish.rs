@@ -1,16 +1,41 @@
 //! What this member says of itself in the DCS: its member key, and as the leader the status.
 
+use std::time::Duration;
+
 use crate::cluster::{MemberData, Status};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{Progress, TaskStatus};
 use crate::memory::Checkpoint;
-use crate::pg::{Role, ServerState};
+use crate::pg::{ReplicationState, Role, ServerState};
 use crate::step::{Expect, Key, Task};
 
 /// Publishes the member key. Not in the way of anything: a failure is made good by the next cycle.
 pub(super) fn member(c: &mut Cycle<'_>) -> Flow<()> {
     let data = member_data(c)?;
+    await_stream(c, &data);
     c.touch_member(data)
+}
+
+/// How soon a standby that does not stream yet looks again whether it does.
+const STREAM_SOON: Duration = Duration::from_millis(500);
+
+/// A standby that has just begun to follow streams within moments, and whoever looks at the cluster wants to see that, not
+/// what was so before it. One that still does not after `loop_wait` is looked at as often as any other.
+fn await_stream(c: &mut Cycle<'_>, data: &MemberData) {
+    let follows = data.role == Some(Role::Replica)
+        && data.state == Some(ServerState::Running)
+        && data.replay_lsn.is_some()
+        && !c.node().tags.nostream()
+        && !c.config().pause;
+    if !follows || data.replication_state == Some(ReplicationState::Streaming) {
+        c.memory.awaits_stream_since = None;
+        return;
+    }
+    let now = c.now();
+    let since = *c.memory.awaits_stream_since.get_or_insert(now);
+    if now < since.after(c.config().loop_wait) {
+        c.again_at(now.after(STREAM_SOON));
+    }
 }
 
 fn member_data(c: &mut Cycle<'_>) -> Flow<MemberData> {

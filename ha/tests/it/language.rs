@@ -26,6 +26,7 @@
 //! task done promote                      the long job: idle, `running stop shut-down=100`, `done start failed`
 //! request restart                        also: `request reinitialize force`
 //! stopping                               the agent was told to end
+//! next                                   from here on, when the next cycle is wanted before loop_wait is over is told too
 //! ===                                    and then what it does
 //! ```
 
@@ -70,6 +71,7 @@ struct World {
     peers: BTreeMap<MemberName, Result<PeerStatus, String>>,
     divergence: Divergence,
     drift: RecoveryDrift,
+    tells_next: bool,
     answers: BTreeMap<String, String>,
     /// What comes of a renewal that is sent while the step with this text is waited for.
     meanwhile: BTreeMap<String, String>,
@@ -167,6 +169,7 @@ impl World {
                 remote: Err("not told".to_owned()),
             },
             drift: RecoveryDrift::None,
+            tells_next: false,
             answers: BTreeMap::new(),
             meanwhile: BTreeMap::new(),
             task: TaskStatus::Idle,
@@ -269,6 +272,7 @@ impl World {
             }
             "peer" => drop(self.peers.insert(words.0[0].into(), read_peer(&words))),
             "parted" => self.divergence = read_divergence(&words),
+            "next" => self.tells_next = true,
             "drift" => {
                 self.drift = match words.0[0] {
                     "none" => RecoveryDrift::None,
@@ -832,6 +836,9 @@ fn one_cycle(world: &World, memory: &mut Memory) -> (String, Facts, Outcome) {
             }
             if let Some(exit) = outcome.exit {
                 writeln!(written, "  exit {exit:?}").unwrap();
+            }
+            if let Some(next) = outcome.again_at.filter(|_| world.tells_next) {
+                writeln!(written, "  next in {} ms", next.since(world.now).as_millis()).unwrap();
             }
             writeln!(written, "finish {}", outcome.reason).unwrap();
             let outcome = (**outcome).clone();
