@@ -113,6 +113,22 @@ impl Server {
         }
     }
 
+    /// Whether `leader` answers for replication and not to the role for rewinding, as in Debian's configuration, where the
+    /// superuser has no password: trying again would be of no use.
+    pub async fn is_refused_by(&self, leader: &Source) -> bool {
+        let deadline = Instant::now() + SOURCE_ANSWER_TIME;
+        let role = self.rewind_role();
+        let answer = self
+            .psql(self.conninfo_to(leader, &role), &role, "SELECT 1", deadline)
+            .await;
+        let replication = self.settings().local.authentication.replication.clone();
+        answer.is_err()
+            && self
+                .is_in_hot_standby(self.conninfo_to(leader, &replication), deadline)
+                .await
+                .is_ok()
+    }
+
     /// pg_rewind has begun to change the data directory and has not come to its end: no server may be started on it.
     #[must_use]
     pub fn is_half_rewound(&self) -> bool {

@@ -24,6 +24,7 @@ pub(super) async fn rewind(context: &Context, source: &Source) -> Result<TaskOut
     match context.server.checkpoint_on(&leader, no_deadline()).await {
         Ok(true) => {}
         Ok(false) => return Ok(TaskOutcome::SourceNotReady(None)),
+        Err(error) if context.server.is_refused_by(&leader).await => return Err(failed(error)),
         Err(error) => return Ok(TaskOutcome::SourceNotReady(Some(failed(error)))),
     }
     match context
