@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::{Cluster, Expired, MemberData};
 use crate::facts::{
     Answer, CrashRecovery, DataDirectory, DcsFailure, Divergence, Given, LockAnswer, Moment, Node, Peer,
-    PeerAnswer, RecoveryDrift, Server, Source,
+    PeerAnswer, PlannedRestart, RecoveryDrift, Server, Source,
 };
 use crate::lease;
 use crate::memory::{Lock, Memory};
 use crate::pg::{MemberName, Role};
 use crate::reason::{Note, Reason, notes};
-use crate::step::{Action, Callback, Exit, Expect, Key, Outcome, Question, Reply, Step, Task};
+use crate::step::{Action, Callback, Exit, Expect, Key, Outcome, Question, Reply, RequestId, Step, Task};
 
 /// One step that was taken, and what came of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,6 +95,7 @@ pub(crate) struct Cycle<'a> {
     notes: Vec<Note>,
     callbacks: Vec<(Callback, Role)>,
     replies: Vec<Reply>,
+    unscheduled: Option<RequestId>,
     again_at: Option<Moment>,
     exit: Option<Exit>,
     expired: Option<Expired>,
@@ -118,6 +119,7 @@ impl<'a> Cycle<'a> {
             notes: Vec::new(),
             callbacks: Vec::new(),
             replies: Vec::new(),
+            unscheduled: None,
             again_at: None,
             exit: None,
             expired: None,
@@ -195,6 +197,7 @@ impl<'a> Cycle<'a> {
             notes: Vec::new(),
             callbacks: Vec::new(),
             replies: Vec::new(),
+            unscheduled: None,
             again_at: None,
             exit: None,
         })))
@@ -455,6 +458,17 @@ impl<'a> Cycle<'a> {
         self.replies.push(reply);
     }
 
+    /// The scheduled restart is done with.
+    pub(crate) fn unschedule(&mut self, id: RequestId) {
+        self.unscheduled = Some(id);
+    }
+
+    /// The restart that is still scheduled.
+    pub(crate) fn scheduled_restart(&self) -> Option<&'a PlannedRestart> {
+        let planned = self.given.scheduled_restart.as_ref();
+        planned.filter(|planned| self.unscheduled != Some(planned.id))
+    }
+
     /// Asks for the next cycle to begin at `moment` at the latest.
     pub(crate) fn again_at(&mut self, moment: Moment) {
         self.again_at = Some(self.again_at.map_or(moment, |earlier| earlier.min(moment)));
@@ -470,6 +484,7 @@ impl<'a> Cycle<'a> {
             notes: self.notes,
             callbacks: self.callbacks,
             replies: self.replies,
+            unscheduled: self.unscheduled,
             again_at: self.again_at,
             exit: self.exit,
         };

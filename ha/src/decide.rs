@@ -14,6 +14,7 @@ mod race;
 mod recover;
 mod requests;
 mod rewind;
+mod schedule;
 mod shutdown;
 mod slots;
 mod standby_cluster;
@@ -28,7 +29,7 @@ use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Facts, Flow};
 use crate::facts::{DataDirectory, LockAnswer, TaskStatus};
 use crate::lease::{self, Renewal};
-use crate::memory::{Bootstrap, Memory};
+use crate::memory::{Bootstrap, Memory, RewindState};
 use crate::pg::{Role, ServerState, SystemIdentifier};
 use crate::reason::{Reason, notes};
 use crate::step::{Action, Callback, Exit, Expect, Key, Step, StopMode, StopPurpose, Task};
@@ -67,6 +68,7 @@ fn run(c: &mut Cycle<'_>) -> Flow<Reason> {
         Ok(cluster) => cluster,
         Err(failure) => return dcs_outage::decide(c, &failure),
     };
+    notice_end_of_pause(c);
     let reason = with_cluster(c, &cluster)?;
     if let Some(LockAnswer::Unknown(failure)) = c.lock_answer.take() {
         return dcs_outage::decide(c, &failure);
@@ -113,6 +115,9 @@ fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
         return Ok(reason);
     }
     if !observe::server(c)?.is_running {
+        if let Some(reason) = requests::restart_stopped(c, cluster, held)? {
+            return Ok(reason);
+        }
         return recover::not_running(c, cluster, held);
     }
     if let Some(reason) = requests::decide(c, cluster)? {
@@ -132,6 +137,17 @@ fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
         announce_start(c);
     }
     Ok(reason)
+}
+
+/// What people did to the server in pause is not known: nothing that was known of its data holds when the pause ends.
+fn notice_end_of_pause(c: &mut Cycle<'_>) {
+    let paused = c.config().pause;
+    if std::mem::replace(&mut c.memory.was_paused, paused) && !paused {
+        c.memory.system_identifier = None;
+        if matches!(c.memory.rewind, RewindState::Failed | RewindState::Needed) {
+            c.memory.rewind = RewindState::Check;
+        }
+    }
 }
 
 /// Prolongs our lease when the leader key is ours. `None` when it is not.
@@ -196,7 +212,8 @@ fn no_data(c: &mut Cycle<'_>, cluster: &Cluster, held: bool, inaccessible: Optio
         return Ok(Reason::DataNotAccessible(why));
     }
     if c.config().pause {
-        return Ok(Reason::EmptyInPause);
+        let asked = requests::reinitialize_stopped(c, cluster)?;
+        return Ok(asked.unwrap_or(Reason::EmptyInPause));
     }
     if c.began_task {
         return Ok(Reason::NotRunning);

@@ -8,7 +8,7 @@ use config::DynamicConfig;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, PendingRestartReason, Tags, Version};
+use crate::cluster::{Cluster, PendingRestartReason, ScheduledRestart, Tags, Version};
 use crate::pg::{ControlData, HistoryEntry, Lsn, MemberName, ReplicationState, Role, SlotName, Timeline};
 use crate::step::{RequestId, Task, TaskOutcome};
 
@@ -86,6 +86,8 @@ pub struct Given {
     pub checkpoint: CheckpointStatus,
     /// What people asked of this member and has not been answered.
     pub requests: Vec<Request>,
+    /// The restart that somebody wants at a certain time, until [`crate::step::Outcome::unscheduled`] names it.
+    pub scheduled_restart: Option<PlannedRestart>,
     /// The agent has been told to end (SIGTERM).
     pub is_stopping: bool,
     /// A guard is required (`guard.mode`), and there is none: this member may not be primary.
@@ -178,6 +180,19 @@ pub struct RestartConditions {
     pub only_pending: bool,
     /// How long the start may take; the configured `primary_start_timeout` otherwise.
     pub timeout: Option<Duration>,
+}
+
+/// A restart of this server at a certain time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedRestart {
+    /// To tell it from the next one.
+    pub id: RequestId,
+    /// When.
+    pub at: Timestamp,
+    /// Conditions and limits.
+    pub conditions: RestartConditions,
+    /// As it is published in the member key.
+    pub shown: ScheduledRestart,
 }
 
 /// Why something could not be found out from or done in the DCS.

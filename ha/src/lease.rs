@@ -189,6 +189,7 @@ mod tests {
             task: TaskStatus::Idle,
             checkpoint: CheckpointStatus::Idle,
             requests: Vec::new(),
+            scheduled_restart: None,
             is_stopping: false,
             guard_is_missing: false,
             watchdog_is_missing: false,

@@ -137,8 +137,14 @@ pub struct Memory {
     pub start_timeout: Option<std::time::Duration>,
     /// When the operator's `pre_promote` refused: the key is given up, and no race for `ttl` after it.
     pub pre_promote_failed_at: Option<Moment>,
+    /// The last cycle was one in pause: servers may have changed behind the agents' backs.
+    pub was_paused: bool,
     /// Who waits for the end of a restart.
     pub restart_request: Option<RequestId>,
+    /// The scheduled restart as it was first seen, and which postmaster ran then: only that one is meant.
+    pub planned_restart: Option<(RequestId, Option<i64>)>,
+    /// The restart that runs was scheduled.
+    pub scheduled_restart_runs: bool,
     /// The checkpoint after our promotion.
     pub checkpoint: Checkpoint,
     /// The system identifier of the data directory, while the same postmaster runs on it.
@@ -189,7 +195,10 @@ impl Memory {
             starting_since: None,
             start_timeout: None,
             pre_promote_failed_at: None,
+            was_paused: false,
             restart_request: None,
+            planned_restart: None,
+            scheduled_restart_runs: false,
             checkpoint: Checkpoint::Unknown,
             system_identifier: None,
             postmaster_started: None,

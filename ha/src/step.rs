@@ -446,6 +446,8 @@ pub struct Outcome {
     pub callbacks: Vec<(Callback, Role)>,
     /// Answers to requests.
     pub replies: Vec<Reply>,
+    /// The scheduled restart that was begun, or will not be done any more.
+    pub unscheduled: Option<RequestId>,
     /// Run the next cycle then at the latest, if that is before `loop_wait` is over.
     pub again_at: Option<Moment>,
     /// The agent shall end.

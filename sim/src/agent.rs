@@ -252,6 +252,7 @@ impl World {
             task,
             checkpoint: agent.checkpoint,
             requests: agent.requests.clone(),
+            scheduled_restart: None,
             is_stopping: agent.is_stopping,
             guard_is_missing: false,
             watchdog_is_missing: false,

@@ -157,6 +157,7 @@ impl Daemon {
             task,
             checkpoint: self.world.checkpoint.status(),
             requests: self.requests.unanswered(self.memory.restart_request),
+            scheduled_restart: self.rest.as_ref().and_then(api::Handle::planned_restart),
             is_stopping: self.is_stopping,
             guard_is_missing: self.guard_is_wanting(),
             watchdog_is_missing: self.world.watchdog.is_wanting(),
@@ -254,6 +255,9 @@ impl Daemon {
         self.guard_after_cycle();
         for (callback, role) in &outcome.callbacks {
             self.world.server.run_callback(*callback, *role);
+        }
+        if let (Some(rest), Some(id)) = (&self.rest, outcome.unscheduled) {
+            rest.restart_is_unscheduled(id);
         }
         for reply in &outcome.replies {
             self.requests.answer(reply.clone());

@@ -2,7 +2,7 @@
 
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{Accepts, Server, TaskStatus};
-use crate::memory::RewindState;
+use crate::memory::{Checkpoint, RewindState};
 use crate::pg::{Role, ServerState};
 use crate::reason::notes;
 
@@ -35,6 +35,10 @@ pub(super) fn server(c: &mut Cycle<'_>) -> Flow<Server> {
         c.memory.demoted_at = None;
         if c.memory.rewind == RewindState::Done {
             c.memory.rewind = RewindState::Unneeded;
+        }
+        if !sql.in_recovery && matches!(c.memory.role, Role::Replica | Role::StandbyLeader) {
+            // Promoted by somebody else: whether a checkpoint has followed is to be looked at.
+            c.memory.checkpoint = Checkpoint::Unknown;
         }
         c.memory.role = if sql.in_recovery {
             standby_role(c.memory.role)

@@ -82,9 +82,7 @@ pub(super) fn enforce(
         history::keep(c, cluster)?;
         return Ok(is_one);
     }
-    if c.config().pause {
-        return Ok(is_one);
-    }
+    // In pause only whom somebody asked for comes here: nobody else runs for the key.
     if let Some(reason) = synchronous::before_promotion(c, cluster)? {
         return Ok(reason);
     }

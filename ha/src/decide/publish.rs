@@ -47,6 +47,7 @@ fn member_data(c: &mut Cycle<'_>) -> Flow<MemberData> {
         tags: node.tags.clone(),
         version: Some(node.version.clone()),
         pause: c.config().pause,
+        scheduled_restart: c.scheduled_restart().map(|planned| planned.shown.clone()),
         agent: Some(MemberData::AGENT.to_owned()),
         ..MemberData::default()
     };

@@ -66,11 +66,10 @@ fn clear_failover(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {
     };
     if c.config().pause
         && failover.leader.is_some()
-        && let Some(candidate) = failover
-            .candidate
-            .as_ref()
-            .filter(|candidate| *candidate != c.me())
+        && let Some(candidate) = &failover.candidate
     {
+        // Kept until the promotion is over: a holder of the key that is no primary would have to give it up.
+        c.note(notes::updating_failover_after_lock());
         let value = Failover::to_json(None, Some(candidate.as_str()), None);
         drop(c.write(Key::Failover, value, Expect::Version(failover.version))?);
         return Ok(());
@@ -96,7 +95,7 @@ fn is_healthiest(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<bool> {
     let asked = cluster
         .failover
         .as_ref()
-        .filter(|failover| failover.scheduled_at.is_none_or(|at| at <= wall_clock));
+        .filter(|failover| failover.scheduled_at.is_none_or(|at| at <= wall_clock && !paused));
     if let (true, false, Some(failover)) = (paused, nofailover, asked)
         && let Some(verdict) = by_request(c, cluster, failover)?
     {
@@ -104,7 +103,11 @@ fn is_healthiest(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<bool> {
     }
     let server = observe::server(c)?;
     if observe::is_primary(c)? {
-        return Ok(paused || primary_is_current(c, cluster, server.sql.as_ref()));
+        if paused {
+            let theirs = cluster.system_identifier();
+            return Ok(theirs.is_none() || theirs == c.memory.system_identifier);
+        }
+        return Ok(primary_is_current(c, cluster, server.sql.as_ref()));
     }
     let Some(sql) = server.sql.filter(|_| !paused && !nofailover) else {
         return Ok(false);
@@ -155,8 +158,8 @@ fn by_request(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, failover: &Failover) ->
         if *candidate == me {
             return may_take_over_as_asked(c, cluster, failover).map(Some);
         }
-        if paused && cluster.member(candidate).is_none() {
-            if observe::is_primary(c)? {
+        if paused {
+            if cluster.member(candidate).is_none() && observe::is_primary(c)? {
                 c.note(notes::clearing_failover());
                 drop(c.write(
                     Key::Failover,

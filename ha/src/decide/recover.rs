@@ -44,11 +44,8 @@ pub(super) fn judge_start(c: &mut Cycle<'_>, held: bool) -> Flow<Option<Reason>>
 /// The data directory is ours, and no postmaster runs on it.
 pub(super) fn not_running(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason> {
     if c.config().pause && !comes_back_in_pause(c) {
-        c.memory.state = if c.memory.state == ServerState::Crashed {
-            ServerState::Crashed
-        } else {
-            ServerState::Stopped
-        };
+        // However it came to its end, it is nobody's to start.
+        c.memory.state = ServerState::Stopped;
         if held {
             release(c, None)?;
             return Ok(Reason::ReleasedNotRunning);

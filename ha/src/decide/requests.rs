@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{bootstrap, follow, observe, synchronous};
+use super::{bootstrap, follow, observe, rewind, schedule, synchronous};
 use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Flow};
-use crate::facts::{Request, RestartConditions};
+use crate::facts::{DataDirectory, Request, RestartConditions};
 use crate::pg::Role;
-use crate::reason::Reason;
+use crate::reason::{Reason, notes};
 use crate::step::{Action, CloneSource, Reply, RequestId, StartAs, Task};
 
 fn answer(c: &mut Cycle<'_>, id: RequestId, is_success: bool, text: impl Into<String>) {
@@ -68,7 +68,8 @@ pub(super) fn reinitialize_stopped(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow
 pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<Reason>> {
     let mut begun: Option<Reason> = None;
     let is_restart = |request: &Request| matches!(request, Request::Restart { .. });
-    if !c.given().requests.iter().any(is_restart) {
+    let is_asked = c.given().requests.iter().any(is_restart) || c.given().scheduled_restart.is_some();
+    if !is_asked {
         c.memory.synchronous.leaving_since = None;
     }
     for request in &c.given().requests {
@@ -83,7 +84,50 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<R
             }
         }
     }
+    if begun.is_none() && c.given().requests.is_empty() {
+        begun = schedule::restart(c, cluster)?;
+    }
     Ok(begun)
+}
+
+/// A server that does not run, in pause or after somebody has stopped it, is started by a restart: as what it was,
+/// unless another member leads by now.
+pub(super) fn restart_stopped(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Option<Reason>> {
+    let asked = c.given().requests.iter().find_map(|request| match request {
+        Request::Restart { id, conditions } => Some((*id, conditions)),
+        Request::Reinitialize { .. } => None,
+    });
+    // Without pause it is about to be started anyhow, and by the rules of recovery.
+    let Some((id, conditions)) = asked.filter(|_| c.config().pause) else {
+        return Ok(None);
+    };
+    if let Some(why) = unmet(c, conditions)? {
+        c.note(notes::no_scheduled_restart(why));
+        answer(c, id, false, "restart conditions are not satisfied");
+        return Ok(None);
+    }
+    let has_recovery_signal = match c.data_directory()? {
+        DataDirectory::Present {
+            has_recovery_signal, ..
+        } => has_recovery_signal,
+        DataDirectory::Empty | DataDirectory::Inaccessible(_) => return Ok(None),
+    };
+    let was_primary = c.memory.role == Role::Primary && !has_recovery_signal;
+    let start_as = if was_primary && (held || cluster.is_unlocked()) {
+        StartAs::Primary
+    } else {
+        let target = follow::target(c, cluster);
+        if was_primary {
+            follow::arm_rewind_check(c);
+            if let Some(reason) = rewind::decide(c, cluster, target.as_ref())? {
+                return Ok(Some(reason));
+            }
+        }
+        StartAs::Standby(target)
+    };
+    c.memory.restart_request = Some(id);
+    begin(c, start_as, conditions)?;
+    Ok(Some(Reason::RestartInitiated))
 }
 
 fn restart(
@@ -92,31 +136,45 @@ fn restart(
     id: RequestId,
     conditions: &RestartConditions,
 ) -> Flow<Option<Reason>> {
-    if !are_met(c, conditions)? {
+    if let Some(why) = unmet(c, conditions)? {
+        c.note(notes::no_scheduled_restart(why));
         answer(c, id, false, "restart conditions are not satisfied");
         return Ok(None);
     }
     if synchronous::must_leave_first(c, cluster)? {
         return Ok(None);
     }
-    let is_primary = observe::is_primary(c)?;
-    let start_as = if is_primary {
+    c.memory.restart_request = Some(id);
+    begin_restart(c, cluster, conditions)?;
+    Ok(Some(Reason::RestartInitiated))
+}
+
+/// Restarts the running server in the role that it has.
+pub(super) fn begin_restart(
+    c: &mut Cycle<'_>,
+    cluster: &Cluster,
+    conditions: &RestartConditions,
+) -> Flow<()> {
+    let start_as = if observe::is_primary(c)? {
         StartAs::Primary
     } else {
         StartAs::Standby(follow::target(c, cluster))
     };
+    begin(c, start_as, conditions)
+}
+
+fn begin(c: &mut Cycle<'_>, start_as: StartAs, conditions: &RestartConditions) -> Flow<()> {
     let timeout = conditions.timeout.unwrap_or(c.config().primary_start_timeout);
-    c.memory.restart_request = Some(id);
     c.memory.start_timeout = Some(timeout);
     c.begin(Task::Restart {
         start_as,
         timeout: Some(timeout),
         is_requested: true,
-    })?;
-    Ok(Some(Reason::RestartInitiated))
+    })
 }
 
-fn are_met(c: &mut Cycle<'_>, conditions: &RestartConditions) -> Flow<bool> {
+/// Which condition for a restart is not met.
+pub(super) fn unmet(c: &mut Cycle<'_>, conditions: &RestartConditions) -> Flow<Option<&'static str>> {
     let server = observe::server(c)?;
     let role = if observe::is_primary(c)? {
         Role::Primary
@@ -124,11 +182,16 @@ fn are_met(c: &mut Cycle<'_>, conditions: &RestartConditions) -> Flow<bool> {
         c.memory.role
     };
     let pending = server.sql.is_some_and(|sql| !sql.pending_restart.is_empty());
-    Ok(conditions.role.is_none_or(|wanted| wanted == role)
-        && conditions
-            .version_below
-            .is_none_or(|version| c.node().server_version < version)
-        && (!conditions.only_pending || pending))
+    let is_old = |version| c.node().server_version < version;
+    Ok(if !conditions.role.is_none_or(|wanted| wanted == role) {
+        Some("host role mismatch")
+    } else if !conditions.version_below.is_none_or(is_old) {
+        Some("postgres version mismatch")
+    } else if conditions.only_pending && !pending {
+        Some("pending restart flag is not set")
+    } else {
+        None
+    })
 }
 
 /// A new copy from a running member, or anyway from the leader.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::schedule::{self, Due};
 use super::{peers, primary, standby_cluster};
 use crate::cluster::{Cluster, Failover};
 use crate::cycle::{Cycle, Flow};
@@ -58,24 +59,15 @@ fn is_due(c: &mut Cycle<'_>, failover: &Failover) -> Flow<bool> {
     let Some(at) = failover.scheduled_at else {
         return Ok(true);
     };
-    if c.config().pause {
-        return Ok(false);
+    let shown = failover.scheduled_at_text.as_deref().unwrap_or_default();
+    match schedule::is_due(c, failover.kind().as_str(), at, shown) {
+        Due::Now => Ok(true),
+        Due::NotYet => Ok(false),
+        Due::Over => {
+            clear(c, failover)?;
+            Ok(false)
+        }
     }
-    let late_ms = c.given().wall_clock.as_millisecond() - at.as_millisecond();
-    let loop_wait_ms = i64::try_from(c.config().loop_wait.as_millis()).unwrap_or(i64::MAX);
-    if late_ms > loop_wait_ms.saturating_mul(3) / 2 {
-        c.note(notes::stale_schedule(failover.kind(), at));
-        clear(c, failover)?;
-        return Ok(false);
-    }
-    if late_ms < 0 {
-        c.note(notes::awaiting(failover.kind(), at, -late_ms / 1000));
-        let left = std::time::Duration::from_millis(late_ms.unsigned_abs());
-        let then = c.now().after(left);
-        c.again_at(then);
-        return Ok(false);
-    }
-    Ok(true)
 }
 
 fn clear(c: &mut Cycle<'_>, failover: &Failover) -> Flow<()> {

@@ -207,6 +207,9 @@ fn absorb_restart(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
             (false, "restart failed")
         }
     };
+    if std::mem::take(&mut c.memory.scheduled_restart_runs) {
+        c.note(notes::scheduled_restart_ended(reply.1));
+    }
     if let Some(id) = c.memory.restart_request.take() {
         c.reply(Reply {
             id,

@@ -104,18 +104,31 @@ pub(crate) fn leader_name_differs(kind: FailoverKind, named: &MemberName, me: &M
     ))
 }
 
-pub(crate) fn awaiting(kind: FailoverKind, at: Timestamp, seconds: i64) -> Note {
-    Note::info(format!(
-        "Awaiting {} at {at} (in {seconds} seconds)",
-        kind.as_str()
+pub(crate) fn awaiting(action: &str, at: &str, seconds: i64) -> Note {
+    Note::info(format!("Awaiting {action} at {at} (in {seconds} seconds)"))
+}
+
+pub(crate) fn stale_schedule(action: &str, at: &str) -> Note {
+    Note::warning(format!("Found a stale {action} value, cleaning up: {at}"))
+}
+
+pub(crate) fn manual_scheduled(action: &str, at: &str) -> Note {
+    Note::info(format!("Manual scheduled {action} at {at}"))
+}
+
+pub(crate) fn restart_has_happened(at: Option<Timestamp>) -> Note {
+    let at = at.map_or_else(|| "an unknown time".to_owned(), |at| at.to_string());
+    Note::warning(format!(
+        "Cancelling scheduled restart: postgres restart has already happened at {at}"
     ))
 }
 
-pub(crate) fn stale_schedule(kind: FailoverKind, at: Timestamp) -> Note {
-    Note::warning(format!(
-        "Found a stale {} value, cleaning up: {at}",
-        kind.as_str()
-    ))
+pub(crate) fn no_scheduled_restart(why: &str) -> Note {
+    Note::info(format!("not proceeding with the restart: {why}"))
+}
+
+pub(crate) fn scheduled_restart_ended(text: &str) -> Note {
+    Note::info(format!("Scheduled restart: {text}"))
 }
 
 pub(crate) fn invalid_schedule() -> Note {
@@ -128,6 +141,10 @@ pub(crate) fn clearing_failover() -> Note {
 
 pub(crate) fn clearing_failover_after_lock() -> Note {
     Note::info("Cleaning up failover key after acquiring leader lock...")
+}
+
+pub(crate) fn updating_failover_after_lock() -> Note {
+    Note::info("Updating failover key after acquiring leader lock...")
 }
 
 pub(crate) fn demoting(kind: &str) -> Note {

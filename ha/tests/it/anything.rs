@@ -425,6 +425,7 @@ impl Choices {
             task,
             checkpoint: CheckpointStatus::Idle,
             requests,
+            scheduled_restart: None,
             is_stopping: self.one_in(12),
             guard_is_missing: self.one_in(8),
             watchdog_is_missing: self.one_in(8),
@@ -517,7 +518,14 @@ fn check(seen: &Seen) {
                     "no promotion without the lock"
                 );
                 assert!(*lock_valid_until > given.now, "nor on one that is over");
-                assert!(!given.config.pause, "nor in pause");
+                let is_asked = seen.facts.journal.iter().any(|entry| {
+                    matches!(&entry.answer, Answer::Cluster(Ok(cluster)) if cluster.failover.as_ref()
+                        .is_some_and(|it| it.candidate.as_ref() == Some(&given.node.name)))
+                });
+                assert!(
+                    !given.config.pause || is_asked,
+                    "nor in pause, unless it was asked for by name"
+                );
                 assert!(!given.is_stopping, "nor when the agent is told to end");
             }
             Task::Bootstrap => {

@@ -36,14 +36,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tamada_ha::cluster::{
-    Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, Status, SyncState, Tags,
-    Version,
+    Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, ScheduledRestart, Status,
+    SyncState, Tags, Version,
 };
 use tamada_ha::event::{Chronicle, Event, Record};
 use tamada_ha::facts::{
     Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, Given,
-    LocalHistory, LockAnswer, Moment, Node, Peer, PeerAnswer, PeerStatus, Progress, RecoveryDrift,
-    RemoteHistory, Request, RestartConditions, Server, Slot, Source, SqlFacts, TaskStatus, WalSender,
+    LocalHistory, LockAnswer, Moment, Node, Peer, PeerAnswer, PeerStatus, PlannedRestart, Progress,
+    RecoveryDrift, RemoteHistory, Request, RestartConditions, Server, Slot, Source, SqlFacts, TaskStatus,
+    WalSender,
 };
 use tamada_ha::memory::{Bootstrap, Lock, Memory, RewindState};
 use tamada_ha::pg::{
@@ -79,6 +80,7 @@ struct World {
     requests: Vec<Request>,
     /// There are history files up to this one.
     newest_timeline: u32,
+    scheduled_restart: Option<PlannedRestart>,
     is_stopping: bool,
     guard_is_missing: bool,
     watchdog_is_missing: bool,
@@ -175,6 +177,7 @@ impl World {
             task: TaskStatus::Idle,
             requests: Vec::new(),
             newest_timeline: u32::MAX,
+            scheduled_restart: None,
             is_stopping: false,
             guard_is_missing: false,
             watchdog_is_missing: false,
@@ -194,6 +197,7 @@ impl World {
             task: self.task.clone(),
             checkpoint: CheckpointStatus::Idle,
             requests: self.requests.clone(),
+            scheduled_restart: self.scheduled_restart.clone(),
             is_stopping: self.is_stopping,
             guard_is_missing: self.guard_is_missing,
             watchdog_is_missing: self.watchdog_is_missing,
@@ -306,6 +310,7 @@ impl World {
                     other => panic!("request {other}"),
                 });
             }
+            "scheduled-restart" => self.scheduled_restart = read_planned(&words),
             "stopping" => self.is_stopping = true,
             "guard-missing" => self.guard_is_missing = true,
             "watchdog-missing" => self.watchdog_is_missing = true,
@@ -633,7 +638,11 @@ fn read_member(words: &Words<'_>) -> Member {
 fn read_server(words: &Words<'_>) -> Server {
     let running = Server {
         is_running: true,
-        postmaster_started: Some(1),
+        postmaster_started: Some(
+            words
+                .number("started")
+                .map_or(1, |number| number.try_into().unwrap()),
+        ),
         accepts: Accepts::Yes,
         sql: Some(SqlFacts::default()),
     };
@@ -813,6 +822,22 @@ pub(crate) fn tell(text: &str) -> (String, Vec<Event>) {
     (written, events)
 }
 
+/// `none`, or when and under which conditions.
+fn read_planned(words: &Words<'_>) -> Option<PlannedRestart> {
+    let at = words.value("at")?;
+    let shown = serde_json::json!({ "schedule": at }).as_object().unwrap().clone();
+    Some(PlannedRestart {
+        id: RequestId(7),
+        at: at.parse().unwrap(),
+        conditions: RestartConditions {
+            only_pending: words.has("pending"),
+            role: words.value("role").and_then(Role::parse),
+            ..RestartConditions::default()
+        },
+        shown: ScheduledRestart(shown),
+    })
+}
+
 fn one_cycle(world: &World, memory: &mut Memory) -> (String, Facts, Outcome) {
     let mut written = String::new();
     let mut facts = world.facts();
@@ -833,6 +858,9 @@ fn one_cycle(world: &World, memory: &mut Memory) -> (String, Facts, Outcome) {
             for reply in &outcome.replies {
                 let verdict = if reply.is_success { "yes" } else { "no" };
                 writeln!(written, "  reply {verdict}: {}", reply.text).unwrap();
+            }
+            if outcome.unscheduled.is_some() {
+                writeln!(written, "  restart unscheduled").unwrap();
             }
             if let Some(exit) = outcome.exit {
                 writeln!(written, "  exit {exit:?}").unwrap();
@@ -884,7 +912,12 @@ fn show(step: &Step) -> String {
             .replace("crashrec", "crash rec"),
         Step::Act(Action::Begin(task)) => format!("begin {}", show_task(task)),
         Step::Act(Action::TouchMember(data)) => {
-            let words = [data.role.map(Role::as_str), data.state.map(ServerState::as_str)];
+            let planned = data.scheduled_restart.as_ref().map(|_| "a restart is scheduled");
+            let words = [
+                data.role.map(Role::as_str),
+                data.state.map(ServerState::as_str),
+                planned,
+            ];
             format!(
                 "publish {}",
                 words.into_iter().flatten().collect::<Vec<_>>().join(", ")

@@ -12,7 +12,6 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::answer::Answer;
 use super::control::{self, Action, Body, PEER_LIMIT, Plan, RestartPlan};
 use super::respond::Api;
-use super::schedule::Scheduled;
 use super::{config_document, peers};
 use crate::daemon::inbox::Unheard;
 
@@ -171,17 +170,10 @@ impl Api {
                 mut shown,
             } => {
                 let postmaster_start_time = self.postmaster_start_time().await;
-                shown.0.insert(
-                    "postmaster_start_time".to_owned(),
-                    postmaster_start_time.as_str().into(),
-                );
-                let restart = Scheduled {
-                    at,
-                    conditions,
-                    postmaster_start_time,
-                    shown,
-                };
-                if !self.schedule.put(restart) {
+                shown
+                    .0
+                    .insert("postmaster_start_time".to_owned(), postmaster_start_time.into());
+                if !self.schedule.put(at, conditions, shown) {
                     return Err(Answer::text(409, "Another restart is already scheduled"));
                 }
                 self.inbox.wake();
@@ -205,30 +197,6 @@ impl Api {
             Answer::text(200, "scheduled restart deleted")
         } else {
             Answer::text(404, "no restarts are scheduled")
-        }
-    }
-
-    /// Carries out scheduled restarts for ever.
-    pub(crate) async fn run_schedule(&self) {
-        loop {
-            let restart = self.schedule.due().await;
-            self.inbox.wake();
-            if self.view().is_paused() {
-                tracing::info!(
-                    "the restart scheduled for {} is dropped: the cluster is paused",
-                    restart.at
-                );
-            } else if self.postmaster_start_time().await != restart.postmaster_start_time {
-                tracing::info!(
-                    "the restart scheduled for {} is dropped: PostgreSQL was started since",
-                    restart.at
-                );
-            } else {
-                match self.inbox.restart(restart.conditions).await {
-                    Ok(reply) => tracing::info!("the restart scheduled for {}: {}", restart.at, reply.text),
-                    Err(error) => tracing::error!("the restart scheduled for {}: {error}", restart.at),
-                }
-            }
         }
     }
 

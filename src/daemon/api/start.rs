@@ -6,6 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use config::{LocalConfig, RestApiConfig, VerifyClient};
 use ha::cluster::ScheduledRestart;
+use ha::facts::PlannedRestart;
+use ha::step::RequestId;
 use net::http::Client;
 use net::tls;
 use tokio::net::TcpListener;
@@ -80,6 +82,17 @@ impl Handle {
     pub fn scheduled_restart(&self) -> Option<ScheduledRestart> {
         self.schedule.shown()
     }
+
+    /// The restart that is scheduled, for the decision.
+    #[must_use]
+    pub fn planned_restart(&self) -> Option<PlannedRestart> {
+        self.schedule.planned()
+    }
+
+    /// That restart was begun, or will not be done any more.
+    pub fn restart_is_unscheduled(&self, id: RequestId) {
+        self.schedule.done(id);
+    }
 }
 
 impl Drop for Handle {
@@ -153,8 +166,6 @@ async fn begin(
     });
     let server = HttpServer::new(Arc::clone(&api), Dress::new(&restapi, &version), tls);
     let accepting = server.accept(listeners);
-    let scheduler = Arc::clone(&api);
-    tokio::spawn(async move { scheduler.run_schedule().await });
     tokio::spawn(async move {
         let follower = Follower {
             api,

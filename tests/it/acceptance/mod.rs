@@ -3,5 +3,6 @@
 
 mod cascading_replication;
 mod custom_bootstrap;
+mod pause;
 mod priority_failover;
 mod standby_cluster;

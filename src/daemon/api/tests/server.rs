@@ -734,11 +734,10 @@ fn a_scheduled_restart_is_shown_deleted_and_done() {
         202
     );
     assert!(matches!(member.inbox.blocking_recv(), Some(Message::WakeUp)));
-    assert!(matches!(member.inbox.blocking_recv(), Some(Message::WakeUp)));
-    let Some(Message::Restart { conditions, .. }) = member.inbox.blocking_recv() else {
-        panic!("no restart")
-    };
-    assert_eq!(conditions, RestartConditions::default());
+    let planned = member.handle.planned_restart().unwrap();
+    assert_eq!(planned.conditions, RestartConditions::default());
+    assert!(planned.at <= soon);
+    member.handle.restart_is_unscheduled(planned.id);
     assert_eq!(member.handle.scheduled_restart(), None);
 }
 
