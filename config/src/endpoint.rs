@@ -93,6 +93,18 @@ impl ListenAddress {
         })
     }
 
+    /// The host by which a server that listens there is reached from here.
+    #[must_use]
+    pub fn local_host(&self) -> &str {
+        let everywhere = |host: &str| matches!(host, "" | "*" | "0.0.0.0" | "::" | "localhost");
+        let mut hosts = self.hosts.iter().map(String::as_str);
+        match hosts.find(|host| everywhere(host) || matches!(*host, "127.0.0.1" | "::1")) {
+            Some(host) if everywhere(host) => "localhost",
+            Some(host) => host,
+            None => self.hosts.first().map_or("localhost", String::as_str),
+        }
+    }
+
     /// The value of PostgreSQL's `listen_addresses`.
     #[must_use]
     pub fn listen_addresses(&self) -> String {

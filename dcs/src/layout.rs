@@ -4,10 +4,15 @@ use ha::pg::MemberName;
 
 use crate::Key;
 
+/// The group of a Citus cluster's coordinator.
+const COORDINATOR: u32 = 0;
+
 /// Where the keys of one cluster lie: `/<namespace>/<scope>/`, with `<group>/` below it in a Citus cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     prefix: String,
+    /// Of a Citus coordinator: where the groups lie.
+    groups: Option<String>,
 }
 
 impl Layout {
@@ -23,10 +28,33 @@ impl Layout {
             prefix.push_str(part);
             prefix.push('/');
         }
+        let groups = citus_group
+            .filter(|group| *group == COORDINATOR)
+            .map(|_| prefix.clone());
         if let Some(group) = citus_group {
             prefix.push_str(&format!("{group}/"));
         }
-        Self { prefix }
+        Self { prefix, groups }
+    }
+
+    /// What all keys begin with that are read: the cluster's own, and those of all groups for a Citus coordinator.
+    #[must_use]
+    pub fn read_prefix(&self) -> &str {
+        self.groups.as_deref().unwrap_or(&self.prefix)
+    }
+
+    /// The layout of another group, for a Citus coordinator.
+    pub(crate) fn worker(&self, group: u32) -> Option<Self> {
+        let prefix = format!("{}{group}/", self.groups.as_ref()?);
+        Some(Self { prefix, groups: None })
+    }
+
+    /// The worker group that a key belongs to and the key's path within it, for a Citus coordinator.
+    pub(crate) fn worker_of<'a>(&self, key: &'a str) -> Option<(u32, &'a str)> {
+        let (group, rest) = key.strip_prefix(self.groups.as_ref()?)?.split_once('/')?;
+        let is_number = group.bytes().all(|byte| byte.is_ascii_digit()) && !group.starts_with('0');
+        let group = group.parse().ok().filter(|_| is_number)?;
+        Some((group, rest))
     }
 
     /// What all keys of the cluster begin with; ends with a slash.
@@ -75,5 +103,33 @@ mod tests {
         }
         assert_eq!(Layout::new("/a//b/", "c", Some(0)).leader(), "/a/b/c/0/leader");
         assert_eq!(Layout::new("/", "c", None).leader(), "/c/leader");
+    }
+
+    #[test]
+    fn a_coordinator_reads_all_groups() {
+        let coordinator = Layout::new("service", "c", Some(0));
+        assert_eq!(
+            (coordinator.read_prefix(), coordinator.prefix()),
+            ("/service/c/", "/service/c/0/")
+        );
+        assert_eq!(
+            coordinator.worker_of("/service/c/12/members/a"),
+            Some((12, "members/a"))
+        );
+        for key in [
+            "/service/c/0/leader",
+            "/service/c/01/leader",
+            "/service/c/x/leader",
+            "/service/c/leader",
+            "/d/1/leader",
+        ] {
+            assert_eq!(coordinator.worker_of(key), None, "{key}");
+        }
+        let worker = Layout::new("service", "c", Some(1));
+        assert_eq!(worker.read_prefix(), "/service/c/1/");
+        assert_eq!(
+            coordinator.worker(1).map(|layout| layout.prefix),
+            Some(worker.prefix)
+        );
     }
 }

@@ -60,7 +60,19 @@ impl Snapshot {
                 .unwrap_or_default(),
             history: get("history").map(|record| History::parse(&record.value)),
             failsafe: get("failsafe").and_then(failsafe),
+            workers: self.workers(layout),
         }
+    }
+
+    fn workers(&self, layout: &Layout) -> BTreeMap<u32, Cluster> {
+        let groups = self.records.keys().filter_map(|key| layout.worker_of(key));
+        let groups: std::collections::BTreeSet<u32> = groups.map(|(group, _)| group).collect();
+        let clusters = groups
+            .into_iter()
+            .filter_map(|group| Some((group, layout.worker(group)?)));
+        clusters
+            .map(|(group, layout)| (group, self.cluster(&layout)))
+            .collect()
     }
 
     fn members(&self, layout: &Layout) -> Vec<Member> {
@@ -86,6 +98,11 @@ impl Changes {
     /// Counts the change of one key from `old` to `new`.
     pub(crate) fn note(&mut self, layout: &Layout, key: &str, old: Option<&Record>, new: Option<&Record>) {
         let Some(name) = key.strip_prefix(layout.prefix()) else {
+            let worker = layout.worker_of(key).map(|(_, name)| name);
+            let matters = worker.is_some_and(|name| name == "leader" || name.starts_with("members/"));
+            if matters && old.map(|record| &record.value) != new.map(|record| &record.value) {
+                self.workers = self.workers.wrapping_add(1);
+            }
             return;
         };
         // A heartbeat says the same every time; that it was written again is what counts.

@@ -64,6 +64,8 @@ pub struct Changes {
     pub failsafe: u64,
     /// `heartbeat`: the leader has renewed its lock.
     pub heartbeat: u64,
+    /// A Citus coordinator: another group's leader or member keys.
+    pub workers: u64,
 }
 
 /// A store of the cluster's state.

@@ -64,6 +64,9 @@ pub struct Cluster {
     /// The key `failsafe`: the members that must agree before a leader goes on without the DCS, and their REST
     /// addresses. `None` when absent or malformed.
     pub failsafe: Option<BTreeMap<MemberName, String>>,
+    /// A Citus coordinator's view of the workers, by their groups; empty otherwise.
+    #[serde(default)]
+    pub workers: BTreeMap<u32, Self>,
 }
 
 impl Cluster {

@@ -2,6 +2,7 @@
 
 mod backoff;
 mod bootstrap;
+mod citus;
 mod crash;
 mod dcs_outage;
 mod follow;

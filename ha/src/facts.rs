@@ -63,6 +63,9 @@ pub struct Node {
     pub remove_data_directory_on_diverged_timelines: bool,
     /// The dynamic configuration to write when the cluster has none: the one in force, as JSON.
     pub config_json: String,
+    /// `citus.group`: 0 is the coordinator.
+    #[serde(default)]
+    pub citus_group: Option<u32>,
     /// The server's version, as in `server_version_num`; 0 when its binaries could not be asked.
     pub server_version: u32,
 }

@@ -102,6 +102,7 @@ fn is_beside_the_lease(step: &Step) -> bool {
             Action::Follow(_)
             | Action::ResumeReplay
             | Action::ChangeSlots(_)
+            | Action::KeepCitus(_)
             | Action::SetSynchronousStandbyNames(_) => true,
             Action::AcquireLeader
             | Action::SupersedeLeader { .. }
@@ -179,6 +180,7 @@ mod tests {
             remove_data_directory_on_rewind_failure: false,
             remove_data_directory_on_diverged_timelines: false,
             config_json: String::new(),
+            citus_group: None,
             server_version: 0,
         };
         Facts::new(Given {

@@ -3,6 +3,7 @@
 //! [`decide`] is asked again and again during a cycle, each time with everything known so far, and answers with the
 //! next single step. The crate does no I/O, reads no clock and draws no random numbers.
 
+pub mod citus;
 pub mod cluster;
 mod cycle;
 mod decide;

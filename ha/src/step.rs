@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::citus::Group;
 use crate::cluster::{Expired, Leader, MemberData, Status, Version};
 use crate::facts::{Moment, Peer, Source};
 use crate::pg::{Lsn, Role, SlotName, Timeline};
@@ -141,6 +142,8 @@ pub enum Action {
     ResumeReplay,
     /// Bring the replication slots in order.
     ChangeSlots(Vec<SlotChange>),
+    /// A Citus coordinator's primary: bring `pg_dist_node` in order, beside the loop.
+    KeepCitus(Vec<Group>),
     /// Write `synchronous_standby_names` (`None`: the user's own value), reload, and wait until it is read.
     SetSynchronousStandbyNames(Option<String>),
 }

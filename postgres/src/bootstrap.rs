@@ -185,8 +185,8 @@ impl Server {
         let users: Vec<&str> = std::iter::once(superuser.as_str())
             .chain(replication.as_deref())
             .collect();
-        let host = crate::connection::local_host(&settings.local.listen.hosts);
-        let addresses = (host.as_str(), settings.local.listen.port)
+        let host = settings.local.listen.local_host();
+        let addresses = (host, settings.local.listen.port)
             .to_socket_addrs()
             .map(|addresses| {
                 addresses

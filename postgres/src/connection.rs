@@ -111,7 +111,7 @@ impl Server {
                 return Address::Unix(std::path::Path::new(&directory).join(format!(".s.PGSQL.{port}")));
             }
         }
-        Address::Tcp(local_host(&settings.local.listen.hosts), port)
+        Address::Tcp(settings.local.listen.local_host().to_owned(), port)
     }
 
     fn connect_config(
@@ -193,9 +193,21 @@ impl Server {
     /// A connection of its own as the superuser, for statements without a time limit but the caller's.
     pub(crate) async fn connect(&self, database: Option<&str>, deadline: Instant) -> Result<Client> {
         let settings = self.settings();
-        let address = self.local_address(settings.use_unix_socket);
         let database = database.unwrap_or(&settings.local.database);
-        let config = self.connect_config(&address, database, "Patroni heartbeat", UNLIMITED_OPTIONS);
+        self.connect_as("Patroni heartbeat", database, UNLIMITED_OPTIONS, deadline)
+            .await
+    }
+
+    /// A connection of its own as the superuser, by another name and with other settings.
+    pub(crate) async fn connect_as(
+        &self,
+        application_name: &str,
+        database: &str,
+        options: &str,
+        deadline: Instant,
+    ) -> Result<Client> {
+        let address = self.local_address(self.settings().use_unix_socket);
+        let config = self.connect_config(&address, database, application_name, options);
         self.connect_with(&config, &address, deadline).await
     }
 
@@ -310,19 +322,6 @@ impl Server {
         let deadline = deadline.min(Instant::now() + CONNECT_TIMEOUT);
         let address = self.local_address(settings.use_unix_socket);
         readiness::ask(&address, &user, &settings.local.database, deadline).await
-    }
-}
-
-/// The address that a server which listens there is reached at from here.
-pub(crate) fn local_host(listen: &[String]) -> String {
-    let everywhere = |host: &str| matches!(host, "" | "*" | "0.0.0.0" | "::" | "localhost");
-    match listen
-        .iter()
-        .find(|host| everywhere(host) || matches!(host.as_str(), "127.0.0.1" | "::1"))
-    {
-        Some(host) if everywhere(host) => "localhost".to_owned(),
-        Some(host) => host.clone(),
-        None => listen.first().cloned().unwrap_or_else(|| "localhost".to_owned()),
     }
 }
 

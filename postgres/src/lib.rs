@@ -5,6 +5,7 @@
 
 pub mod bootstrap;
 pub mod callbacks;
+pub mod citus;
 pub mod clone;
 mod command;
 mod connection;
@@ -25,6 +26,7 @@ mod tls;
 mod version;
 mod wal_end;
 
+pub use citus::CitusSession;
 pub use clone::{CloneMethods, CloneSource};
 pub use conninfo::Conninfo;
 pub use data_directory::{DataDirectory, RecoverySignal};

@@ -52,6 +52,7 @@ impl World {
                 let delay = self.random.millis(2, 20);
                 self.done_after(id, delay, Ok(()));
             }
+            Action::KeepCitus(_) => self.done_after(id, Duration::ZERO, Ok(())),
             Action::ChangeSlots(changes) => {
                 let result = self.change_slots(id, changes);
                 let delay = self.random.millis(1, 20);

@@ -354,6 +354,7 @@ fn member(plan: &Plan, random: &mut Random, id: Id) -> Member {
         remove_data_directory_on_rewind_failure: plan.may_remove_data,
         remove_data_directory_on_diverged_timelines: plan.may_remove_data,
         config_json: plan.config(false).to_string(),
+        citus_group: None,
         server_version: if plan.is_old_postgresql { 120_010 } else { 150_004 },
     };
     Member {

@@ -1,11 +1,13 @@
 //! What a command works with: the settings, the DCS, the members' REST API, the user's patience.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dcs::{Dcs, Layout};
+use ha::citus::COORDINATOR;
 use ha::cluster::Member;
 use net::http::{Method, Response};
 use serde_json::Value;
@@ -53,7 +55,9 @@ impl Session {
     /// The DCS's settings cannot be used.
     pub(crate) async fn store(&self, cluster_name: &str, group: Option<u32>) -> Result<Store, Error> {
         let is_citus = group.is_some() || self.settings.citus_group.is_some();
-        let layout = Layout::new(&self.settings.namespace, cluster_name, group);
+        // Whoever asks for no group in particular sees them all, as the coordinator does.
+        let shown = group.or(is_citus.then_some(COORDINATOR));
+        let layout = Layout::new(&self.settings.namespace, cluster_name, shown);
         let dcs = self.settings.connect(layout).await?;
         Ok(Store { dcs, is_citus, group })
     }
@@ -110,15 +114,16 @@ impl Store {
     /// Reads everything about the cluster.
     ///
     /// # Errors
-    /// The DCS does not answer, or the groups of a Citus cluster are asked for all at once.
+    /// The DCS does not answer.
     pub(crate) async fn view(&self) -> Result<View, Error> {
-        if self.is_citus && self.group.is_none() {
-            let message = "the groups of a Citus cluster can be asked for one by one only: give --group N";
-            return Err(Error::new(message));
+        let mut cluster = self.dcs.load().await?;
+        let workers = std::mem::take(&mut cluster.workers);
+        let mut groups = BTreeMap::from([(self.group.unwrap_or(COORDINATOR), cluster)]);
+        if self.group.is_none() {
+            groups.extend(workers);
         }
-        let cluster = self.dcs.load().await?;
         Ok(View {
-            groups: [(self.group.unwrap_or(0), cluster)].into(),
+            groups,
             is_citus: self.is_citus,
             group: self.group,
         })

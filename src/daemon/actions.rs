@@ -1,5 +1,6 @@
 //! How each action of the decision is done. Flat, and blind to the cluster's state.
 
+use ha::citus::Group;
 use ha::facts::{Answer, DcsFailure, LockAnswer, Source};
 use ha::step::{Action, Expect, Key, SlotChange, Step};
 use postgres::slots::SlotDrop;
@@ -76,8 +77,15 @@ impl World {
                         .await,
                 )
             }
+            Action::KeepCitus(groups) => Answer::Done(self.keep_citus(groups)),
             Action::ChangeSlots(changes) => Answer::Done(self.change_slots(changes).await),
         }
+    }
+
+    fn keep_citus(&self, groups: &[Group]) -> Result<(), String> {
+        let keeper = self.citus.as_ref().ok_or("this is no Citus coordinator")?;
+        keeper.keep(groups);
+        Ok(())
     }
 
     async fn follow(&self, source: Option<&Source>) -> Result<(), String> {

@@ -4,6 +4,7 @@ mod actions;
 pub mod api;
 mod apply;
 mod cache;
+mod citus;
 pub mod clock;
 mod configuration;
 mod cycle;

@@ -52,6 +52,8 @@ pub(crate) struct Essence {
     failover: Option<Failover>,
     sync: SyncState,
     members: BTreeMap<MemberName, MemberEssence>,
+    /// A Citus coordinator: the other groups.
+    workers: BTreeMap<u32, Self>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +84,16 @@ impl From<&MemberData> for MemberEssence {
 }
 
 impl Essence {
+    /// Of another group only who its members are.
+    fn of_worker(worker: &Cluster) -> Self {
+        let members = Cluster {
+            leader: worker.leader.clone(),
+            members: worker.members.clone(),
+            ..Cluster::default()
+        };
+        Self::of(&members, &MemberName(String::new()))
+    }
+
     /// The part of `cluster` that matters to `me`, whose own member key does not.
     pub(crate) fn of(cluster: &Cluster, me: &MemberName) -> Self {
         let others = cluster.members.iter().filter(|member| &member.name != me);
@@ -98,6 +110,11 @@ impl Essence {
             sync: cluster.sync.clone(),
             members: others
                 .map(|member| (member.name.clone(), MemberEssence::from(&member.data)))
+                .collect(),
+            workers: cluster
+                .workers
+                .iter()
+                .map(|(group, worker)| (*group, Self::of_worker(worker)))
                 .collect(),
         }
     }

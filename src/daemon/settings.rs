@@ -36,7 +36,7 @@ impl Settings {
         let (postgresql, warnings) =
             PostgresqlSettings::new(&local, &config, server_version.map(major), role)?;
         log_problems(&warnings);
-        not_there_yet(&local, &config)
+        not_there_yet(&config)
             .iter()
             .for_each(|text| tracing::warn!("{text}"));
         let node = Arc::new(node(&local, &config, &postgresql, server_version));
@@ -65,8 +65,8 @@ impl Settings {
         }
         let (postgresql, warnings) = PostgresqlSettings::new(&local, &config, version.map(major), role)?;
         log_problems(&warnings);
-        let before = not_there_yet(&self.local, &self.config);
-        let now = not_there_yet(&local, &config);
+        let before = not_there_yet(&self.config);
+        let now = not_there_yet(&config);
         now.iter()
             .filter(|text| !before.contains(text))
             .for_each(|text| tracing::warn!("{text}"));
@@ -130,15 +130,11 @@ pub(crate) fn read_dynamic(document: &serde_json::Value, minimums: Minimums) -> 
 }
 
 /// What is configured that this version does not do, and what comes of it.
-fn not_there_yet(local: &LocalConfig, config: &DynamicConfig) -> Vec<&'static str> {
+fn not_there_yet(config: &DynamicConfig) -> Vec<&'static str> {
     let said = [
         (
             config.failsafe_mode,
             "failsafe_mode is not supported yet: a primary stops when the DCS stays away",
-        ),
-        (
-            local.citus.is_some(),
-            "citus is not supported yet: this member does not keep pg_dist_node",
         ),
         (
             config
@@ -195,12 +191,13 @@ fn node(
         remove_data_directory_on_rewind_failure: postgresql.remove_data_directory_on_rewind_failure,
         remove_data_directory_on_diverged_timelines: postgresql.remove_data_directory_on_diverged_timelines,
         config_json: config.adjusted_document().to_string(),
+        citus_group: local.citus.as_ref().map(|citus| citus.group),
         server_version: server_version.unwrap_or_default(),
     }
 }
 
 /// Where other members reach this server: as written, else where it listens itself.
-fn connect_address(local: &LocalConfig) -> HostPort {
+pub(crate) fn connect_address(local: &LocalConfig) -> HostPort {
     let listen = &local.postgresql.listen;
     let is_everywhere = |host: &str| matches!(host, "" | "*" | "0.0.0.0" | "::");
     local
@@ -232,23 +229,9 @@ pub(crate) fn has_program(local: &LocalConfig, program: &str) -> bool {
 mod tests {
     use super::*;
 
-    const NODE: &str = "
-scope: demo
-name: a
-restapi: {listen: '127.0.0.1:8008', connect_address: '10.0.0.1:8008'}
-etcd3: {host: '127.0.0.1:2379'}
-postgresql:
-  listen: 127.0.0.1:5432
-  connect_address: 10.0.0.1:5432
-  data_dir: /nowhere
-  authentication: {superuser: {username: postgres}, replication: {username: replicator}}
-";
-
-    fn said(more: &str, document: &serde_json::Value) -> Vec<&'static str> {
-        let files = [("node.yml".to_owned(), format!("{NODE}{more}"))];
-        let (local, _) = LocalConfig::load(&files, &std::collections::BTreeMap::new()).unwrap();
+    fn said(document: &serde_json::Value) -> Vec<&'static str> {
         let (config, _) = DynamicConfig::read(document, Minimums::TAMADA);
-        not_there_yet(&local, &config)
+        not_there_yet(&config)
     }
 
     #[test]
@@ -257,7 +240,7 @@ postgresql:
             serde_json::json!({}),
             serde_json::json!({"slots": {"spare": {"type": "physical"}}}),
         ] {
-            assert_eq!(said("", &document), Vec::<&str>::new());
+            assert_eq!(said(&document), Vec::<&str>::new());
         }
         let document = serde_json::json!({
             "failsafe_mode": true,
@@ -265,8 +248,8 @@ postgresql:
                 "feed": {"type": "logical", "database": "app", "plugin": "pgoutput"},
             },
         });
-        let texts = said("citus: {group: 0, database: citus}\n", &document);
-        let words = ["failsafe_mode", "citus", "logical slots"];
+        let texts = said(&document);
+        let words = ["failsafe_mode", "logical slots"];
         assert_eq!(texts.len(), words.len());
         for (text, word) in texts.iter().zip(words) {
             assert!(text.contains(word), "{text}");

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use config::{DynamicConfig, LocalConfig};
 use dcs::Changes;
+use ha::citus::COORDINATOR;
 use ha::event::{Chronicle, What};
 use ha::memory::Memory;
 use ha::pg::{MemberName, Role, ServerState};
@@ -19,6 +20,7 @@ use postgres::{Instant, Server, ServerOptions, StatusWants, StopMode, StopOption
 use tokio::sync::watch;
 
 use super::apply::Applier;
+use super::citus::Keeper;
 use super::configuration::ConfigurationSource;
 use super::cycle::Daemon;
 use super::entry::{LAUNCH_SUBCOMMAND, RELAY_SUBCOMMAND};
@@ -133,13 +135,15 @@ async fn prepare(
         guard.begin().await;
     }
     let (inbox, messages) = Inbox::new();
+    let coordinator = local.citus.as_ref().filter(|citus| citus.group == COORDINATOR);
+    let citus = coordinator.map(|citus| Keeper::start(server.clone(), citus.database.clone()));
     let now = clock::now();
     let first = View::first(&settings, &memory, agreed.cluster, now);
     let (view, view_receiver) = watch::channel(Arc::new(first));
     let rest = start_rest(
         local,
         &settings,
-        (server.clone(), events.clone()),
+        (server.clone(), events.clone(), citus.clone()),
         view_receiver,
         inbox,
     )
@@ -152,7 +156,10 @@ async fn prepare(
     applier.request();
     let log = log.clone();
     Ok(move |signals, pulse| Daemon {
-        world: World::new(dcs, server, http, settings, guard),
+        world: World {
+            citus,
+            ..World::new(dcs, server, http, settings, guard)
+        },
         memory,
         schedule: Schedule::new(now),
         report: Report::default(),
@@ -223,7 +230,7 @@ fn launcher(guard: Option<&Guard>) -> Arc<dyn Launcher> {
 async fn start_rest(
     local: &Arc<LocalConfig>,
     settings: &Settings,
-    (server, events): (Server, Events),
+    (server, events, citus): (Server, Events, Option<Keeper>),
     view: ViewReceiver,
     inbox: Inbox,
 ) -> anyhow::Result<api::Handle> {
@@ -233,6 +240,7 @@ async fn start_rest(
             store: store::connect(&local, None, timing).await?,
             server: Arc::new(server),
             events,
+            citus,
             members: Arc::new(net::http::Client::new(&http::options(&local))?),
         })
     };

@@ -33,6 +33,19 @@ pub async fn connect(
     timing: Timing,
 ) -> Result<Store, anyhow::Error> {
     let group = local.citus.as_ref().map(|citus| citus.group);
+    connect_to(local, group, identity, timing).await
+}
+
+/// Connects to the store of this cluster's Citus group, or of another one.
+///
+/// # Errors
+/// The store is not there yet ([`dcs::Error::Unavailable`]), or the configuration cannot work.
+pub(crate) async fn connect_to(
+    local: &LocalConfig,
+    group: Option<u32>,
+    identity: Option<Identity>,
+    timing: Timing,
+) -> Result<Store, anyhow::Error> {
     let layout = Layout::new(&local.namespace, &local.scope, group);
     match &local.dcs {
         DcsConfig::Etcd3(config) => {

@@ -15,6 +15,7 @@ use postgres::{Instant, Server};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::citus::notice;
 use super::clock;
 use super::guard::RunsAs;
 use super::world::World;
@@ -30,12 +31,18 @@ struct Context {
     server: Server,
     local: Arc<LocalConfig>,
     config: Arc<DynamicConfig>,
+    http: Arc<net::http::Client>,
     progress: watch::Sender<Progress>,
     /// Until when the leader key is ours, as the loop prolongs it.
     lock_valid_until: watch::Receiver<Option<Moment>>,
 }
 
 impl Context {
+    /// Tells a Citus coordinator, if this is one of its workers.
+    async fn tell_coordinator(&self, moment: ha::citus::Moment) {
+        notice::tell(&self.local, &self.config, &self.http, moment).await;
+    }
+
     fn report(&self, progress: Progress) {
         self.progress.send_replace(progress);
     }
@@ -144,6 +151,7 @@ impl World {
             server: self.server.clone(),
             local: Arc::clone(&self.settings.local),
             config: Arc::clone(&self.settings.config),
+            http: Arc::clone(&self.http),
             progress: sender,
             lock_valid_until: self.lock_valid_until.subscribe(),
         };

@@ -12,6 +12,7 @@ use postgres::process::{Postmaster, WalSenders};
 use postgres::{Instant, Server};
 use tokio::sync::watch;
 
+use super::citus::Keeper;
 use super::clock;
 use super::guard::{Guard, Posture, RunsAs};
 use super::settings::Settings;
@@ -33,6 +34,8 @@ pub(crate) struct World {
     pub(crate) guard: Option<Guard>,
     /// Resets the machine when it hangs altogether.
     pub(crate) watchdog: Watchdog,
+    /// A Citus coordinator: keeps `pg_dist_node`.
+    pub(crate) citus: Option<Keeper>,
     /// The lease by the newest proof that the leader key is ours, as the guard takes it; `None` when it is not.
     pub(crate) lease: Option<Posture>,
     /// The lease that the guard keeps for the agent after us.
@@ -83,6 +86,7 @@ impl World {
             lock_valid_until: watch::Sender::new(None),
             guard,
             watchdog,
+            citus: None,
             lease: None,
             lease_remembered: None,
         }

@@ -15,6 +15,7 @@ mod host;
 
 mod acceptance;
 mod bad_input;
+mod citus;
 mod configuration;
 mod crash;
 mod ctl;

@@ -278,6 +278,9 @@ impl Builder<'_> {
             );
         }
         all.insert("wal_level".to_owned(), "logical".to_owned());
+        // Citus connects to its own server by this name.
+        let host = self.local.postgresql.listen.local_host();
+        all.insert("citus.local_hostname".to_owned(), host.to_owned());
     }
 
     /// Names and values that differ between major versions, so that one dynamic configuration fits all.

@@ -166,6 +166,7 @@ fn citus_brings_its_parameters() {
         150_000,
     );
     assert_eq!(settings.parameters["shared_preload_libraries"], "citus,a,b");
+    assert_eq!(settings.parameters["citus.local_hostname"], "127.0.0.1");
     assert_eq!(settings.parameters["max_prepared_transactions"], "100");
     assert_eq!(settings.parameters["wal_level"], "logical");
 }

@@ -56,7 +56,7 @@ pub(super) async fn read(
     layout: &Layout,
     budget: super::calls::Budget,
 ) -> Result<crate::Snapshot, Error> {
-    let prefix = layout.prefix().to_owned();
+    let prefix = layout.read_prefix().to_owned();
     let answer = calls.run("read the cluster", budget, move |mut client| {
         let prefix = prefix.clone();
         Box::pin(async move {
@@ -104,7 +104,7 @@ async fn follow(calls: &Calls, cache: &Cache, layout: &Layout) -> Follow {
 }
 
 async fn open(calls: &Calls, layout: &Layout, revision: i64) -> Result<WatchStream, Error> {
-    let prefix = layout.prefix().to_owned();
+    let prefix = layout.read_prefix().to_owned();
     let opened = calls.run("watch the cluster", calls.brief(), move |mut client| {
         let prefix = prefix.clone();
         Box::pin(async move {

@@ -97,7 +97,7 @@ impl State {
             if watcher.seen.revision == store.revision() || !watcher.is_reachable.load(Ordering::Relaxed) {
                 continue;
             }
-            let now = store.range(watcher.layout.prefix());
+            let now = store.range(watcher.layout.read_prefix());
             watcher.changes.send_if_modified(|changes| {
                 let before = *changes;
                 changes.note_all(&watcher.layout, &watcher.seen, &now);
@@ -150,7 +150,7 @@ impl MemoryDcs {
         let watcher = Watcher {
             layout: layout.clone(),
             is_reachable: is_reachable.clone(),
-            seen: state.store.range(layout.prefix()),
+            seen: state.store.range(layout.read_prefix()),
             changes: sender,
         };
         state.watchers.push(watcher);

@@ -48,7 +48,7 @@ impl Session {
     /// See [`crate::Dcs::load`].
     #[must_use]
     pub fn load(&self, store: &Store) -> Cluster {
-        store.range(self.layout.prefix()).cluster(&self.layout)
+        store.range(self.layout.read_prefix()).cluster(&self.layout)
     }
 
     /// See [`crate::Dcs::touch_member`].

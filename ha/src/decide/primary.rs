@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{follow, history, observe, publish, release, slots, standby_cluster, switchover, synchronous};
+use super::{
+    citus, follow, history, observe, publish, release, slots, standby_cluster, switchover, synchronous,
+};
 use crate::cluster::{Cluster, Status};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{CheckpointStatus, DataDirectory};
@@ -80,6 +82,7 @@ pub(super) fn enforce(
         checkpoint_after_promotion(c)?;
         synchronous::keep(c, cluster)?;
         history::keep(c, cluster)?;
+        citus::keep(c, cluster)?;
         return Ok(is_one);
     }
     // In pause only whom somebody asked for comes here: nobody else runs for the key.

@@ -64,7 +64,8 @@ fn may_drop(c: &Cycle<'_>, name: &SlotName) -> bool {
             && matcher.database.is_none()
             && matcher.plugin.is_none()
     });
-    !c.config().pause && !ignored
+    let is_of_citus = c.node().citus_group.is_some() && crate::citus::is_shard_slot(&name.0);
+    !c.config().pause && !ignored && !is_of_citus
 }
 
 /// Where the user of a slot is: the position that the leader published, or what the member itself says.

@@ -444,7 +444,8 @@ fn deed(action: &Action, entry: &Entry) -> Option<What> {
         | Action::RenewLeader { .. }
         | Action::TakeLeader
         | Action::ReleaseLeader { .. }
-        | Action::TouchMember(_) => return None,
+        | Action::TouchMember(_)
+        | Action::KeepCitus(_) => return None,
     };
     let failure = failure_of(entry);
     Some(What::Done { what, failure })

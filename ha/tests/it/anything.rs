@@ -149,6 +149,7 @@ impl Choices {
             sync: SyncState::parse(version, sync),
             history: self.one_in(2).then(|| History::parse(r#"[[1,100,"x"]]"#)),
             failsafe: None,
+            workers: BTreeMap::new(),
         }))
     }
 
@@ -413,6 +414,7 @@ impl Choices {
                 version: "4.1.5".to_owned(),
                 may_bootstrap: self.one_in(2),
                 has_custom_bootstrap: self.one_in(2),
+                citus_group: self.one_in(8).then_some(0),
                 use_slots: !self.one_in(4),
                 has_method_without_leader: self.one_in(4),
                 use_pg_rewind: !self.one_in(3),

@@ -19,6 +19,7 @@
 //! peer a down                            or: peer c replica 90 tl=1 nofailover priority=2
 //! parted 1:100 from 2:90@1               local timeline:lsn, remote timeline:switch LSN of local timeline; or: parted unknown
 //! drift reload                           what following needs: none, reload, restart
+//! worker 1 w1 w2                         a Citus coordinator: a worker's group, its leader, its replicas; `node citus=0`
 //! sender b 100 sync                      a standby that streams from here: position, sync_state; or: sender b gone
 //! answer acquire lost                    acquire, renew: held, late (by 20 s), lost, unknown; begin, arm: fails;
 //!                                        write: conflict, unknown
@@ -35,6 +36,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tamada_ha::citus::Group;
 use tamada_ha::cluster::{
     Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, ScheduledRestart, Status,
     SyncState, Tags, Version,
@@ -156,6 +158,7 @@ impl World {
                 remove_data_directory_on_rewind_failure: false,
                 remove_data_directory_on_diverged_timelines: false,
                 config_json: "{}".to_owned(),
+                citus_group: None,
                 server_version: 180_000,
             },
             settings: serde_json::Map::new(),
@@ -232,6 +235,7 @@ impl World {
                 self.node.server_version = words
                     .number("version")
                     .map_or(180_000, |version| version.try_into().unwrap());
+                self.node.citus_group = words.number("citus").map(|group| group.try_into().unwrap());
                 self.node.has_method_without_leader |= words.has("method-without-leader");
             }
             "config" => {
@@ -249,6 +253,10 @@ impl World {
                 let cluster = self.cluster.as_mut().unwrap();
                 cluster.members.retain(|other| other.name != member.name);
                 cluster.members.push(member);
+            }
+            "worker" => {
+                let (group, worker) = read_worker(&words);
+                self.cluster.as_mut().unwrap().workers.insert(group, worker);
             }
             "server" => self.server = read_server(&words),
             "sender" => {
@@ -500,6 +508,7 @@ impl World {
             | Action::Follow(_)
             | Action::ResumeReplay
             | Action::SetSynchronousStandbyNames(_)
+            | Action::KeepCitus(_)
             | Action::ChangeSlots(_) => Answer::Done(Ok(())),
         }
     }
@@ -609,6 +618,24 @@ fn read_cluster(words: &Words<'_>) -> Result<Cluster, DcsFailure> {
         history: lines.map(|lines| History::parse(&format!("[{lines}]"))),
         ..Cluster::default()
     })
+}
+
+/// `worker 1 w1 w2`: a group, its leader, its replicas.
+fn read_worker(words: &Words<'_>) -> (u32, Cluster) {
+    let members = words.0[1..].iter().enumerate().map(|(number, name)| {
+        let role = if number == 0 { "primary" } else { "replica" };
+        read_member(&Words(vec![name, role, "100"]))
+    });
+    let cluster = Cluster {
+        leader: Some(Leader {
+            version: Version(1),
+            name: words.0[1].into(),
+            session: "1".to_owned(),
+        }),
+        members: members.collect(),
+        ..Cluster::default()
+    };
+    (words.0[0].parse().unwrap(), cluster)
 }
 
 fn read_member(words: &Words<'_>) -> Member {
@@ -939,6 +966,17 @@ fn show(step: &Step) -> String {
             Some(names) => format!("arm '{names}'"),
             None => "arm what the user wants".to_owned(),
         },
+        Step::Act(Action::KeepCitus(groups)) => {
+            let group = |group: &Group| {
+                let hosts = std::iter::once(&group.primary).chain(&group.secondaries);
+                let hosts: Vec<&str> = hosts.map(|address| address.host.as_str()).collect();
+                format!(" {}: {}", group.id, hosts.join(" "))
+            };
+            format!(
+                "keep pg_dist_node:{}",
+                groups.iter().map(group).collect::<Vec<_>>().join(";")
+            )
+        }
         Step::Act(Action::AcquireLeader) => "acquire leader key".to_owned(),
         Step::Act(action) => format!("act {action:?}"),
         Step::Finish(_) => unreachable!("shown by itself"),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use config::{DynamicConfig, Minimums};
 use dcs::{Expect, Key};
+use ha::citus::{Address, Moment, Notice};
 use ha::cluster::{Cluster, Failover};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -14,6 +15,7 @@ use super::control::{self, Action, Body, PEER_LIMIT, Plan, RestartPlan};
 use super::respond::Api;
 use super::{config_document, peers};
 use crate::daemon::inbox::Unheard;
+use crate::daemon::{citus, clock};
 
 /// A switchover's end is looked for this often when nothing tells of it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -198,6 +200,41 @@ impl Api {
         } else {
             Answer::text(404, "no restarts are scheduled")
         }
+    }
+
+    /// A worker's leader tells the coordinator what it is about to do. Patroni answers `OK` whatever comes of it.
+    pub(crate) async fn citus(&self, body: &Body) -> Answer {
+        if let Err(why) = self.hear_worker(body).await {
+            tracing::info!("what a Citus worker has told is left out: {why}");
+        }
+        Answer::text(200, "OK")
+    }
+
+    async fn hear_worker(&self, body: &Body) -> Result<(), String> {
+        let keeper = self.citus.as_ref().ok_or("this is no coordinator")?;
+        let notice: Notice =
+            serde_json::from_value(Value::Object(body.clone())).map_err(|error| error.to_string())?;
+        if !self.view().is_leader(clock::now()) {
+            return Err("this is not the coordinator's leader".to_owned());
+        }
+        let cluster = self.dcs.load().await.map_err(|error| error.to_string())?;
+        let worker = cluster.workers.get(&notice.group);
+        let leader = worker.and_then(|worker| worker.member(&notice.leader));
+        let address = leader
+            .and_then(|leader| Address::of_conn_url(leader.data.conn_url.as_deref()?))
+            .ok_or_else(|| {
+                format!(
+                    "group {} has no member {} with an address",
+                    notice.group, notice.leader
+                )
+            })?;
+        let patience = match notice.moment {
+            Moment::BeforeDemote => citus::seconds(notice.timeout),
+            // A promotion waits for nobody.
+            Moment::BeforePromote | Moment::AfterPromote => Duration::ZERO,
+        };
+        let _ = tokio::time::timeout(patience, keeper.tell(notice, address)).await;
+        Ok(())
     }
 
     pub(crate) async fn reinitialize(&self, body: &Body) -> Answer {

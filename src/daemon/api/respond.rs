@@ -21,6 +21,7 @@ use super::schedule::Schedule;
 use super::server_status::{RECENT, ServerStatus};
 use super::status::{self, Shown};
 use super::{cluster_document, events, metrics};
+use crate::daemon::citus::Keeper;
 use crate::daemon::clock;
 use crate::daemon::events::Events;
 use crate::daemon::inbox::Inbox;
@@ -44,6 +45,7 @@ pub(crate) struct Api {
     pub(crate) members: Arc<Client>,
     pub(crate) schedule: Arc<Schedule>,
     pub(crate) events: Events,
+    pub(crate) citus: Option<Keeper>,
     pub(crate) access: RwLock<Arc<Access>>,
 }
 
@@ -156,6 +158,7 @@ impl Api {
         match wish {
             Wish::PatchConfig => self.patch_config(body).await,
             Wish::PutConfig => self.put_config(body).await,
+            Wish::Citus => Ok(self.citus(body).await),
             Wish::Restart => self.restart(body).await,
             Wish::Reinitialize => Ok(self.reinitialize(body).await),
             Wish::Switchover => self.switchover(Action::Switchover, body).await,

@@ -55,6 +55,8 @@ pub(crate) enum Wish {
     Switchover,
     /// `POST /failover`
     Failover,
+    /// `POST /citus`, `POST /mpp`
+    Citus,
 }
 
 impl Wish {
@@ -88,6 +90,7 @@ impl Route {
             ("POST", "reinitialize") => Self::Wish(Wish::Reinitialize),
             ("POST", "switchover") => Self::Wish(Wish::Switchover),
             ("POST", "failover") => Self::Wish(Wish::Failover),
+            ("POST", "citus" | "mpp") => Self::Wish(Wish::Citus),
             ("DELETE", "switchover") => Self::DeleteSwitchover,
             ("POST", "sigterm") => Self::Sigterm,
             _ => Self::Unsupported,
@@ -134,6 +137,9 @@ mod tests {
             ("POST", "/config", Route::Unsupported),
             ("DELETE", "/config", Route::Unsupported),
             ("PATCH", "/config/", Route::Wish(Wish::PatchConfig)),
+            ("POST", "/citus", Route::Wish(Wish::Citus)),
+            ("POST", "/mpp", Route::Wish(Wish::Citus)),
+            ("GET", "/events", Route::Events),
             ("DELETE", "/failover", Route::Unsupported),
             ("TRACE", "/", Route::Unsupported),
         ] {

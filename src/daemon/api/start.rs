@@ -20,6 +20,7 @@ use super::respond::{Api, resolve};
 use super::schedule::Schedule;
 use super::serve::{Dress, HttpServer};
 use super::server_status::{LocalServer, ServerStatus};
+use crate::daemon::citus::Keeper;
 use crate::daemon::events::Events;
 use crate::daemon::inbox::Inbox;
 use crate::daemon::view::ViewReceiver;
@@ -36,6 +37,8 @@ pub struct Surroundings {
     pub server: Arc<dyn LocalServer>,
     /// What has happened here.
     pub events: Events,
+    /// A Citus coordinator: keeps `pg_dist_node`.
+    pub citus: Option<Keeper>,
     /// The client to ask other members with.
     pub members: Arc<Client>,
 }
@@ -163,6 +166,7 @@ async fn begin(
         members: surroundings.members,
         schedule,
         events: surroundings.events,
+        citus: surroundings.citus,
     });
     let server = HttpServer::new(Arc::clone(&api), Dress::new(&restapi, &version), tls);
     let accepting = server.accept(listeners);

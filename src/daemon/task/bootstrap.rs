@@ -1,12 +1,14 @@
 //! Jobs that fill the data directory: a new cluster, or a copy of another member.
 
 use config::BootstrapMethod;
+use ha::citus::{Address, COORDINATOR};
 use ha::facts::{Progress, Source};
 use ha::step::{CloneSource, TaskOutcome};
 use postgres::{CloneMethods, Recovery, StartOptions, Started};
 
 use super::{Context, Result, failed, lifecycle, no_deadline};
 use crate::daemon::questions::{follow_of, source_of};
+use crate::daemon::settings;
 
 /// Makes a new cluster and starts it.
 pub(super) async fn create(context: &Context) -> Result<TaskOutcome> {
@@ -41,6 +43,18 @@ pub(super) async fn populate(context: &Context) -> Result<TaskOutcome> {
         no_deadline(),
     );
     let needs_restart = populated.await.map_err(failed)?;
+    if let (Some(citus), BootstrapMethod::Initdb) = (&context.local.citus, &bootstrap.method) {
+        let address = settings::connect_address(&context.local);
+        let address = Address {
+            host: address.host,
+            port: address.port,
+        };
+        let coordinator = (citus.group == COORDINATOR).then_some(&address);
+        let created = context
+            .server
+            .create_citus(&citus.database, coordinator, no_deadline());
+        created.await.map_err(failed)?;
+    }
     if needs_restart {
         return lifecycle::restart(context, &ha::step::StartAs::Primary, None).await;
     }

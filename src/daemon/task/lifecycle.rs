@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use config::SynchronousMode;
+use ha::citus::Moment;
 use ha::facts::Progress;
 use ha::step::{StartAs, StopMode, StopPurpose, TaskOutcome};
 use postgres::{Instant, Recovery, StartOptions, Started, StopOptions, StopProgress};
 use tokio::sync::watch;
 
 use super::{Context, Result, failed, no_deadline};
+use crate::daemon::citus::notice;
 use crate::daemon::questions::follow_of;
 
 /// How long the archiving of the last segment may take, when the cluster becomes a standby cluster.
@@ -47,7 +49,13 @@ pub(super) async fn stop(
         StopMode::Fast => postgres::StopMode::Fast,
         StopMode::Immediate => postgres::StopMode::Immediate,
     };
-    end(context, mode, checkpoint).await?;
+    let is_planned = purpose == StopPurpose::Switchover;
+    if is_planned && notice::is_worker(&context.local) {
+        pause_writes(context).await;
+        end(context, mode, false).await?;
+    } else {
+        end(context, mode, checkpoint).await?;
+    }
     if purpose == StopPurpose::StandbyCluster {
         let deadline = Instant::now() + ARCHIVE_TIME;
         if let Err(error) = context.server.archive_shutdown_checkpoint(deadline).await {
@@ -63,9 +71,25 @@ pub(super) async fn restart(
     start_as: &StartAs,
     timeout: Option<Duration>,
 ) -> Result<TaskOutcome> {
-    end(context, postgres::StopMode::Fast, true).await?;
+    let pauses = *start_as == StartAs::Primary && notice::is_worker(&context.local);
+    if pauses {
+        pause_writes(context).await;
+    }
+    end(context, postgres::StopMode::Fast, !pauses).await?;
     context.report(Progress::Restarting);
-    start(context, start_as, timeout).await
+    let started = start(context, start_as, timeout).await?;
+    if pauses && started == TaskOutcome::Success {
+        context.tell_coordinator(Moment::AfterPromote).await;
+    }
+    Ok(started)
+}
+
+/// A worker of Citus is about to stop: its coordinator lets writes wait. The checkpoint comes first, as it takes longest.
+async fn pause_writes(context: &Context) {
+    if let Err(error) = context.server.checkpoint(no_deadline()).await {
+        tracing::warn!("the checkpoint before the stop failed: {error}");
+    }
+    context.tell_coordinator(Moment::BeforeDemote).await;
 }
 
 /// Stops the server if it runs, and reports when its shutdown checkpoint is written.

@@ -1,13 +1,13 @@
 //! The job that makes a standby the primary.
 
-use ha::facts::Moment;
+use ha::citus::Moment;
 use ha::step::TaskOutcome;
 
 use super::{Context, Result, failed, no_deadline};
 use crate::daemon::clock;
 
 /// Runs the operator's script, then promotes, if the lock is still good in the very moment of the signal.
-pub(super) async fn promote(context: &Context, lock_valid_until: Moment) -> Result<TaskOutcome> {
+pub(super) async fn promote(context: &Context, lock_valid_until: ha::facts::Moment) -> Result<TaskOutcome> {
     if !context
         .server
         .run_pre_promote(no_deadline())
@@ -16,6 +16,7 @@ pub(super) async fn promote(context: &Context, lock_valid_until: Moment) -> Resu
     {
         return Ok(TaskOutcome::PrePromoteFailed);
     }
+    context.tell_coordinator(Moment::BeforePromote).await;
     let is_allowed = || {
         let prolonged = *context.lock_valid_until.borrow();
         let until = prolonged.map_or(lock_valid_until, |prolonged| prolonged.max(lock_valid_until));
@@ -33,5 +34,6 @@ pub(super) async fn promote(context: &Context, lock_valid_until: Moment) -> Resu
         .promote(is_allowed, no_deadline())
         .await
         .map_err(failed)?;
+    context.tell_coordinator(Moment::AfterPromote).await;
     Ok(TaskOutcome::Success)
 }

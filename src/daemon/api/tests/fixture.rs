@@ -95,6 +95,7 @@ pub(crate) fn replica(config: &Value) -> View {
             remove_data_directory_on_rewind_failure: false,
             remove_data_directory_on_diverged_timelines: false,
             config_json: "{}".to_owned(),
+            citus_group: None,
             server_version: 160_004,
         }),
         local: Arc::new(local("")),

@@ -121,6 +121,7 @@ impl Harness {
             },
             server: Arc::clone(&server) as _,
             events: events.clone(),
+            citus: None,
             members: Arc::new(Client::new(&net::http::Options::default()).unwrap()),
         };
         let handle = start(
