@@ -37,6 +37,7 @@ impl Server {
     pub(crate) async fn fill(&self, invocation: &Invocation, deadline: Instant) -> Result<Output> {
         let mut running = invocation.spawn()?;
         let pid = running.id();
+        self.note_copying(|copying| copying.group = pid);
         tokio::select! {
             outcome = tokio::time::timeout_at(deadline, running.finish(invocation)) => {
                 outcome.map_err(|_| Error::timeout(invocation.name()))?

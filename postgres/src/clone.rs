@@ -1,5 +1,10 @@
 //! Making a replica: pg_basebackup or a script.
 
+mod progress;
+
+pub use progress::CloneProgress;
+pub(crate) use progress::{CopyingCell, Shown};
+
 use crate::command::Invocation;
 use crate::files::passfile::Credentials;
 use crate::{Conninfo, DataDirectory, Error, Instant, Result, Server, Source};
@@ -58,6 +63,7 @@ impl Server {
         methods: &CloneMethods,
         deadline: Instant,
     ) -> Result<String> {
+        let _shown = Shown::new(&self.shared.copying);
         let settings = self.settings();
         let methods = match methods {
             CloneMethods::Configured => settings.create_replica_methods.clone(),
@@ -133,11 +139,12 @@ impl Server {
         invocation.env.extend(credentials.env.clone());
         let mut attempt = 1;
         loop {
-            self.remove_data_directory().await?;
-            let outcome = self
-                .fill(&invocation, deadline)
-                .await
-                .and_then(crate::command::Output::into_success);
+            self.make_place().await?;
+            let outcome = tokio::select! {
+                outcome = self.fill(&invocation, deadline) => outcome,
+                never = self.learn_size(source, deadline) => match never {},
+            };
+            let outcome = outcome.and_then(crate::command::Output::into_success);
             let Err(error) = outcome else { return Ok(()) };
             self.remove_data_directory().await?;
             let next = Instant::now() + BASEBACKUP_PAUSE;
@@ -172,7 +179,7 @@ impl Server {
         };
         let data_dir = self.data_dir();
         if !keep_data {
-            self.remove_data_directory().await?;
+            self.make_place().await?;
         }
         let role = self.settings().local.authentication.replication.clone();
         let conninfo = source.map_or_else(Conninfo::new, |source| self.replication_conninfo(source));
@@ -195,7 +202,13 @@ impl Server {
             invocation = invocation.arg(format!("--{key}={value}"));
         }
         invocation.env.extend(credentials.env.clone());
-        let outcome = self.fill(&invocation, deadline).await;
+        let outcome = match source {
+            Some(source) => tokio::select! {
+                outcome = self.fill(&invocation, deadline) => outcome,
+                never = self.learn_size(source, deadline) => match never {},
+            },
+            None => self.fill(&invocation, deadline).await,
+        };
         let failure = match outcome {
             Err(error) => error,
             Ok(output) if !output.status.success() => output.failure(),

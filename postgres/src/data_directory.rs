@@ -3,6 +3,8 @@
 //! While a copy is made, a file in the directory marks it as unfinished from the moment that the first of PostgreSQL's
 //! files appears. The mark goes where the directory's contents go, so that nothing is ever taken for ours that is not.
 
+mod former;
+
 use crate::files::{name_of, remove, signal, with_suffix, write_if_changed};
 use crate::process::{Postmaster, watch::Watch};
 use crate::{Error, Result, Server};
@@ -358,7 +360,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    fn cluster(root: &Path) -> PathBuf {
+    pub(super) fn cluster(root: &Path) -> PathBuf {
         let data = root.join("data");
         for directory in ["global", "base/1", "pg_tblspc"] {
             fs::create_dir_all(data.join(directory)).unwrap();

@@ -27,7 +27,7 @@ mod version;
 mod wal_end;
 
 pub use citus::CitusSession;
-pub use clone::{CloneMethods, CloneSource};
+pub use clone::{CloneMethods, CloneProgress, CloneSource};
 pub use conninfo::Conninfo;
 pub use data_directory::{DataDirectory, RecoverySignal};
 pub use error::{Error, Result};

@@ -226,6 +226,20 @@ impl Server {
             .unwrap_or_else(|| authentication.superuser.clone())
     }
 
+    /// Asks how large the source's databases are, for those who want to know how far a copy is; never ends.
+    pub(crate) async fn learn_size(&self, source: &Source, deadline: Instant) -> std::convert::Infallible {
+        let role = self.rewind_role();
+        let sql = "SELECT pg_catalog.sum(pg_catalog.pg_database_size(oid)) FROM pg_catalog.pg_database";
+        let answer = self
+            .psql(self.conninfo_to(source, &role), &role, sql, deadline)
+            .await;
+        match answer.map(|text| text.trim().parse().ok()) {
+            Ok(total) => self.note_copying(|copying| copying.total = total),
+            Err(error) => tracing::debug!("could not ask the source for its size: {error}"),
+        }
+        std::future::pending().await
+    }
+
     /// What `leader` says about its timelines.
     ///
     /// # Errors

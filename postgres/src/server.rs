@@ -1,6 +1,7 @@
 //! The handle of the local server: its settings, its paths, and what is remembered between calls.
 
 use crate::callbacks::Callbacks;
+use crate::clone::CopyingCell;
 use crate::connection::Connections;
 use crate::follow::FollowMemory;
 use crate::parameters::ParameterMemory;
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) writing: Mutex<()>,
     pub(crate) follow: Mutex<FollowMemory>,
     pub(crate) callbacks: Mutex<Callbacks>,
+    /// The copy that is being made.
+    pub(crate) copying: CopyingCell,
 }
 
 /// A lock that outlives a panic of another holder: what it guards is replaced as a whole.
@@ -78,6 +81,7 @@ impl Server {
                 writing: Mutex::default(),
                 follow: Mutex::default(),
                 callbacks: Mutex::default(),
+                copying: CopyingCell::default(),
             }),
         }
     }

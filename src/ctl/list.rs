@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use clap::Args;
+use ha::pg::ServerState;
+use net::http::Method;
 
 use super::console::{clear, print, print_line, timestamp};
 use super::error::Error;
 use super::member_table;
 use super::session::Session;
 use super::table::Format;
+use super::view::View;
 
 /// What `-W` means.
 const WATCH: Duration = Duration::from_secs(2);
@@ -101,6 +104,45 @@ impl Topology {
     }
 }
 
+/// How long a member that is being copied may take to say how far that is.
+const PROGRESS_LIMIT: Duration = Duration::from_secs(1);
+
+/// Members that are being copied show how far that is, as if by a tag. Whoever does not say shows nothing.
+async fn show_copies(session: &Session, view: &mut View) {
+    for cluster in view.groups.values_mut() {
+        let copied = cluster
+            .members
+            .iter_mut()
+            .filter(|member| member.data.state == Some(ServerState::CreatingReplica));
+        for member in copied {
+            let asked = session.request(member, (Method::GET, "patroni"), None, PROGRESS_LIMIT);
+            let Ok(answer) = asked.await else { continue };
+            let progress = answer.json().and_then(|document| copy_progress(&document));
+            if let Some(text) = progress {
+                member.data.tags.0.insert("clone".to_owned(), text.into());
+            }
+        }
+    }
+}
+
+/// How far a copy is, from a member's status document.
+fn copy_progress(document: &serde_json::Value) -> Option<String> {
+    let clone = document.get("tamada_clone")?;
+    let number = |key: &str| clone.get(key).and_then(serde_json::Value::as_u64);
+    let mebibytes = |bytes: u64| bytes >> 20;
+    let mut text = format!("{} MB", mebibytes(number("bytes")?));
+    if let Some(total) = number("total_bytes") {
+        text.push_str(&format!(" of {} MB", mebibytes(total)));
+    }
+    if let Some(rate) = number("bytes_per_second") {
+        text.push_str(&format!(", {} MB/s", mebibytes(rate)));
+    }
+    if let Some(left) = number("seconds_left") {
+        text.push_str(&format!(", {left} s left"));
+    }
+    Some(text)
+}
+
 /// What is shown of each cluster.
 struct Output {
     format: Format,
@@ -145,11 +187,31 @@ async fn show(
             print_line(&timestamp(0))?;
         }
         for (name, store) in &stores {
-            let view = store.view().await?;
+            let mut view = store.view().await?;
+            show_copies(session, &mut view).await;
             print(&member_table::render(&view, name, output.format, output.extended))?;
         }
         if ticks.is_none() {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::copy_progress;
+    use serde_json::json;
+
+    #[test]
+    fn how_far_a_copy_is_is_said_as_far_as_it_is_known() {
+        let all = json!({"tamada_clone": {"bytes": 300 << 20, "total_bytes": 1_u64 << 30, "bytes_per_second": 50 << 20,
+            "seconds": 6, "seconds_left": 14}});
+        assert_eq!(
+            copy_progress(&all).as_deref(),
+            Some("300 MB of 1024 MB, 50 MB/s, 14 s left")
+        );
+        let some = json!({"tamada_clone": {"bytes": 1 << 20, "total_bytes": null, "bytes_per_second": 0}});
+        assert_eq!(copy_progress(&some).as_deref(), Some("1 MB, 0 MB/s"));
+        assert_eq!(copy_progress(&json!({"state": "running"})), None);
     }
 }

@@ -10,7 +10,7 @@ use crate::facts::{DataDirectory, Source};
 use crate::memory::RewindState;
 use crate::pg::{ControlData, DatabaseState, Role, ServerState};
 use crate::reason::{Reason, notes};
-use crate::step::{StartAs, StartReason, Task};
+use crate::step::{Callback, StartAs, StartReason, Task};
 
 /// How long a demoted primary waits for the next leader before it starts without one.
 const WAIT_FOR_NEW_LEADER: Duration = Duration::from_secs(5);
@@ -32,6 +32,9 @@ pub(super) fn judge_start(c: &mut Cycle<'_>, held: bool) -> Flow<Option<Reason>>
             c.again_at(until);
         }
         if held {
+            if matches!(c.memory.role, Role::Primary | Role::StandbyLeader) {
+                c.callback(Callback::OnRoleChange, Role::Demoted);
+            }
             c.memory.role = Role::Demoted;
             release(c, None)?;
             return Ok(Some(Reason::ReleasedStartFailed));

@@ -83,10 +83,11 @@ impl Api {
             Route::Patroni => {
                 let sql = self.look_twice(arrived).await;
                 let (view, now) = (self.view(), clock::now());
-                Answer::json(
-                    200,
-                    &status::document(&view, now, Shown::new(&view, now, sql.as_deref())),
-                )
+                let mut document = status::document(&view, now, Shown::new(&view, now, sql.as_deref()));
+                if let Some(progress) = self.server.clone_progress() {
+                    status::put_clone(&mut document, progress);
+                }
+                Answer::json(200, &document)
             }
             Route::Metrics => {
                 let sql = self.look(arrived - RECENT, arrived + PATIENCE).await;

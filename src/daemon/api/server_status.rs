@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use postgres::RestStatus;
+use postgres::{CloneProgress, RestStatus};
 use tokio::time::{Instant, timeout_at};
 
 /// How old an answer may be for a health check.
@@ -29,12 +29,21 @@ pub trait LocalServer: Send + Sync {
     /// # Errors
     /// It does not answer until `deadline`.
     async fn rest_status(&self, deadline: Instant) -> Result<RestStatus, postgres::Error>;
+
+    /// How far a copy of another member is that is being made here.
+    fn clone_progress(&self) -> Option<CloneProgress> {
+        None
+    }
 }
 
 #[async_trait]
 impl LocalServer for postgres::Server {
     async fn rest_status(&self, deadline: Instant) -> Result<RestStatus, postgres::Error> {
         Self::rest_status(self, deadline).await
+    }
+
+    fn clone_progress(&self) -> Option<CloneProgress> {
+        Self::clone_progress(self)
     }
 }
 
@@ -59,6 +68,11 @@ impl ServerStatus {
             newest: Mutex::default(),
             turn: Arc::default(),
         })
+    }
+
+    /// How far a copy of another member is that is being made here.
+    pub(crate) fn clone_progress(&self) -> Option<CloneProgress> {
+        self.server.clone_progress()
     }
 
     /// The answer to a query that began at `not_before` or later; `None` when there is none until `deadline`.

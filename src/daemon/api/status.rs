@@ -4,7 +4,7 @@
 use ha::cluster::Cluster;
 use ha::facts::Moment;
 use ha::pg::{Lsn, Role, ServerState};
-use postgres::{RestStatus, WalSender};
+use postgres::{CloneProgress, RestStatus, WalSender};
 use serde_json::{Map, Value, json};
 
 use crate::daemon::view::View;
@@ -120,6 +120,20 @@ pub(crate) fn document(view: &View, now: Moment, server: Shown<'_>) -> Value {
     put_cluster(view, now, &mut put);
     put_member(view, &mut put);
     Value::Object(object)
+}
+
+/// How far the copy is that is being made here, under a key that Patroni does not have.
+pub(crate) fn put_clone(document: &mut Value, progress: CloneProgress) {
+    if let Some(object) = document.as_object_mut() {
+        let clone = json!({
+            "bytes": progress.bytes,
+            "total_bytes": progress.total_bytes,
+            "bytes_per_second": progress.bytes_per_second(),
+            "seconds": progress.elapsed.as_secs(),
+            "seconds_left": progress.time_left().map(|left| left.as_secs()),
+        });
+        object.insert("tamada_clone".to_owned(), clone);
+    }
 }
 
 fn put_cluster(view: &View, now: Moment, put: &mut impl FnMut(&str, Value) -> Option<Value>) {

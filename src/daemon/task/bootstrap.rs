@@ -106,7 +106,10 @@ async fn start(context: &Context, options: &StartOptions) -> Result<TaskOutcome>
         .await
         .map_err(failed)?
     {
-        Started::Accepting(_) => Ok(TaskOutcome::Success),
+        Started::Accepting(_) => {
+            context.server.remove_former();
+            Ok(TaskOutcome::Success)
+        }
         Started::Starting(_) => Ok(TaskOutcome::TimedOut),
     }
 }

@@ -33,7 +33,10 @@ pub(super) async fn start(
     };
     let deadline = timeout.map_or_else(no_deadline, |timeout| Instant::now() + timeout);
     match context.server.start(&options, deadline).await.map_err(failed)? {
-        Started::Accepting(_) => Ok(TaskOutcome::Success),
+        Started::Accepting(_) => {
+            context.server.remove_former();
+            Ok(TaskOutcome::Success)
+        }
         Started::Starting(_) => Ok(TaskOutcome::TimedOut),
     }
 }

@@ -5,4 +5,5 @@ mod cascading_replication;
 mod custom_bootstrap;
 mod pause;
 mod priority_failover;
+mod recovery;
 mod standby_cluster;
