@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, Expired, MemberData};
 use crate::facts::{
-    Answer, CrashRecovery, DataDirectory, DcsFailure, Divergence, Given, LockAnswer, Moment, Node, Peer,
-    PeerAnswer, PlannedRestart, RecoveryDrift, Server, Source,
+    Answer, CrashRecovery, DataDirectory, DcsFailure, Divergence, FailsafeReply, Given, LockAnswer, Moment,
+    Node, Peer, PeerAnswer, PlannedRestart, RecoveryDrift, Server, Source,
 };
+use crate::failsafe::Ping;
 use crate::lease;
 use crate::memory::{Lock, Memory};
 use crate::pg::{MemberName, Role};
@@ -236,14 +237,16 @@ impl<'a> Cycle<'a> {
         match self.ask(Question::Cluster)? {
             Answer::Cluster(Ok(cluster)) => {
                 let now = self.now();
-                let cluster = &self.without_expired_leader(cluster);
+                let cluster = self.without_expired_leader(cluster);
+                let cluster = &self.with_failsafe_leader(cluster);
+                self.note_failsafe_members(cluster);
                 self.memory.cluster = Some((Arc::clone(cluster), now));
                 if !cluster.is_unlocked() || self.memory.led_cluster.is_none() {
                     self.memory.led_cluster = Some(Arc::clone(cluster));
                 }
                 let since = self.memory.unlocked_since.unwrap_or(now);
                 self.memory.unlocked_since = cluster.is_unlocked().then_some(since);
-                if !cluster.is_leader(self.me()) {
+                if !cluster.is_leader(self.me()) && !self.leads_by_failsafe(cluster) {
                     self.memory.lock = None;
                 }
                 Ok(Ok(Arc::clone(cluster)))
@@ -290,6 +293,55 @@ impl<'a> Cycle<'a> {
             leader: None,
             ..(**cluster).clone()
         })
+    }
+
+    /// Nobody holds the key in the DCS, but a leader that does not reach it has pinged us: that one leads.
+    fn with_failsafe_leader(&self, cluster: Arc<Cluster>) -> Arc<Cluster> {
+        let now = self.now();
+        let leader = self
+            .given
+            .failsafe
+            .as_ref()
+            .filter(|accepted| accepted.ping.name != *self.me() && now < accepted.until);
+        match leader {
+            Some(leader) if self.config().failsafe_mode && cluster.is_unlocked() => leader.leads(&cluster),
+            Some(_) | None => cluster,
+        }
+    }
+
+    /// Our key has run out in the DCS, and all members have agreed that we go on: the lock is ours all the same.
+    fn leads_by_failsafe(&self, cluster: &Cluster) -> bool {
+        let now = self.now();
+        cluster.is_unlocked() && self.memory.failsafe.until.is_some_and(|until| now < until)
+    }
+
+    /// Whom to ask before we lead without the DCS. A reading may be older than what we have written.
+    fn note_failsafe_members(&mut self, cluster: &Cluster) {
+        let is_ours = cluster.is_leader(self.me()) || self.leads_by_failsafe(cluster);
+        let began = self.given.now;
+        let failsafe = &mut self.memory.failsafe;
+        failsafe.known_since.get_or_insert(began);
+        failsafe.refused_since = None;
+        if !is_ours || failsafe.written == cluster.failsafe {
+            failsafe.written = None;
+        }
+        failsafe.members = match (&failsafe.written, failsafe.members.take()) {
+            (Some(_), Some(mut members)) => {
+                members.extend(cluster.failsafe.clone().unwrap_or_default());
+                Some(members)
+            }
+            (Some(_) | None, _) => cluster.failsafe.clone(),
+        };
+    }
+
+    pub(crate) fn failsafe(&mut self, members: Vec<Peer>, ping: Ping) -> Flow<(Moment, Vec<FailsafeReply>)> {
+        if members.is_empty() {
+            return Ok((self.now(), Vec::new()));
+        }
+        match self.ask(Question::Failsafe { members, ping })? {
+            Answer::Failsafe { sent_at, replies } => Ok((*sent_at, replies.clone())),
+            _ => Err(self.defect("wrong answer about failsafe")),
+        }
     }
 
     /// What must still be so to take the key from a leader whose lock is over, if there is one.
@@ -381,6 +433,7 @@ impl<'a> Cycle<'a> {
             Answer::Lock(answer) => {
                 match answer {
                     LockAnswer::Held { sent_at } => {
+                        self.memory.failsafe.until = None;
                         self.memory.lock = Some(Lock {
                             valid_until: sent_at.after(ttl),
                         });

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, PendingRestartReason, ScheduledRestart, Tags, Version};
+use crate::failsafe::Accepted;
 use crate::pg::{ControlData, HistoryEntry, Lsn, MemberName, ReplicationState, Role, SlotName, Timeline};
 use crate::step::{RequestId, Task, TaskOutcome};
 
@@ -91,6 +92,8 @@ pub struct Given {
     pub requests: Vec<Request>,
     /// The restart that somebody wants at a certain time, until [`crate::step::Outcome::unscheduled`] names it.
     pub scheduled_restart: Option<PlannedRestart>,
+    /// The ping of a leader that does not reach the DCS, if this member has accepted one and it still counts.
+    pub failsafe: Option<Accepted>,
     /// The agent has been told to end (SIGTERM).
     pub is_stopping: bool,
     /// A guard is required (`guard.mode`), and there is none: this member may not be primary.
@@ -483,6 +486,15 @@ impl PeerStatus {
     }
 }
 
+/// What a member answered to a leader that does not reach the DCS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailsafeReply {
+    /// Its name.
+    pub name: MemberName,
+    /// It accepts: its position, if it told one. Else why not.
+    pub accepts: Result<Option<Lsn>, String>,
+}
+
 /// What is needed to tell whether this member's WAL diverged from another server's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Divergence {
@@ -540,6 +552,13 @@ pub enum Answer {
     CrashRecovery(Result<CrashRecovery, String>),
     /// To [`crate::step::Question::Peers`], in the order of the question.
     Peers(Vec<PeerAnswer>),
+    /// To [`crate::step::Question::Failsafe`].
+    Failsafe {
+        /// A moment before the first request was sent.
+        sent_at: Moment,
+        /// In the order of the question.
+        replies: Vec<FailsafeReply>,
+    },
     /// To [`crate::step::Question::Divergence`].
     Divergence(Divergence),
     /// To [`crate::step::Question::HistoryFile`]; `None` when there is none.

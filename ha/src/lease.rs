@@ -94,6 +94,7 @@ fn is_beside_the_lease(step: &Step) -> bool {
             | Question::DataDirectory
             | Question::CrashRecovery
             | Question::Peers(_)
+            | Question::Failsafe { .. }
             | Question::Divergence(_)
             | Question::HistoryFile(_)
             | Question::RecoveryDrift(_),
@@ -109,6 +110,7 @@ fn is_beside_the_lease(step: &Step) -> bool {
             | Action::RenewLeader { .. }
             | Action::TakeLeader
             | Action::ReleaseLeader { .. }
+            | Action::ExtendLock { .. }
             | Action::Write { .. }
             | Action::Delete { .. }
             | Action::TouchMember(_)
@@ -192,6 +194,7 @@ mod tests {
             checkpoint: CheckpointStatus::Idle,
             requests: Vec::new(),
             scheduled_restart: None,
+            failsafe: None,
             is_stopping: false,
             guard_is_missing: false,
             watchdog_is_missing: false,

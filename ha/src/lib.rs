@@ -9,6 +9,7 @@ mod cycle;
 mod decide;
 pub mod event;
 pub mod facts;
+pub mod failsafe;
 pub mod invariants;
 mod lease;
 pub mod memory;

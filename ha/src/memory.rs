@@ -98,6 +98,21 @@ pub struct Synchronous {
     pub leaving_since: Option<Moment>,
 }
 
+/// `failsafe_mode`: who must agree before this member leads without the DCS, and who has.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Failsafe {
+    /// All that the key `failsafe` may list: as read, and as written since.
+    pub members: Option<BTreeMap<MemberName, String>>,
+    /// As the leader: what was written last and may not be in the newest reading.
+    pub written: Option<BTreeMap<MemberName, String>>,
+    /// All have agreed, and the lock is ours until then.
+    pub until: Option<Moment>,
+    /// Since when not all of them agree.
+    pub refused_since: Option<Moment>,
+    /// When this life of the agent began to read the DCS: what one before it has promised is not known.
+    pub known_since: Option<Moment>,
+}
+
 /// What survives from cycle to cycle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
@@ -171,6 +186,8 @@ pub struct Memory {
     pub replay_bytes_per_second: Option<u64>,
     /// Synchronous replication.
     pub synchronous: Synchronous,
+    /// Leading without the DCS.
+    pub failsafe: Failsafe,
 }
 
 impl Memory {
@@ -212,6 +229,7 @@ impl Memory {
             replaying: None,
             replay_bytes_per_second: None,
             synchronous: Synchronous::default(),
+            failsafe: Failsafe::default(),
         }
     }
 
@@ -219,6 +237,20 @@ impl Memory {
     #[must_use]
     pub fn holds_lock(&self, now: Moment) -> bool {
         self.lock.is_some_and(|lock| now < lock.valid_until)
+    }
+
+    /// Whether this member is a leader, or may be: then it promises no other one anything.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leads_until().is_some() || (self.role == Role::Primary && self.state == ServerState::Running)
+    }
+
+    /// Whether another member was seen to lead.
+    #[must_use]
+    pub fn another_leads(&self, me: &MemberName) -> bool {
+        let cluster = self.cluster.as_ref();
+        let leader = cluster.and_then(|(cluster, _)| cluster.leader_name());
+        leader.is_some_and(|leader| leader != me)
     }
 
     /// Until when this member is to be taken for the leader: not while it gives its place up, though its lease runs on.

@@ -160,6 +160,8 @@ pub enum Reason {
     DemotedDcsOutage,
     /// The DCS does not answer.
     DcsNotAccessible,
+    /// The DCS does not answer, and all members agree that we go on.
+    FailsafeLeader,
     /// The lock was lost while a job ran.
     LostLockDuring(String),
     /// The lock was lost before the promotion began.
@@ -352,6 +354,9 @@ impl fmt::Display for Reason {
             Self::DemotingWithoutLock => "demoting self because I do not have the lock and I was a leader",
             Self::DemotedDcsOutage => "demoted self because DCS is not accessible and I was a leader",
             Self::DcsNotAccessible => "DCS is not accessible",
+            Self::FailsafeLeader => {
+                "continue to run as a leader because failsafe mode is enabled and all members are accessible"
+            }
             Self::LostLockBeforePromote => "lost leader before promote",
             Self::ReleasedNotPrimary => "removed leader lock because postgres is not running as primary",
             Self::ReleasedNotRunning => "removed leader lock because postgres is not running",

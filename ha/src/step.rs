@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::citus::Group;
 use crate::cluster::{Expired, Leader, MemberData, Status, Version};
 use crate::facts::{Moment, Peer, Source};
+use crate::failsafe::Ping;
 use crate::pg::{Lsn, Role, SlotName, Timeline};
 use crate::reason::{Note, Reason};
 
@@ -34,6 +35,13 @@ pub enum Question {
     CrashRecovery,
     /// How these members are, asked all at once through their REST API.
     Peers(Vec<Peer>),
+    /// Whether these members accept that we go on leading without the DCS, asked all at once through their REST API.
+    Failsafe {
+        /// Whom to ask.
+        members: Vec<Peer>,
+        /// What to tell them.
+        ping: Ping,
+    },
     /// Where our WAL and that of this server part.
     Divergence(Source),
     /// What the history file of this timeline in `pg_wal` says.
@@ -111,6 +119,12 @@ pub enum Action {
     ReleaseLeader {
         /// Our last position, for the others to compare with.
         status: Option<Status>,
+    },
+    /// All members have accepted that we go on leading: the lock is prolonged without the DCS. Answered by a lock answer
+    /// with this moment.
+    ExtendLock {
+        /// A moment before they were asked.
+        sent_at: Moment,
     },
     /// Write a key.
     Write {

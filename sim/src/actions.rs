@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ha::facts::{Answer, CheckpointStatus, Source};
+use ha::facts::{Answer, CheckpointStatus, LockAnswer, Source};
 use ha::standby_names::StandbyNames;
 use ha::step::{Action, SlotChange};
 
@@ -14,8 +14,20 @@ impl World {
     /// Performs an action; its result is learnt after the time that it takes.
     pub(crate) fn perform(&mut self, id: Id, action: Action) {
         match action {
+            Action::AcquireLeader | Action::SupersedeLeader { .. } if !self.may_race(id) => {
+                self.marks.hit("failsafe: a promise holds back");
+                self.answer_after(id, Duration::from_millis(1), |_, _| {
+                    Answer::Lock(LockAnswer::NotHeld)
+                });
+            }
             Action::AcquireLeader => self.call_dcs(id, Request::Acquire),
             Action::SupersedeLeader { expired } => self.call_dcs(id, Request::Supersede(expired)),
+            Action::ExtendLock { sent_at } => {
+                self.marks.hit("failsafe: lock extended");
+                self.answer_after(id, Duration::ZERO, move |_, _| {
+                    Answer::Lock(LockAnswer::Held { sent_at })
+                });
+            }
             Action::RenewLeader { .. } => self.call_dcs(id, Request::Renew),
             Action::TakeLeader => self.call_dcs(id, Request::Take),
             Action::ReleaseLeader { status } => {
@@ -59,6 +71,11 @@ impl World {
                 self.done_after(id, delay, result);
             }
         }
+    }
+
+    fn may_race(&mut self, id: Id) -> bool {
+        let now = self.clock(id);
+        self.members[id].agent.promise.begin_race(now)
     }
 
     fn done_after(&mut self, id: Id, delay: Duration, result: Result<(), String>) {

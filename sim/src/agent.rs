@@ -7,7 +7,8 @@ use ::dcs::memory::Session;
 use ::dcs::{Identity, Layout};
 use config::{DynamicConfig, Minimums};
 use ha::cluster::Version;
-use ha::facts::{Answer, CheckpointStatus, Given, Moment, Node, Request, TaskStatus};
+use ha::facts::{Answer, CheckpointStatus, Given, LockAnswer, Moment, Node, Request, TaskStatus};
+use ha::failsafe::Promise;
 use ha::memory::Memory;
 use ha::pg::{Role, ServerState};
 use ha::step::{Exit, Outcome, Step, Task, TaskOutcome};
@@ -39,6 +40,8 @@ pub(crate) struct Agent {
     pub(crate) jobs: u64,
     pub(crate) checkpoint: CheckpointStatus,
     pub(crate) requests: Vec<Request>,
+    /// What it has promised to a leader that does not reach the DCS.
+    pub(crate) promise: Promise,
     pub(crate) is_stopping: bool,
     next_run: Duration,
     wake_number: u64,
@@ -70,6 +73,7 @@ impl Agent {
             jobs: 0,
             checkpoint: CheckpointStatus::Idle,
             requests: Vec::new(),
+            promise: Promise::default(),
             is_stopping: false,
             next_run: Duration::ZERO,
             wake_number: 0,
@@ -253,6 +257,7 @@ impl World {
             checkpoint: agent.checkpoint,
             requests: agent.requests.clone(),
             scheduled_restart: None,
+            failsafe: agent.promise.accepted(now).cloned(),
             is_stopping: agent.is_stopping,
             guard_is_missing: false,
             watchdog_is_missing: false,
@@ -271,7 +276,12 @@ impl World {
         let Some((mut facts, step)) = self.members[id].agent.cycle.take() else {
             return;
         };
-        if let Answer::Lock(ha::facts::LockAnswer::Held { sent_at }) = &answer {
+        match &answer {
+            Answer::Lock(LockAnswer::Held { .. }) => self.members[id].agent.promise.settle(true),
+            Answer::Lock(LockAnswer::NotHeld) => self.members[id].agent.promise.settle(false),
+            _ => {}
+        }
+        if let Answer::Lock(LockAnswer::Held { sent_at }) = &answer {
             let deadline = sent_at.after(ttl);
             self.members[id].agent.guard_deadline = Some(deadline);
             if self.plan.has_guard {
@@ -323,8 +333,11 @@ impl World {
             return;
         }
         let was_paused = self.members[id].agent.config.pause;
+        let name = self.members[id].name().clone();
         let agent = &mut self.members[id].agent;
         agent.reason = variant;
+        let another_leads = agent.memory.another_leads(&name);
+        agent.promise.end_cycle(agent.memory.leads(), another_leads);
         for reply in &outcome.replies {
             agent.requests.retain(|request| match request {
                 Request::Restart { id, .. } | Request::Reinitialize { id, .. } => *id != reply.id,

@@ -44,6 +44,12 @@ impl World {
         member.hazard_until > self.now || member.agent.is_paused()
     }
 
+    /// All members have agreed that it leads, though its key has run out in the store.
+    fn leads_by_failsafe(&self, id: Id) -> bool {
+        let until = self.members[id].agent.memory().failsafe.until;
+        until.is_some_and(|until| self.clock(id) < until)
+    }
+
     /// A promotion begins: the leader key must be this member's in the store.
     pub(crate) fn check_promotion(&mut self, id: Id) {
         let holder = self.dcs.holder();
@@ -61,7 +67,8 @@ impl World {
             .is_some_and(|data| data.takes_clients);
         let holder = self.dcs.holder();
         let is_holder = holder.as_ref() == Some(self.members[id].name());
-        if takes_clients && !is_holder && !self.is_hazard(id) {
+        let leads_by_failsafe = holder.is_none() && self.leads_by_failsafe(id);
+        if takes_clients && !is_holder && !leads_by_failsafe && !self.is_hazard(id) {
             self.break_rule(id, &format!("{how} while the leader key is {holder:?}"));
         }
         if self.last_primary != Some(id) && takes_clients {

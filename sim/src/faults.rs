@@ -161,7 +161,7 @@ impl World {
         }
     }
 
-    fn dcs_outage(&mut self, duration: Duration) {
+    pub(crate) fn dcs_outage(&mut self, duration: Duration) {
         if self.dcs.is_down {
             return;
         }

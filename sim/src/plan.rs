@@ -118,6 +118,8 @@ pub struct Plan {
     pub is_strict: bool,
     /// `synchronous_node_count`.
     pub synchronous_node_count: usize,
+    /// `failsafe_mode`.
+    pub is_failsafe: bool,
     /// Which faults are in play.
     pub faults: Vec<Fault>,
     /// The mean time between two faults.
@@ -145,6 +147,10 @@ impl Plan {
             is_strict = random.percent(40);
             node_count = [1, 1, 2][random.index(3)];
         }
+        let is_failsafe = random.percent(40);
+        if is_failsafe {
+            faults.extend([Fault::DcsOutage, Fault::IsolateFromDcs]);
+        }
         Self {
             members: [2, 3, 3, 3, 4, 5][random.index(6)],
             timing_seconds,
@@ -166,6 +172,7 @@ impl Plan {
             synchronous_by_quorum: by_quorum,
             is_strict,
             synchronous_node_count: node_count,
+            is_failsafe,
             faults,
             fault_interval: Duration::from_millis(random.below(ttl * 3000) + ttl * 300),
             chaos: Duration::from_secs(ttl * 12 + random.below(ttl * 12)),
@@ -197,6 +204,11 @@ impl Plan {
                 "synchronous_node_count".to_owned(),
                 self.synchronous_node_count.into(),
             );
+        }
+        if self.is_failsafe
+            && let Some(map) = config.as_object_mut()
+        {
+            map.insert("failsafe_mode".to_owned(), Value::Bool(true));
         }
         if is_paused && let Some(map) = config.as_object_mut() {
             map.insert("pause".to_owned(), Value::Bool(true));

@@ -1,18 +1,21 @@
 //! Answers to what a cycle wants to know: the simulated counterpart of the program's questions.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use ha::cluster::Tags;
 use ha::facts::{
-    Accepts, Answer, CrashRecovery, DataDirectory, Divergence, LocalHistory, Peer, PeerAnswer, PeerStatus,
-    RecoveryDrift, RemoteHistory, Server as ServerFacts, Slot, Source, SqlFacts, WalSender,
+    Accepts, Answer, CrashRecovery, DataDirectory, Divergence, FailsafeReply, LocalHistory, Peer, PeerAnswer,
+    PeerStatus, RecoveryDrift, RemoteHistory, Server as ServerFacts, Slot, Source, SqlFacts, WalSender,
 };
+use ha::failsafe::Ping;
 use ha::pg::{ControlData, DatabaseState, HistoryEntry, Lsn, ReplicationState, SystemIdentifier, Timeline};
 use ha::step::Question;
 
 use crate::dcs::Request;
 use crate::server::{CHECKPOINT_RECORD, Condition, Data, Process};
-use crate::world::{Id, World};
+use crate::world::{Id, Owner, World};
 
 impl World {
     /// Answers a question after the time that it takes.
@@ -37,6 +40,7 @@ impl World {
                 });
             }
             Question::Peers(peers) => self.ask_peers(id, peers),
+            Question::Failsafe { members, ping } => self.ask_to_go_on(id, members, ping),
             Question::Divergence(source) => {
                 let delay = delay + self.random.millis(2, 30);
                 self.answer_after(id, delay, move |world, id| {
@@ -207,6 +211,60 @@ impl World {
             let delay = waits.unwrap_or_else(|| world.random.millis(1, 5));
             world.answer_after(id, delay, move |_, _| Answer::Peers(answers));
         });
+    }
+
+    /// A leader without the DCS asks the others. Each is asked at a moment of its own, and an answer may get lost.
+    fn ask_to_go_on(&mut self, id: Id, peers: Vec<Peer>, ping: Ping) {
+        let sent_at = self.clock(id);
+        let count = peers.len();
+        let replies: Rc<RefCell<Vec<FailsafeReply>>> = Rc::default();
+        for peer in peers {
+            let there = self.random.mostly(1, 10, 5, 400);
+            let back = self.random.mostly(1, 10, 5, 400);
+            let (ping, replies) = (ping.clone(), Rc::clone(&replies));
+            let life = self.members[id].agent.life;
+            // What was sent arrives although its sender has died since.
+            self.schedule(there, Self::WORLD, move |world| {
+                let accepts = world.take_ping(id, &peer, ping);
+                let is_silent = world
+                    .find(&peer.name)
+                    .is_none_or(|other| !world.reaches(id, other));
+                let delay = if is_silent { peer.patience } else { back };
+                world.schedule(delay, Owner::Agent(id, life), move |world| {
+                    let reached = world
+                        .find(&peer.name)
+                        .is_some_and(|other| world.reaches(id, other));
+                    let accepts =
+                        accepts.and_then(|lsn| reached.then_some(lsn).ok_or("timed out".to_owned()));
+                    replies.borrow_mut().push(FailsafeReply {
+                        name: peer.name,
+                        accepts,
+                    });
+                    if replies.borrow().len() == count {
+                        let replies = replies.take();
+                        world.learn(id, Answer::Failsafe { sent_at, replies });
+                    }
+                });
+            });
+        }
+    }
+
+    fn take_ping(&mut self, id: Id, peer: &Peer, ping: Ping) -> Result<Option<Lsn>, String> {
+        let other = self.find(&peer.name).ok_or("no such host")?;
+        if !self.reaches(id, other) {
+            return Err("timed out".to_owned());
+        }
+        let (now, ttl) = (self.clock(other), self.plan.ttl());
+        let member = &mut self.members[other];
+        if !member.agent.is_alive {
+            return Err("connection refused".to_owned());
+        }
+        if !member.agent.promise.accept(ping, now, ttl) {
+            self.marks.hit("failsafe: running as a leader");
+            return Err("Running as a leader".to_owned());
+        }
+        self.note(other, || "promises to take no key".to_owned());
+        Ok(self.members[other].agent.memory().last_position)
     }
 
     fn peer_status(&self, id: Id, peer: &Peer) -> Result<PeerStatus, String> {

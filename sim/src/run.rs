@@ -78,6 +78,7 @@ fn live(world: &mut World) {
     world.run_until(end);
     heal(world);
     hand_over(world);
+    lose_the_dcs(world);
 }
 
 /// From nothing to a cluster in which all stream.
@@ -229,6 +230,33 @@ fn hand_over(world: &mut World) {
     let end = world.now + Duration::from_secs(95);
     world.run_until(end);
     settle(world, "after a graceful stop");
+}
+
+/// With `failsafe_mode` a cluster in which nothing else is wrong keeps its primary however long the DCS is away.
+fn lose_the_dcs(world: &mut World) {
+    let is_whole = !world.members.iter().any(|member| member.is_foreign);
+    if world.violation.is_some() || !world.plan.is_failsafe || !is_whole {
+        return;
+    }
+    if !settle(world, "before the DCS goes") {
+        return;
+    }
+    // The leader lists all members once it has seen them.
+    let end = world.now + world.plan.loop_wait() * 3 + Duration::from_secs(2);
+    world.run_until(end);
+    let Some(primary) = (0..world.members.len()).find(|id| world.takes_writes(*id)) else {
+        return;
+    };
+    world.dcs_outage(world.plan.ttl() * 4);
+    let end = world.now + world.plan.ttl() * 4 + bound(world);
+    let stopped = world.run_until_true(end, |world| !world.takes_writes(primary));
+    if stopped && world.violation.is_none() {
+        world.break_rule(primary, "stopped although all members answer");
+    }
+    if settle(world, "after the DCS was away") && !world.takes_writes(primary) {
+        world.break_rule(primary, "has lost its place although all members answered");
+    }
+    world.marks.hit("failsafe: the primary stayed");
 }
 
 fn settle(world: &mut World, when: &str) -> bool {

@@ -24,10 +24,16 @@ impl World {
         match action {
             Action::AcquireLeader => {
                 let sent_at = clock::now();
+                if !self.promise().begin_race(sent_at) {
+                    return Answer::Lock(LockAnswer::NotHeld);
+                }
                 lock(sent_at, self.dcs.acquire_leader().await)
             }
             Action::SupersedeLeader { expired } => {
                 let sent_at = clock::now();
+                if !self.promise().begin_race(sent_at) {
+                    return Answer::Lock(LockAnswer::NotHeld);
+                }
                 lock(sent_at, self.dcs.supersede_leader(*expired).await)
             }
             Action::RenewLeader { seen } => {
@@ -45,6 +51,7 @@ impl World {
                     Err(error) => LockAnswer::Unknown(dcs_failure(&error)),
                 })
             }
+            Action::ExtendLock { sent_at } => Answer::Lock(LockAnswer::Held { sent_at: *sent_at }),
             Action::Write { key, value, expect } => {
                 let written = self
                     .dcs

@@ -133,8 +133,12 @@ impl Daemon {
                 self.lease_was_renewed(*sent_at);
                 let until = sent_at.after(self.world.settings.config.ttl);
                 meanwhile::show_lease(&self.view, until);
+                self.world.promise().settle(true);
             }
-            LockAnswer::NotHeld => self.world.lease = None,
+            LockAnswer::NotHeld => {
+                self.world.lease = None;
+                self.world.promise().settle(false);
+            }
             // The lease that we had runs on.
             LockAnswer::Unknown(_) => {}
         }
@@ -158,6 +162,7 @@ impl Daemon {
             checkpoint: self.world.checkpoint.status(),
             requests: self.requests.unanswered(self.memory.restart_request),
             scheduled_restart: self.rest.as_ref().and_then(api::Handle::planned_restart),
+            failsafe: self.world.promise().accepted(clock::now()).cloned(),
             is_stopping: self.is_stopping,
             guard_is_missing: self.guard_is_wanting(),
             watchdog_is_missing: self.world.watchdog.is_wanting(),
@@ -253,6 +258,8 @@ impl Daemon {
         let lock_valid_until = self.memory.lock.map(|lock| lock.valid_until);
         self.world.lock_valid_until.send_replace(lock_valid_until);
         self.guard_after_cycle();
+        let another_leads = self.memory.another_leads(&self.world.settings.node.name);
+        self.world.promise().end_cycle(self.memory.leads(), another_leads);
         for (callback, role) in &outcome.callbacks {
             self.world.server.run_callback(*callback, *role);
         }
@@ -344,7 +351,8 @@ impl Daemon {
             next_run: self.schedule.next_run(),
             dcs_last_seen: seen.dcs_last_seen,
             watchdog_failed: self.guard_is_wanting() || self.world.watchdog.is_wanting(),
-            failsafe_until: None,
+            failsafe_until: self.memory.failsafe.until,
+            failsafe_members: self.memory.failsafe.members.clone(),
             status_line,
         }));
     }

@@ -1,7 +1,10 @@
 //! How the REST API hands a person's wish to the HA loop. The API changes nothing itself: a wish waits here for the
 //! next cycle, and wakes it.
 
+use std::sync::{Arc, Mutex};
+
 use ha::facts::RestartConditions;
+use ha::failsafe::Promise;
 use ha::step::Reply;
 use tokio::sync::{mpsc, oneshot};
 
@@ -48,6 +51,8 @@ pub enum Unheard {
 #[derive(Debug, Clone)]
 pub struct Inbox {
     sender: mpsc::Sender<Message>,
+    /// What a leader without the DCS was promised. Shared with the HA loop, which may be waiting for the DCS itself.
+    promise: Arc<Mutex<Promise>>,
 }
 
 impl Inbox {
@@ -55,7 +60,14 @@ impl Inbox {
     #[must_use]
     pub fn new() -> (Self, mpsc::Receiver<Message>) {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
-        (Self { sender }, receiver)
+        let promise = Arc::default();
+        (Self { sender, promise }, receiver)
+    }
+
+    /// What a leader without the DCS was promised.
+    #[must_use]
+    pub fn promise(&self) -> Arc<Mutex<Promise>> {
+        Arc::clone(&self.promise)
     }
 
     /// Has PostgreSQL restarted, and waits until that is done.

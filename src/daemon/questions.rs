@@ -7,13 +7,15 @@ use std::sync::Arc;
 use config::DynamicConfig;
 use futures_util::future::join_all;
 use ha::facts::{
-    Accepts, Answer, DataDirectory, DcsFailure, Divergence, LocalHistory, Peer, PeerAnswer, PeerStatus,
-    RecoveryDrift, RemoteHistory, Slot, Source, SqlFacts, WaitsFor, WalSender,
+    Accepts, Answer, DataDirectory, DcsFailure, Divergence, FailsafeReply, LocalHistory, Peer, PeerAnswer,
+    PeerStatus, RecoveryDrift, RemoteHistory, Slot, Source, SqlFacts, WaitsFor, WalSender,
 };
-use ha::pg::ReplicationState;
+use ha::failsafe::Ping;
+use ha::pg::{Lsn, ReplicationState};
 use ha::step::Question;
+use net::http::{Method, Reason, StatusCode};
 use postgres::process::{Readiness, WalSenders};
-use postgres::{Drift, RecoverySignal, SlotType, SqlStatus, StatusWants};
+use postgres::{Drift, Instant, RecoverySignal, SlotType, SqlStatus, StatusWants};
 
 use super::clock;
 use super::world::World;
@@ -35,6 +37,7 @@ impl World {
                     }),
             ),
             Question::Peers(peers) => Answer::Peers(self.ask_peers(peers).await),
+            Question::Failsafe { members, ping } => self.ask_to_go_on(members, ping).await,
             Question::Divergence(source) => Answer::Divergence(self.compare_with(source).await),
             Question::HistoryFile(timeline) => {
                 let read = self.server.history_file(*timeline).unwrap_or_else(|error| {
@@ -209,6 +212,47 @@ impl World {
         .await
     }
 
+    /// Whether all members accept that this one leads without the DCS.
+    async fn ask_to_go_on(&self, members: &[Peer], ping: &Ping) -> Answer {
+        let body = ping.to_json();
+        let sent_at = clock::now();
+        let replies = join_all(members.iter().map(|peer| async {
+            FailsafeReply {
+                name: peer.name.clone(),
+                accepts: self.is_accepted_by(peer, &body).await,
+            }
+        }));
+        Answer::Failsafe {
+            sent_at,
+            replies: replies.await,
+        }
+    }
+
+    async fn is_accepted_by(&self, peer: &Peer, body: &str) -> Result<Option<Lsn>, String> {
+        let url = failsafe_url(&peer.api_url);
+        let deadline = Instant::now() + peer.patience;
+        let mut answer = self
+            .http
+            .request(Method::POST, &url, Some(body), peer.patience)
+            .await;
+        if let Err(error) = &answer
+            && error.reason == Reason::Broken
+        {
+            // A connection that was kept may have been closed by the other side meanwhile.
+            let left = deadline.saturating_duration_since(Instant::now());
+            answer = self.http.request(Method::POST, &url, Some(body), left).await;
+        }
+        let response = answer.map_err(|error| error.to_string())?;
+        if response.status != StatusCode::OK || response.body != "Accepted" {
+            return Err(format!("HTTP {}: {}", response.status.as_u16(), response.body));
+        }
+        let lsn = response
+            .headers
+            .get("lsn")
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        Ok(lsn.map(Lsn))
+    }
+
     async fn compare_with(&self, source: &Source) -> Divergence {
         let leader = match source_of(source) {
             Ok(leader) => leader,
@@ -265,6 +309,15 @@ impl World {
             }
         }
     }
+}
+
+/// Where a member takes pings: beside the address that it publishes.
+fn failsafe_url(api_url: &str) -> String {
+    let host_ends = api_url.find("://").map_or(0, |scheme| scheme + 3);
+    let path = api_url[host_ends..]
+        .find('/')
+        .map_or(api_url.len(), |path| host_ends + path);
+    format!("{}/failsafe", &api_url[..path])
 }
 
 pub(crate) fn dcs_failure(error: &dcs::Error) -> DcsFailure {

@@ -131,19 +131,13 @@ pub(crate) fn read_dynamic(document: &serde_json::Value, minimums: Minimums) -> 
 
 /// What is configured that this version does not do, and what comes of it.
 fn not_there_yet(config: &DynamicConfig) -> Vec<&'static str> {
-    let said = [
-        (
-            config.failsafe_mode,
-            "failsafe_mode is not supported yet: a primary stops when the DCS stays away",
-        ),
-        (
-            config
-                .slots
-                .values()
-                .any(|slot| matches!(slot.kind, SlotKind::Logical { .. })),
-            "logical slots are not supported yet: those of `slots` are neither created nor kept across a failover",
-        ),
-    ];
+    let said = [(
+        config
+            .slots
+            .values()
+            .any(|slot| matches!(slot.kind, SlotKind::Logical { .. })),
+        "logical slots are not supported yet: those of `slots` are neither created nor kept across a failover",
+    )];
     said.into_iter()
         .filter(|(is_set, _)| *is_set)
         .map(|(_, text)| text)
@@ -243,13 +237,12 @@ mod tests {
             assert_eq!(said(&document), Vec::<&str>::new());
         }
         let document = serde_json::json!({
-            "failsafe_mode": true,
             "slots": {
                 "feed": {"type": "logical", "database": "app", "plugin": "pgoutput"},
             },
         });
         let texts = said(&document);
-        let words = ["failsafe_mode", "logical slots"];
+        let words = ["logical slots"];
         assert_eq!(texts.len(), words.len());
         for (text, word) in texts.iter().zip(words) {
             assert!(text.contains(word), "{text}");

@@ -137,6 +137,7 @@ async fn prepare(
     let (inbox, messages) = Inbox::new();
     let coordinator = local.citus.as_ref().filter(|citus| citus.group == COORDINATOR);
     let citus = coordinator.map(|citus| Keeper::start(server.clone(), citus.database.clone()));
+    let promise = inbox.promise();
     let now = clock::now();
     let first = View::first(&settings, &memory, agreed.cluster, now);
     let (view, view_receiver) = watch::channel(Arc::new(first));
@@ -158,7 +159,7 @@ async fn prepare(
     Ok(move |signals, pulse| Daemon {
         world: World {
             citus,
-            ..World::new(dcs, server, http, settings, guard)
+            ..World::new(dcs, server, http, settings, guard, promise)
         },
         memory,
         schedule: Schedule::new(now),

@@ -9,7 +9,7 @@ use config::{DynamicConfig, LocalConfig};
 use ha::cluster::{Cluster, PendingRestartReason, ScheduledRestart};
 use ha::facts::{Moment, Node, SqlFacts, TaskStatus};
 use ha::memory::Memory;
-use ha::pg::{Lsn, Role, ServerState, SystemIdentifier, Timeline};
+use ha::pg::{Lsn, MemberName, Role, ServerState, SystemIdentifier, Timeline};
 use tokio::sync::watch;
 
 use super::settings::Settings;
@@ -53,6 +53,8 @@ pub struct View {
     pub watchdog_failed: bool,
     /// Until when a check of the failsafe members lets this cluster go on without the DCS.
     pub failsafe_until: Option<Moment>,
+    /// The key `failsafe` as last read or written.
+    pub failsafe_members: Option<BTreeMap<MemberName, String>>,
     /// The newest cycle's status line.
     pub status_line: String,
 }
@@ -117,6 +119,7 @@ impl View {
             dcs_last_seen: super::clock::epoch_seconds(),
             watchdog_failed: false,
             failsafe_until: None,
+            failsafe_members: None,
             status_line: String::new(),
         }
     }

@@ -1,12 +1,13 @@
 //! Everything outside the decision: the store, the server, the other members, and what was last seen of them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dcs::Dcs;
 use ha::cluster::PendingRestartReason;
 use ha::facts::{self, Moment};
+use ha::failsafe::Promise;
 use ha::pg::Lsn;
 use postgres::process::{Postmaster, WalSenders};
 use postgres::{Instant, Server};
@@ -40,6 +41,8 @@ pub(crate) struct World {
     pub(crate) lease: Option<Posture>,
     /// The lease that the guard keeps for the agent after us.
     pub(crate) lease_remembered: Option<String>,
+    /// What a leader without the DCS was promised.
+    pub(crate) promise: Arc<Mutex<Promise>>,
 }
 
 /// What the last observations told beyond their answers: for the view, and for waking up.
@@ -73,6 +76,7 @@ impl World {
         http: Arc<net::http::Client>,
         settings: Settings,
         guard: Option<Guard>,
+        promise: Arc<Mutex<Promise>>,
     ) -> Self {
         let watchdog = Watchdog::new(Wish::new(&settings.local.watchdog, &settings.config));
         Self {
@@ -89,7 +93,12 @@ impl World {
             citus: None,
             lease: None,
             lease_remembered: None,
+            promise,
         }
+    }
+
+    pub(crate) fn promise(&self) -> MutexGuard<'_, Promise> {
+        self.promise.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `retry_timeout` from now, or less when our lease does not last.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{observe, primary, shutdown, task};
+use super::{failsafe, observe, primary, shutdown, task};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DcsFailure, TaskStatus};
 use crate::memory::Bootstrap;
@@ -31,9 +31,13 @@ pub(super) fn decide(c: &mut Cycle<'_>, failure: &DcsFailure) -> Flow<Reason> {
         return start_read_only(c);
     }
     if !observe::is_primary(c)? {
+        failsafe::keep_slots(c)?;
         return Ok(Reason::DcsNotAccessible);
     }
-    if c.memory.lock.is_some() && c.has_time() {
+    if failsafe::keep_leading(c)? {
+        return Ok(Reason::FailsafeLeader);
+    }
+    if c.memory.lock.is_some() && c.has_time() && failsafe::may_ask_again(c) {
         let soon = c.now().after(Duration::from_secs(1).min(c.config().loop_wait));
         c.again_at(soon);
         return Ok(Reason::DcsNotAccessible);

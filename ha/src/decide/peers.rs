@@ -28,6 +28,15 @@ pub(super) fn as_silent_peer(c: &Cycle<'_>, member: &Member) -> Option<Peer> {
     peer(member, patience)
 }
 
+/// The same of a member of which no more is known than its address.
+pub(super) fn as_silent_address(c: &Cycle<'_>, name: &MemberName, api_url: &str) -> Peer {
+    Peer {
+        name: name.clone(),
+        api_url: api_url.to_owned(),
+        patience: PATIENCE_WITH_THE_DEAD.min(c.config().ttl / 20),
+    }
+}
+
 fn peer(member: &Member, patience: Duration) -> Option<Peer> {
     Some(Peer {
         name: member.name.clone(),

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    citus, follow, history, observe, publish, release, slots, standby_cluster, switchover, synchronous,
+    citus, failsafe, follow, history, observe, publish, release, slots, standby_cluster, switchover,
+    synchronous,
 };
 use crate::cluster::{Cluster, Status};
 use crate::cycle::{Cycle, Flow};
@@ -40,6 +41,7 @@ pub(super) fn hold(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
             },
         )?;
     }
+    failsafe::publish(c, cluster)?;
     let may_hand_over = is_primary || (is_standby_cluster && !c.config().pause);
     if may_hand_over && let Some(reason) = switchover::decide(c, cluster)? {
         return Ok(reason);

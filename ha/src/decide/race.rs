@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{backoff, follow, observe, peers, primary, standby_cluster, synchronous};
+use super::{backoff, failsafe, follow, observe, peers, primary, standby_cluster, synchronous};
 use crate::cluster::{Cluster, Failover, FailoverKind};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{LockAnswer, Peer, PeerAnswer, PeerStatus, SqlFacts};
@@ -132,6 +132,10 @@ fn is_healthiest(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<bool> {
         }
     }
     if may_lack && !synchronous::counts_votes(c, cluster) {
+        return Ok(false);
+    }
+    if failsafe::is_left_out(c, cluster) {
+        c.note(notes::not_a_failsafe_member(c.me()));
         return Ok(false);
     }
     compare(c, cluster, &sql, None, true)
@@ -294,6 +298,10 @@ fn nobody_is_fitter(c: &mut Cycle<'_>, cluster: &Cluster, answers: Vec<PeerAnswe
         match answer.status {
             Err(why) => {
                 c.note(notes::peer_failed(&answer.name, &why));
+                if failsafe::may_count_on_us(c, cluster, &answer.name) {
+                    c.note(notes::may_have_promised(&answer.name));
+                    return false;
+                }
                 if own.lacks_wal && is_worth_waiting(c, cluster, &answer.name) {
                     c.note(notes::peer_is_starting(&answer.name));
                     return false;
@@ -420,6 +428,16 @@ fn rivals(c: &Cycle<'_>, cluster: &Cluster, without: Option<&MemberName>) -> Vec
             } else {
                 peers::as_peer(c, member)
             });
+        }
+    }
+    // A leader that does not reach the DCS may have gone from both.
+    for (name, peer) in failsafe::members(c, cluster) {
+        let is_known = rivals.iter().any(|rival| rival.name == name);
+        let is_a_member =
+            cluster.member(&name).is_some() || led.is_some_and(|led| led.member(&name).is_some());
+        let may_run = without != Some(&name) && (!is_synchronous || cluster.sync.lists(&name, true));
+        if !is_known && !is_a_member && may_run {
+            rivals.push(peer);
         }
     }
     rivals

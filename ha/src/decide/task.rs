@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{crash, observe, peers, primary, publish, release, standby_cluster};
+use super::{crash, failsafe, observe, peers, primary, publish, release, standby_cluster};
 use crate::cluster::{Cluster, Status};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DcsFailure, Progress, TaskStatus};
@@ -299,6 +299,10 @@ fn without_lock(c: &mut Cycle<'_>, unlocked: bool, task: &Task) -> Flow<Reason> 
 /// A job runs and the DCS does not answer.
 pub(super) fn running_in_outage(c: &mut Cycle<'_>, task: &Task, failure: &DcsFailure) -> Flow<Reason> {
     c.note(notes::dcs_error(&failure.0));
+    let takes_writes = c.memory.role == Role::Primary && !matches!(task, Task::Stop { .. });
+    if takes_writes && !c.config().pause && failsafe::keep_leading(c)? {
+        return Ok(Reason::InProgress(task.label()));
+    }
     if !c.has_time() {
         return without_lock(c, false, task);
     }

@@ -444,6 +444,7 @@ fn deed(action: &Action, entry: &Entry) -> Option<What> {
         | Action::RenewLeader { .. }
         | Action::TakeLeader
         | Action::ReleaseLeader { .. }
+        | Action::ExtendLock { .. }
         | Action::TouchMember(_)
         | Action::KeepCitus(_) => return None,
     };

@@ -163,6 +163,24 @@ pub(crate) fn dcs_error(why: &str) -> Note {
     Note::error(format!("Error communicating with DCS: {why}"))
 }
 
+pub(crate) fn failsafe_refused(name: &MemberName, why: &str) -> Note {
+    Note::warning(format!(
+        "failsafe: {name} does not accept that this member leads without the DCS: {why}"
+    ))
+}
+
+pub(crate) fn not_a_failsafe_member(me: &MemberName) -> Note {
+    Note::info(format!(
+        "{me} is not listed in the key failsafe: it may not take the leader key (failsafe_mode)"
+    ))
+}
+
+pub(crate) fn may_have_promised(name: &MemberName) -> Note {
+    Note::info(format!(
+        "{name} does not answer and may lead without the DCS: this agent has not run for ttl yet (failsafe_mode)"
+    ))
+}
+
 pub(crate) fn lock_update_failed() -> Note {
     Note::error("failed to update leader lock")
 }

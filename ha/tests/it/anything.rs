@@ -10,14 +10,16 @@ use tamada_ha::cluster::{
     Version,
 };
 use tamada_ha::facts::{
-    Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, Given,
-    LocalHistory, LockAnswer, Moment, Node, PeerAnswer, PeerStatus, Progress, RecoveryDrift, RemoteHistory,
-    Request, RestartConditions, Server, Slot, SqlFacts, TaskStatus, WalSender,
+    Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, FailsafeReply,
+    Given, LocalHistory, LockAnswer, Moment, Node, Peer, PeerAnswer, PeerStatus, Progress, RecoveryDrift,
+    RemoteHistory, Request, RestartConditions, Server, Slot, SqlFacts, TaskStatus, WalSender,
 };
+use tamada_ha::failsafe::{Accepted, Ping};
 use tamada_ha::invariants::may_begin;
 use tamada_ha::memory::Memory;
 use tamada_ha::pg::{
-    ControlData, DatabaseState, HistoryEntry, Lsn, ReplicationState, Role, ServerState, SlotName, Timeline,
+    ControlData, DatabaseState, HistoryEntry, Lsn, MemberName, ReplicationState, Role, ServerState, SlotName,
+    Timeline,
 };
 use tamada_ha::quorum::Claim;
 use tamada_ha::reason::Reason;
@@ -148,9 +150,17 @@ impl Choices {
             failover: failover.flatten(),
             sync: SyncState::parse(version, sync),
             history: self.one_in(2).then(|| History::parse(r#"[[1,100,"x"]]"#)),
-            failsafe: None,
             workers: BTreeMap::new(),
+            failsafe: self.one_in(3).then(|| self.failsafe_members()),
         }))
+    }
+
+    fn failsafe_members(&mut self) -> BTreeMap<MemberName, String> {
+        let names = ["a", "b", "c"];
+        let listed = names.into_iter().filter(|_| !self.one_in(3));
+        listed
+            .map(|name| (name.into(), format!("http://{name}/patroni")))
+            .collect()
     }
 
     fn server(&mut self) -> Server {
@@ -317,6 +327,21 @@ impl Choices {
                     })
                     .collect(),
             ),
+            Step::Observe(Question::Failsafe { members, .. }) => {
+                let reply = |peer: &Peer| FailsafeReply {
+                    name: peer.name.clone(),
+                    accepts: if self.one_in(3) {
+                        Err("no answer".to_owned())
+                    } else {
+                        Ok(self.one_in(2).then(|| self.lsn()))
+                    },
+                };
+                Answer::Failsafe {
+                    sent_at: now,
+                    replies: members.iter().map(reply).collect(),
+                }
+            }
+            Step::Act(Action::ExtendLock { sent_at }) => Answer::Lock(LockAnswer::Held { sent_at: *sent_at }),
             Step::Observe(Question::Divergence(_)) => Answer::Divergence(self.divergence()),
             Step::Observe(Question::HistoryFile(_)) => Answer::HistoryFile(self.one_in(4).then(Vec::new)),
             Step::Observe(Question::RecoveryDrift(_)) => Answer::RecoveryDrift(
@@ -353,6 +378,7 @@ impl Choices {
         let document = serde_json::json!({
             "standby_cluster": standby_cluster,
             "pause": self.one_in(8),
+            "failsafe_mode": self.one_in(2),
             "check_timeline": self.one_in(3),
             "synchronous_mode": synchronous_mode,
             "synchronous_mode_strict": self.one_in(3),
@@ -388,6 +414,16 @@ impl Choices {
                 TaskStatus::Done { task, outcome }
             }
         };
+        let failsafe = self.one_in(4).then(|| Accepted {
+            ping: Ping {
+                name: self.name().into(),
+                conn_url: "postgres://x/postgres".to_owned(),
+                api_url: "http://x".to_owned(),
+                slots: None,
+                ttl: Duration::ZERO,
+            },
+            until: now.after(Duration::from_secs(self.below(30))),
+        });
         let id = RequestId(self.below(u64::MAX));
         let requests = match self.below(12) {
             0 => vec![Request::Restart {
@@ -428,6 +464,7 @@ impl Choices {
             checkpoint: CheckpointStatus::Idle,
             requests,
             scheduled_restart: None,
+            failsafe,
             is_stopping: self.one_in(12),
             guard_is_missing: self.one_in(8),
             watchdog_is_missing: self.one_in(8),

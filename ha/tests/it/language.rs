@@ -26,6 +26,8 @@
 //! meanwhile server lost                  the observation takes its time, and the lease is prolonged meanwhile: held, lost, unknown
 //! task done promote                      the long job: idle, `running stop shut-down=100`, `done start failed`
 //! request restart                        also: `request reinitialize force`
+//! accepts b 100                          what members answer to a leader without the DCS; also: refuses b
+//! ping a until=40                        such a leader has been accepted
 //! stopping                               the agent was told to end
 //! next                                   from here on, when the next cycle is wanted before loop_wait is over is told too
 //! ===                                    and then what it does
@@ -43,11 +45,12 @@ use tamada_ha::cluster::{
 };
 use tamada_ha::event::{Chronicle, Event, Record};
 use tamada_ha::facts::{
-    Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, Given,
-    LocalHistory, LockAnswer, Moment, Node, Peer, PeerAnswer, PeerStatus, PlannedRestart, Progress,
+    Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, FailsafeReply,
+    Given, LocalHistory, LockAnswer, Moment, Node, Peer, PeerAnswer, PeerStatus, PlannedRestart, Progress,
     RecoveryDrift, RemoteHistory, Request, RestartConditions, Server, Slot, Source, SqlFacts, TaskStatus,
     WalSender,
 };
+use tamada_ha::failsafe::{Accepted, Ping};
 use tamada_ha::memory::{Bootstrap, Lock, Memory, RewindState};
 use tamada_ha::pg::{
     ControlData, DatabaseState, HistoryEntry, Lsn, MemberName, ReplicationState, Role, ServerState, SlotName,
@@ -80,6 +83,9 @@ struct World {
     meanwhile: BTreeMap<String, String>,
     task: TaskStatus,
     requests: Vec<Request>,
+    /// What members answer to a leader that does not reach the DCS.
+    accepts: BTreeMap<MemberName, Result<Option<Lsn>, String>>,
+    failsafe: Option<Accepted>,
     /// There are history files up to this one.
     newest_timeline: u32,
     scheduled_restart: Option<PlannedRestart>,
@@ -179,6 +185,8 @@ impl World {
             meanwhile: BTreeMap::new(),
             task: TaskStatus::Idle,
             requests: Vec::new(),
+            accepts: BTreeMap::new(),
+            failsafe: None,
             newest_timeline: u32::MAX,
             scheduled_restart: None,
             is_stopping: false,
@@ -201,6 +209,7 @@ impl World {
             checkpoint: CheckpointStatus::Idle,
             requests: self.requests.clone(),
             scheduled_restart: self.scheduled_restart.clone(),
+            failsafe: self.failsafe.clone(),
             is_stopping: self.is_stopping,
             guard_is_missing: self.guard_is_missing,
             watchdog_is_missing: self.watchdog_is_missing,
@@ -319,6 +328,23 @@ impl World {
                 });
             }
             "scheduled-restart" => self.scheduled_restart = read_planned(&words),
+            "accepts" => drop(self.accepts.insert(words.0[0].into(), Ok(words.position()))),
+            "refuses" => drop(
+                self.accepts
+                    .insert(words.0[0].into(), Err("Running as a leader".to_owned())),
+            ),
+            "ping" => {
+                let name = words.0[0];
+                let ping = Ping {
+                    name: name.into(),
+                    conn_url: conn_url(name),
+                    api_url: api_url(name),
+                    slots: None,
+                    ttl: Duration::ZERO,
+                };
+                let until = Moment(Duration::from_secs(words.number("until").unwrap()));
+                self.failsafe = Some(Accepted { ping, until });
+            }
             "stopping" => self.is_stopping = true,
             "guard-missing" => self.guard_is_missing = true,
             "watchdog-missing" => self.watchdog_is_missing = true,
@@ -457,6 +483,17 @@ impl World {
                         .collect(),
                 )
             }
+            Question::Failsafe { members, .. } => {
+                let silent = || Err("no answer".to_owned());
+                let reply = |peer: &Peer| FailsafeReply {
+                    name: peer.name.clone(),
+                    accepts: self.accepts.get(&peer.name).cloned().unwrap_or_else(silent),
+                };
+                Answer::Failsafe {
+                    sent_at: self.now,
+                    replies: members.iter().map(reply).collect(),
+                }
+            }
             Question::Divergence(_) => Answer::Divergence(self.divergence.clone()),
             Question::HistoryFile(timeline) if timeline.0 > self.newest_timeline => Answer::HistoryFile(None),
             Question::HistoryFile(timeline) => {
@@ -492,6 +529,7 @@ impl World {
             Action::RenewLeader { .. } => Answer::Lock(lock("renew")),
             Action::TakeLeader => Answer::Lock(lock("take")),
             Action::ReleaseLeader { .. } => Answer::Lock(LockAnswer::NotHeld),
+            Action::ExtendLock { sent_at } => Answer::Lock(LockAnswer::Held { sent_at: *sent_at }),
             Action::Write { .. } | Action::Delete { .. } => Answer::Written(match told("write") {
                 Some("conflict") => Ok(None),
                 Some("unknown") => Err(DcsFailure("no answer".to_owned())),
@@ -614,6 +652,12 @@ fn read_cluster(words: &Words<'_>) -> Result<Cluster, DcsFailure> {
                 version,
                 &SyncState::to_json(&leader, quorum, &names.collect::<Vec<_>>()),
             )
+        }),
+        failsafe: words.value("failsafe").map(|names| {
+            names
+                .split(',')
+                .map(|name| (name.into(), api_url(name)))
+                .collect()
         }),
         history: lines.map(|lines| History::parse(&format!("[{lines}]"))),
         ..Cluster::default()
@@ -925,6 +969,14 @@ fn show(step: &Step) -> String {
                 less => format!("{} ({less} ms)", peer.name),
             };
             format!("ask {}", peers.iter().map(name).collect::<Vec<_>>().join(" "))
+        }
+        Step::Observe(Question::Failsafe { members, .. }) => {
+            let name = |peer: &Peer| format!("{} ({} ms)", peer.name, peer.patience.as_millis());
+            let names: Vec<_> = members.iter().map(name).collect();
+            format!("ask whether to go on {}", names.join(" "))
+        }
+        Step::Act(Action::ExtendLock { sent_at }) => {
+            format!("extend the lock from {} s", sent_at.0.as_secs())
         }
         Step::Observe(Question::Divergence(source)) => {
             format!("observe divergence from {}", name(Some(source)))

@@ -93,6 +93,14 @@ impl Access {
         }
     }
 
+    /// The same without what concerns members' addresses.
+    pub(crate) fn by_list_alone(&self) -> Self {
+        Self {
+            includes_members: false,
+            ..self.clone()
+        }
+    }
+
     /// Lets the caller in or says why not. `members` are the addresses of the cluster's members, looked at only with
     /// `allowlist_include_members`.
     pub(crate) fn check(&self, caller: Caller<'_>, members: &[IpAddr]) -> Result<(), Answer> {

@@ -151,8 +151,9 @@ fn put_cluster(metrics: &mut Metrics, view: &View, now: Moment, timeline: u32) {
         "1 if failsafe_mode is on, else 0.",
         view.config.failsafe_mode,
     );
-    let is_failsafe_member = cluster
-        .and_then(|cluster| cluster.failsafe.as_ref())
+    let is_failsafe_member = view
+        .failsafe_members
+        .as_ref()
         .is_some_and(|members| members.contains_key(&view.node.name));
     metrics.flag(
         "failsafe_member",

@@ -2,10 +2,12 @@
 //! view and the server's newest word; nothing here waits for the HA loop, except for the end of a restart.
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use dcs::Dcs;
+use ha::facts::SqlFacts;
+use ha::failsafe::{Ping, Promise};
 use net::http::Client;
 use postgres::RestStatus;
 use serde_json::Value;
@@ -40,6 +42,7 @@ const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) struct Api {
     pub(crate) view: ViewReceiver,
     pub(crate) inbox: Inbox,
+    pub(crate) failsafe: Arc<Mutex<Promise>>,
     pub(crate) dcs: Arc<dyn Dcs>,
     pub(crate) server: Arc<ServerStatus>,
     pub(crate) members: Arc<Client>,
@@ -64,6 +67,13 @@ impl Api {
         let scheduled = self.schedule.shown();
         if scheduled.is_some() && view.scheduled_restart != scheduled {
             Arc::make_mut(&mut view).scheduled_restart = scheduled;
+        }
+        let accepted = self
+            .promise()
+            .accepted(clock::now())
+            .map(|accepted| accepted.until);
+        if accepted > view.failsafe_until {
+            Arc::make_mut(&mut view).failsafe_until = accepted;
         }
         view
     }
@@ -143,8 +153,7 @@ impl Api {
     /// The last known members: this is asked when the DCS is away.
     fn failsafe(&self) -> Result<Answer, Answer> {
         let view = self.view();
-        let cluster = view.cluster.as_ref().map(|(cluster, _)| cluster);
-        let members = cluster.and_then(|cluster| cluster.failsafe.as_ref());
+        let members = view.failsafe_members.as_ref();
         let missing = || {
             Answer::page(
                 502,
@@ -152,6 +161,29 @@ impl Api {
             )
         };
         Ok(Answer::json(200, members.ok_or_else(missing)?))
+    }
+
+    fn promise(&self) -> MutexGuard<'_, Promise> {
+        self.failsafe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A leader that does not reach the DCS asks whether it may go on (Patroni documentation, "DCS Failsafe Mode").
+    fn accept_leader(&self, body: &Body) -> Result<Answer, Answer> {
+        let view = self.view();
+        if !view.config.failsafe_mode {
+            return Err(Answer::page(502, "failsafe_mode is off"));
+        }
+        let incomplete = || Answer::page(400, "name, conn_url and api_url have to be given");
+        let ping = Ping::from_json(body).ok_or_else(incomplete)?;
+        if !self.promise().accept(ping, clock::now(), view.config.ttl) {
+            return Ok(Answer::text(500, "Running as a leader"));
+        }
+        let lsn = view.sql.as_ref().and_then(SqlFacts::position);
+        let accepted = Answer::text(200, "Accepted");
+        Ok(match lsn {
+            Some(lsn) => accepted.with_header("lsn", lsn.0.to_string()),
+            None => accepted,
+        })
     }
 
     /// The answer to a request with a body.
@@ -162,6 +194,7 @@ impl Api {
             Wish::Citus => Ok(self.citus(body).await),
             Wish::Restart => self.restart(body).await,
             Wish::Reinitialize => Ok(self.reinitialize(body).await),
+            Wish::Failsafe => self.accept_leader(body),
             Wish::Switchover => self.switchover(Action::Switchover, body).await,
             Wish::Failover => self.switchover(Action::Failover, body).await,
         }
@@ -259,6 +292,15 @@ impl Api {
             Vec::new()
         };
         access.check(caller, &members).inspect_err(|answer| {
+            tracing::info!("REST API: {} refused: {}", caller.address, answer.body);
+        })
+    }
+
+    /// The same for a leader that does not reach the DCS: it may have gone from there, so that addresses of members do
+    /// not count.
+    pub(crate) fn check_access_of_leader(&self, caller: Caller<'_>) -> Result<(), Answer> {
+        let access = Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner));
+        access.by_list_alone().check(caller, &[]).inspect_err(|answer| {
             tracing::info!("REST API: {} refused: {}", caller.address, answer.body);
         })
     }

@@ -57,6 +57,8 @@ pub(crate) enum Wish {
     Failover,
     /// `POST /citus`, `POST /mpp`
     Citus,
+    /// `POST /failsafe`
+    Failsafe,
 }
 
 impl Wish {
@@ -91,6 +93,7 @@ impl Route {
             ("POST", "switchover") => Self::Wish(Wish::Switchover),
             ("POST", "failover") => Self::Wish(Wish::Failover),
             ("POST", "citus" | "mpp") => Self::Wish(Wish::Citus),
+            ("POST", "failsafe") => Self::Wish(Wish::Failsafe),
             ("DELETE", "switchover") => Self::DeleteSwitchover,
             ("POST", "sigterm") => Self::Sigterm,
             _ => Self::Unsupported,

@@ -160,6 +160,7 @@ async fn begin(
     let api = Arc::new(Api {
         access: RwLock::new(Arc::new(access_of(&restapi).await)),
         view: view.clone(),
+        failsafe: inbox.promise(),
         inbox,
         dcs,
         server: ServerStatus::new(surroundings.server),

@@ -3,6 +3,7 @@
 
 mod cascading_replication;
 mod custom_bootstrap;
+mod failsafe;
 mod pause;
 mod priority_failover;
 mod recovery;

@@ -115,6 +115,7 @@ pub(crate) fn replica(config: &Value) -> View {
         dcs_last_seen: 1_767_607_200,
         watchdog_failed: false,
         failsafe_until: None,
+        failsafe_members: None,
         status_line: String::new(),
     }
 }
