@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{failsafe, observe, primary, shutdown, task};
 use crate::cycle::{Cycle, Flow};
-use crate::facts::{DcsFailure, TaskStatus};
+use crate::facts::{DataDirectory, DcsFailure, TaskStatus};
 use crate::memory::Bootstrap;
 use crate::reason::{Reason, notes};
 use crate::step::{StartAs, StartReason, StopMode, StopPurpose, Task, TaskOutcome};
@@ -71,9 +71,19 @@ pub(super) fn has_stopped_for_it(c: &Cycle<'_>) -> bool {
     has_stopped && !given.is_stopping && !c.config().pause
 }
 
-/// A primary that had to stop serves reads until the DCS is back.
+/// A primary that had to stop serves reads until the DCS is back, unless a rewind has left its data half done.
 pub(super) fn start_read_only(c: &mut Cycle<'_>) -> Flow<Reason> {
-    if c.memory.demoted_at.is_some() {
+    if c.memory.demoted_at.is_none() {
+        return Ok(Reason::DcsNotAccessible);
+    }
+    let is_half_rewound = matches!(
+        c.data_directory()?,
+        DataDirectory::Present {
+            is_half_rewound: true,
+            ..
+        }
+    );
+    if !is_half_rewound {
         c.memory.is_recovering = true;
         let start = Task::Start {
             start_as: StartAs::Standby(None),

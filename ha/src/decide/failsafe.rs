@@ -166,10 +166,11 @@ pub(super) fn members(c: &Cycle<'_>, cluster: &Cluster) -> Vec<(MemberName, Peer
         .collect()
 }
 
-/// Whether the key `failsafe` lists others and not us: then a leader may go on without asking us.
-pub(super) fn is_left_out(c: &Cycle<'_>, cluster: &Cluster) -> bool {
+/// Whether the key `failsafe` lists others and not that member: a leader may go on without asking it, so it may not take the
+/// leader key.
+pub(super) fn leaves_out(c: &Cycle<'_>, cluster: &Cluster, name: &MemberName) -> bool {
     let members = cluster.failsafe.as_ref().filter(|_| c.config().failsafe_mode);
-    members.is_some_and(|members| !members.is_empty() && !members.contains_key(c.me()))
+    members.is_some_and(|members| !members.is_empty() && !members.contains_key(name))
 }
 
 /// Whether that member may count on what an earlier life of this agent has promised: that is over after `ttl`.

@@ -134,7 +134,7 @@ fn is_healthiest(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<bool> {
     if may_lack && !synchronous::counts_votes(c, cluster) {
         return Ok(false);
     }
-    if failsafe::is_left_out(c, cluster) {
+    if failsafe::leaves_out(c, cluster, c.me()) {
         c.note(notes::not_a_failsafe_member(c.me()));
         return Ok(false);
     }
@@ -343,6 +343,9 @@ fn is_fitter(c: &mut Cycle<'_>, cluster: &Cluster, name: &MemberName, peer: &Pee
     if !peer.in_recovery {
         c.note(notes::primary_is_alive(name));
         return true;
+    }
+    if failsafe::leaves_out(c, cluster, name) {
+        return false;
     }
     let theirs = peer.position.unwrap_or_default();
     let wrote_sync = synchronous::is_active(c, cluster) && cluster.sync.leader.as_ref() == Some(name);
