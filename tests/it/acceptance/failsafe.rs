@@ -106,7 +106,10 @@ fn is_over(cluster: &Cluster) {
     eventually("failsafe mode is over", seconds(cluster.timers.ttl + 15), || {
         for member in &cluster.members {
             let status = member.status()?;
-            if status.get("failsafe_mode_is_active").is_some_and(|active| active == true) {
+            if status
+                .get("failsafe_mode_is_active")
+                .is_some_and(|active| active == true)
+            {
                 return Err(status.to_string());
             }
         }
