@@ -25,6 +25,8 @@ mod switchover;
 mod synchronous;
 mod task;
 
+pub use slots::forces_hot_standby_feedback;
+
 use std::sync::Arc;
 
 use crate::cluster::Cluster;
@@ -140,6 +142,9 @@ fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
             slots::keep(c, cluster)?;
         }
         announce_start(c);
+        if let Some(copying) = slots::copy_missing(c, cluster)? {
+            return Ok(copying);
+        }
     }
     Ok(reason)
 }

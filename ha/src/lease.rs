@@ -116,6 +116,7 @@ fn is_beside_the_lease(step: &Step) -> bool {
             | Action::TouchMember(_)
             | Action::Begin(_)
             | Action::CancelTask
+            | Action::BeginSlotWork(_)
             | Action::BeginCheckpoint => false,
         },
         Step::Finish(_) => false,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, Version};
 use crate::facts::Moment;
-use crate::pg::{Lsn, MemberName, Role, ServerState, SlotName, SystemIdentifier, Timeline};
+use crate::pg::{Lsn, MemberName, Role, ServerState, SlotName, SystemIdentifier, Timeline, Xid};
 use crate::step::RequestId;
 
 /// What is known of whether our WAL parted from the leader's.
@@ -113,6 +113,22 @@ pub struct Failsafe {
     pub known_since: Option<Moment>,
 }
 
+/// Replication slots: as the leader those of members that are away, as a standby the logical ones.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Slots {
+    /// The leader: when each slot of a member was last seen while the member was there.
+    pub last_seen: BTreeMap<SlotName, Moment>,
+    /// The leader: what the last one has kept is in `last_seen`.
+    pub adopted: bool,
+    /// A standby: in which postmaster the logical slots below were found.
+    pub found_in: Option<i64>,
+    /// A standby: logical slots of which it is not certain yet that the primary has kept the catalog rows that they need.
+    /// With the `catalog_xmin` that the slot had on the primary when our physical slot began to keep some there.
+    pub unproven: BTreeMap<SlotName, Option<Xid>>,
+    /// A standby: no logical slot is copied before then.
+    pub copy_not_before: Option<Moment>,
+}
+
 /// What survives from cycle to cycle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
@@ -166,8 +182,8 @@ pub struct Memory {
     pub system_identifier: Option<SystemIdentifier>,
     /// Which postmaster was last seen, by its start.
     pub postmaster_started: Option<i64>,
-    /// When each slot of a member was last seen used.
-    pub slots_last_seen: BTreeMap<SlotName, Moment>,
+    /// Replication slots.
+    pub slots: Slots,
     /// The status that was last written, so that an equal one is not written again.
     pub published_status: Option<String>,
     /// Our last known position, for a status written when the server is down.
@@ -219,7 +235,7 @@ impl Memory {
             checkpoint: Checkpoint::Unknown,
             system_identifier: None,
             postmaster_started: None,
-            slots_last_seen: BTreeMap::new(),
+            slots: Slots::default(),
             published_status: None,
             last_position: None,
             last_timeline: None,

@@ -148,6 +148,20 @@ impl fmt::Display for MemberName {
     }
 }
 
+/// A transaction id. They go round: which one comes first holds only for ids less than half of all apart (PostgreSQL
+/// manual, "Preventing Transaction ID Wraparound Failures").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Xid(pub u32);
+
+impl Xid {
+    /// It comes before `other`, or is the same.
+    #[must_use]
+    pub fn is_not_after(self, other: Self) -> bool {
+        other.0.wrapping_sub(self.0) < 1 << 31
+    }
+}
+
 /// The name of a replication slot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

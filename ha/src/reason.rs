@@ -8,9 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::FailoverKind;
 use crate::facts::{Moment, Source};
-use crate::pg::{Lsn, MemberName, SystemIdentifier, Timeline};
+use crate::pg::{Lsn, MemberName, SlotName, SystemIdentifier, Timeline};
 
 pub(crate) mod notes;
+
+/// Names of slots, as Python prints a list.
+fn slot_list(slots: &[SlotName]) -> String {
+    let names: Vec<String> = slots.iter().map(|name| format!("'{name}'")).collect();
+    format!("[{}]", names.join(", "))
+}
 
 /// How loud a note is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -208,6 +214,8 @@ pub enum Reason {
     CrashRecovery,
     /// pg_rewind runs.
     Rewinding(String),
+    /// Logical slots are copied from the leader, and the server is restarted for it.
+    CopyingLogicalSlots(Vec<SlotName>),
     /// A new copy is made because the WAL parted.
     ReinitializingDiverged,
     /// The data directory has no readable identity.
@@ -297,6 +305,9 @@ impl fmt::Display for Reason {
             Self::LostLockDuring(job) => return write!(f, "lost leader lock during {job}"),
             Self::KeptLockDuring(job) => return write!(f, "updated leader lock during {job}"),
             Self::InProgress(job) => return write!(f, "{job} in progress"),
+            Self::CopyingLogicalSlots(slots) => {
+                return write!(f, "Copying logical slots {} from the primary", slot_list(slots));
+            }
             Self::Demoting(kind) => return write!(f, "{}: demoting myself", kind.as_str()),
             Self::ReleasedNoData(what) => {
                 return write!(

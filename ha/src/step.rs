@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::citus::Group;
 use crate::cluster::{Expired, Leader, MemberData, Status, Version};
-use crate::facts::{Moment, Peer, Source};
+use crate::facts::{LogicalSlot, Moment, Peer, Source};
 use crate::failsafe::Ping;
 use crate::pg::{Lsn, Role, SlotName, Timeline};
 use crate::reason::{Note, Reason};
@@ -158,6 +158,9 @@ pub enum Action {
     ChangeSlots(Vec<SlotChange>),
     /// A Citus coordinator's primary: bring `pg_dist_node` in order, beside the loop.
     KeepCitus(Vec<Group>),
+    /// Begin work on logical slots, which may take long: in the background, beside everything else. What is still going on
+    /// is not begun once more.
+    BeginSlotWork(Vec<SlotWork>),
     /// Write `synchronous_standby_names` (`None`: the user's own value), reload, and wait until it is read.
     SetSynchronousStandbyNames(Option<String>),
 }
@@ -171,6 +174,36 @@ pub enum SlotChange {
     Drop(SlotName),
     /// Move a physical slot that nobody uses forward, so that it does not keep WAL for ever.
     Advance(SlotName, Lsn),
+}
+
+/// Work on logical slots that no cycle waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SlotWork {
+    /// Create a logical slot: that waits for transactions which are open.
+    Create {
+        /// Which.
+        name: SlotName,
+        /// What for.
+        logical: LogicalSlot,
+    },
+    /// Move a logical slot of a standby forward: that decodes WAL.
+    Advance {
+        /// Which.
+        name: SlotName,
+        /// In which database.
+        database: String,
+        /// To where.
+        to: Lsn,
+    },
+    /// Ask the leader for its [`crate::facts::SlotHorizons`].
+    AskLeader {
+        /// The leader.
+        source: Source,
+        /// The physical slot there.
+        physical: SlotName,
+        /// Logical slots there.
+        logical: Vec<SlotName>,
+    },
 }
 
 /// How PostgreSQL is stopped (PostgreSQL manual, section "Shutting Down the Server").
@@ -293,6 +326,15 @@ pub enum Task {
         /// Somebody asked for it; otherwise new recovery settings need it.
         is_requested: bool,
     },
+    /// Copy logical slots from the leader: what they are is read there, and written here while the server is stopped.
+    CopyLogicalSlots {
+        /// The leader.
+        leader: Source,
+        /// Which.
+        slots: Vec<SlotName>,
+        /// Whom to follow then.
+        follow: Option<Source>,
+    },
     /// Leave recovery and take writes.
     Promote {
         /// Our lock is good until then: not a moment later may the promotion be started.
@@ -372,6 +414,7 @@ impl Task {
             Self::Restart {
                 is_requested: false, ..
             } => "changing primary_conninfo and restarting".to_owned(),
+            Self::CopyLogicalSlots { .. } => "copy_logical_slots".to_owned(),
             Self::Promote { .. } => "promote".to_owned(),
             Self::CrashRecovery => "doing crash recovery in a single user mode".to_owned(),
             Self::Rewind { source } => format!("running pg_rewind from {}", source.name()),

@@ -188,7 +188,7 @@ impl Server {
 
     /// Executes one statement through psql, which knows all of libpq's ways to authenticate and, unlike our own
     /// client, speaks the replication protocol.
-    async fn psql(
+    pub(crate) async fn psql(
         &self,
         mut conninfo: Conninfo,
         role: &Role,
@@ -218,7 +218,7 @@ impl Server {
     }
 
     /// The role for rewinding: `rewind`, by default the superuser.
-    fn rewind_role(&self) -> Role {
+    pub(crate) fn rewind_role(&self) -> Role {
         let authentication = &self.settings().local.authentication;
         authentication
             .rewind

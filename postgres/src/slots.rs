@@ -1,9 +1,13 @@
-//! Replication slots of the local server.
+//! Replication slots of the local server, and copies of logical ones from another.
+
+mod copy;
+
+pub use copy::{LeaderHorizons, SlotState};
 
 use crate::connection::{Purpose, quote_literal, rows};
 use crate::status::{json_lsn, json_text};
 use crate::{Error, Instant, Result, Server};
-use ha::pg::{Lsn, SlotName};
+use ha::pg::{Lsn, SlotName, Xid};
 use serde_json::Value;
 
 /// SQLSTATE: there is such a thing already.
@@ -46,7 +50,7 @@ pub struct Slot {
     /// It holds back vacuum (`xmin` is set).
     pub has_xmin: bool,
     /// `catalog_xmin`
-    pub catalog_xmin: Option<u64>,
+    pub catalog_xmin: Option<Xid>,
     /// `wal_status`, 13 and later.
     pub wal_status: Option<String>,
     /// `failover`, 17 and later.
@@ -70,7 +74,11 @@ impl Slot {
     /// Reads a row of `pg_replication_slots` as JSON.
     pub(crate) fn from_json(row: &Value) -> Option<Self> {
         // A transaction id is a text in JSON.
-        let xid = |key: &str| json_text(row, key).and_then(|text| text.parse::<u64>().ok());
+        let xid = |key: &str| {
+            json_text(row, key)
+                .and_then(|text| text.parse::<u32>().ok())
+                .map(Xid)
+        };
         let flag = |key: &str| row.get(key).and_then(Value::as_bool).unwrap_or(false);
         let slot_type = match json_text(row, "slot_type")?.as_str() {
             "logical" => SlotType::Logical {

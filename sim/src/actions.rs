@@ -57,6 +57,7 @@ impl World {
                 let delay = self.random.millis(2, 20);
                 self.done_after(id, delay, Ok(()));
             }
+            Action::BeginSlotWork(_) => self.done_after(id, Duration::from_millis(1), Ok(())),
             Action::ResumeReplay => self.done_after(id, Duration::from_millis(2), Ok(())),
             Action::SetSynchronousStandbyNames(names) => {
                 let names = StandbyNames::parse(names.as_deref().unwrap_or_default());

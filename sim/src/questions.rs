@@ -104,12 +104,16 @@ impl World {
         let in_recovery = server.process == Process::Standby;
         let slots = data.slots.iter().map(|(name, restart_lsn)| Slot {
             name: name.clone(),
-            is_logical: false,
+            logical: None,
             is_active: self.slot_user(id, name.0.as_str()).is_some(),
             restart_lsn: *restart_lsn,
             confirmed_flush: None,
             has_xmin: false,
+            catalog_xmin: None,
             is_lost: false,
+            lacks_wal: false,
+            has_failover: false,
+            is_synced: false,
         });
         let standbys = (0..self.members.len()).filter(|other| self.upstream(*other) == Some(id));
         let wal_senders = standbys.map(|other| WalSender {

@@ -84,6 +84,8 @@ impl World {
                 let delay = self.random.mostly(1, 40, 5, 3000);
                 self.later(id, delay, move |world, id| world.promote(id, lock_valid_until));
             }
+            // No slot of the simulator's is logical.
+            Task::CopyLogicalSlots { .. } => self.fail_task(id, "there are no logical slots"),
             Task::CrashRecovery => {
                 let delay = self.random.mostly(200, 2000, 10, 10_000);
                 self.later(id, delay, |world, id| world.end_crash_recovery(id));

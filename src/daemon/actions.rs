@@ -85,6 +85,11 @@ impl World {
                 )
             }
             Action::KeepCitus(groups) => Answer::Done(self.keep_citus(groups)),
+            Action::BeginSlotWork(work) => {
+                let patience = self.settings.config.retry_timeout;
+                self.slot_work.begin(&self.server, work, patience);
+                Answer::Done(Ok(()))
+            }
             Action::ChangeSlots(changes) => Answer::Done(self.change_slots(changes).await),
         }
     }

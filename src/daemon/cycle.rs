@@ -101,7 +101,7 @@ impl Daemon {
             // What the cluster has agreed on holds from the very cycle on that reads it.
             if let (Step::Observe(Question::Cluster), Answer::Cluster(Ok(cluster))) = (&step, &answer)
                 && facts.journal.iter().all(|entry| entry.is_meanwhile)
-                && self.adopt_config(cluster)
+                && self.adopt(cluster)
             {
                 facts.given.config = Arc::clone(&self.world.settings.config);
                 facts.given.node = Arc::clone(&self.world.settings.node);
@@ -176,7 +176,11 @@ impl Daemon {
     fn job_begins(&mut self, task: &Task) {
         match task {
             // The server starts with the settings in force.
-            Task::Bootstrap | Task::Clone { .. } | Task::Start { .. } | Task::Restart { .. } => {
+            Task::Bootstrap
+            | Task::Clone { .. }
+            | Task::Start { .. }
+            | Task::Restart { .. }
+            | Task::CopyLogicalSlots { .. } => {
                 self.applier.forget();
             }
             Task::PostBootstrap
@@ -194,6 +198,7 @@ impl Daemon {
             | Task::Start { .. }
             | Task::Stop { .. }
             | Task::Restart { .. }
+            | Task::CopyLogicalSlots { .. }
             | Task::Promote { .. }
             | Task::CrashRecovery => {}
         }
@@ -201,6 +206,12 @@ impl Daemon {
 
     /// Puts what the cluster has agreed on into force, if it is something else. Whether it is. Without the `/config`
     /// key what was in force stays.
+    fn adopt(&mut self, cluster: &Cluster) -> bool {
+        let is_other = self.adopt_config(cluster);
+        let follows = self.world.settings.change_for(cluster);
+        follows.is_some_and(|change| self.change_settings(change)) || is_other
+    }
+
     fn adopt_config(&mut self, cluster: &Cluster) -> bool {
         let document = match &cluster.config {
             Some(key) => serde_json::Value::Object(key.value.clone()),

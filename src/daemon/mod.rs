@@ -25,6 +25,7 @@ mod requests;
 mod schedule;
 mod settings;
 mod signals;
+mod slots;
 mod start;
 pub mod store;
 mod task;

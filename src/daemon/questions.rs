@@ -7,8 +7,8 @@ use std::sync::Arc;
 use config::DynamicConfig;
 use futures_util::future::join_all;
 use ha::facts::{
-    Accepts, Answer, DataDirectory, DcsFailure, Divergence, FailsafeReply, LocalHistory, Peer, PeerAnswer,
-    PeerStatus, RecoveryDrift, RemoteHistory, Slot, Source, SqlFacts, WaitsFor, WalSender,
+    Accepts, Answer, DataDirectory, DcsFailure, Divergence, FailsafeReply, LocalHistory, LogicalSlot, Peer,
+    PeerAnswer, PeerStatus, RecoveryDrift, RemoteHistory, Slot, Source, SqlFacts, WaitsFor, WalSender,
 };
 use ha::failsafe::Ping;
 use ha::pg::{Lsn, ReplicationState};
@@ -159,7 +159,8 @@ impl World {
             replay_paused: status.replay_paused,
             replication_state,
             pending_restart: self.seen.pending_restart.clone(),
-            slots: status.slots.into_iter().map(slot).collect(),
+            slots: self.slot_facts(status.slots),
+            slot_horizons: self.slot_work.horizons(),
             wal_senders: status.wal_senders.into_iter().map(wal_sender).collect(),
             waits_for: match status.synchronous_commit.as_str() {
                 "remote_write" => WaitsFor::Write,
@@ -169,6 +170,17 @@ impl World {
             synchronous_standby_names: status.synchronous_standby_names,
             checkpointer_is_current: status.checkpointer_is_current,
         }
+    }
+
+    fn slot_facts(&self, slots: Vec<postgres::Slot>) -> Vec<Slot> {
+        let lacks_wal = |found: &postgres::Slot| self.slot_work.lacks_wal(&found.name);
+        slots
+            .into_iter()
+            .map(|found| {
+                let lacks_wal = lacks_wal(&found);
+                slot(found, lacks_wal)
+            })
+            .collect()
     }
 
     async fn look_at_data_directory(&self) -> DataDirectory {
@@ -359,15 +371,23 @@ pub(crate) fn follow_of(config: &DynamicConfig, source: Option<&Source>) -> Resu
     })
 }
 
-fn slot(slot: postgres::Slot) -> Slot {
+fn slot(slot: postgres::Slot, lacks_wal: bool) -> Slot {
+    let logical = match slot.slot_type {
+        SlotType::Physical => None,
+        SlotType::Logical { database, plugin } => Some(LogicalSlot { database, plugin }),
+    };
     Slot {
         name: slot.name,
-        is_logical: slot.slot_type != SlotType::Physical,
+        logical,
         is_active: slot.active,
         restart_lsn: slot.restart_lsn,
         confirmed_flush: slot.confirmed_flush_lsn,
         has_xmin: slot.has_xmin,
+        catalog_xmin: slot.catalog_xmin,
         is_lost: slot.wal_status.as_deref() == Some("lost"),
+        lacks_wal,
+        has_failover: slot.failover,
+        is_synced: slot.synced,
     }
 }
 

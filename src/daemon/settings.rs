@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use config::{
     BootstrapMethod, DynamicConfig, HostPort, LocalConfig, Minimums, ParameterRole, PostgresqlSettings,
-    Problems, ReplicaMethod, Severity, SlotKind,
+    Problems, ReplicaMethod, Severity,
 };
 use ha::cluster::{Cluster, Tags};
 use ha::facts::Node;
@@ -19,6 +19,8 @@ pub(crate) struct Settings {
     /// The server program's version as in `server_version_num`; `None` while it could not be asked.
     server_version: Option<u32>,
     role: Option<ParameterRole>,
+    /// `hot_standby_feedback` is on whatever the configuration says, while this is no primary.
+    forces_feedback: bool,
 }
 
 impl Settings {
@@ -31,22 +33,23 @@ impl Settings {
         config: Arc<DynamicConfig>,
         server_version: Option<u32>,
         role: Role,
+        cluster: &Cluster,
     ) -> Result<(Self, PostgresqlSettings), Problems> {
         let role = parameter_role(role);
-        let (postgresql, warnings) =
+        let (mut postgresql, warnings) =
             PostgresqlSettings::new(&local, &config, server_version.map(major), role)?;
         log_problems(&warnings);
-        not_there_yet(&config)
-            .iter()
-            .for_each(|text| tracing::warn!("{text}"));
         let node = Arc::new(node(&local, &config, &postgresql, server_version));
+        let forces_feedback = ha::forces_hot_standby_feedback(&node, &config, cluster);
         let settings = Self {
             local,
             config,
             node,
             server_version,
             role,
+            forces_feedback,
         };
+        settings.force_feedback(&mut postgresql);
         Ok((settings, postgresql))
     }
 
@@ -57,19 +60,16 @@ impl Settings {
     pub(crate) fn replaced(&self, change: Change) -> Result<(Self, PostgresqlSettings), Problems> {
         let (mut local, mut config) = (Arc::clone(&self.local), Arc::clone(&self.config));
         let (mut version, mut role) = (self.server_version, self.role);
+        let mut forces_feedback = self.forces_feedback;
         match change {
             Change::Local(new) => local = new,
             Change::Dynamic(new) => config = new,
             Change::Role(new) => role = parameter_role(new),
             Change::ServerVersion(new) => version = Some(new),
+            Change::ForcesFeedback(new) => forces_feedback = new,
         }
-        let (postgresql, warnings) = PostgresqlSettings::new(&local, &config, version.map(major), role)?;
+        let (mut postgresql, warnings) = PostgresqlSettings::new(&local, &config, version.map(major), role)?;
         log_problems(&warnings);
-        let before = not_there_yet(&self.config);
-        let now = not_there_yet(&config);
-        now.iter()
-            .filter(|text| !before.contains(text))
-            .for_each(|text| tracing::warn!("{text}"));
         let node = Arc::new(node(&local, &config, &postgresql, version));
         let settings = Self {
             local,
@@ -77,8 +77,23 @@ impl Settings {
             node,
             server_version: version,
             role,
+            forces_feedback,
         };
+        settings.force_feedback(&mut postgresql);
         Ok((settings, postgresql))
+    }
+
+    fn force_feedback(&self, postgresql: &mut PostgresqlSettings) {
+        if self.forces_feedback && self.role != Some(ParameterRole::Primary) {
+            let parameters = &mut postgresql.parameters;
+            parameters.insert("hot_standby_feedback".to_owned(), "on".to_owned());
+        }
+    }
+
+    /// Whether settings made for this cluster, with its members as they are, would be others: what has changed.
+    pub(crate) fn change_for(&self, cluster: &Cluster) -> Option<Change> {
+        let forces = ha::forces_hot_standby_feedback(&self.node, &self.config, cluster);
+        (forces != self.forces_feedback).then_some(Change::ForcesFeedback(forces))
     }
 
     /// Whether settings made for this role would be others.
@@ -98,6 +113,7 @@ pub(crate) enum Change {
     Dynamic(Arc<DynamicConfig>),
     Role(Role),
     ServerVersion(u32),
+    ForcesFeedback(bool),
 }
 
 fn major(server_version: u32) -> u32 {
@@ -127,21 +143,6 @@ pub(crate) fn read_dynamic(document: &serde_json::Value, minimums: Minimums) -> 
     let (config, problems) = DynamicConfig::read(document, minimums);
     log_problems(&problems);
     config
-}
-
-/// What is configured that this version does not do, and what comes of it.
-fn not_there_yet(config: &DynamicConfig) -> Vec<&'static str> {
-    let said = [(
-        config
-            .slots
-            .values()
-            .any(|slot| matches!(slot.kind, SlotKind::Logical { .. })),
-        "logical slots are not supported yet: those of `slots` are neither created nor kept across a failover",
-    )];
-    said.into_iter()
-        .filter(|(is_set, _)| *is_set)
-        .map(|(_, text)| text)
-        .collect()
 }
 
 /// Tells of the findings about a configuration.
@@ -216,36 +217,5 @@ pub(crate) fn has_program(local: &LocalConfig, program: &str) -> bool {
         std::env::split_paths(&path).any(|dir| is_in(&dir))
     } else {
         is_in(&local.postgresql.bin_dir)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn said(document: &serde_json::Value) -> Vec<&'static str> {
-        let (config, _) = DynamicConfig::read(document, Minimums::TAMADA);
-        not_there_yet(&config)
-    }
-
-    #[test]
-    fn what_is_configured_and_not_there_is_said() {
-        for document in [
-            serde_json::json!({}),
-            serde_json::json!({"slots": {"spare": {"type": "physical"}}}),
-        ] {
-            assert_eq!(said(&document), Vec::<&str>::new());
-        }
-        let document = serde_json::json!({
-            "slots": {
-                "feed": {"type": "logical", "database": "app", "plugin": "pgoutput"},
-            },
-        });
-        let texts = said(&document);
-        let words = ["logical slots"];
-        assert_eq!(texts.len(), words.len());
-        for (text, word) in texts.iter().zip(words) {
-            assert!(text.contains(word), "{text}");
-        }
     }
 }

@@ -11,6 +11,7 @@ use anyhow::Context;
 use config::{DynamicConfig, LocalConfig};
 use dcs::Changes;
 use ha::citus::COORDINATOR;
+use ha::cluster::Cluster;
 use ha::event::{Chronicle, What};
 use ha::memory::Memory;
 use ha::pg::{MemberName, Role, ServerState};
@@ -128,7 +129,8 @@ async fn prepare(
     let agreed = contact::agree(local, &http, lease).await?;
     let events = Events::start(local).context("could not start the thread for events")?;
     let guard = Guard::new(local, events.clone()).context("could not start the thread for the guard")?;
-    let (server, settings, memory) = look_at_server(local, agreed.config, guard.as_ref()).await?;
+    let (server, settings, memory) =
+        look_at_server(local, agreed.config, &agreed.cluster, guard.as_ref()).await?;
     if let Some(guard) = &guard
         && local.postgresql.data_dir.join("PG_VERSION").exists()
     {
@@ -198,13 +200,15 @@ fn tell_start(events: &Events, memory: &Memory) {
 async fn look_at_server(
     local: &Arc<LocalConfig>,
     config: DynamicConfig,
+    cluster: &Cluster,
     guard: Option<&Guard>,
 ) -> anyhow::Result<(Server, Settings, Memory)> {
     let launcher = launcher(guard);
     let retry_timeout = config.retry_timeout;
     let config = Arc::new(config);
     // Only the server's program can tell its version, on which the server's settings depend.
-    let (_, postgresql) = Settings::new(Arc::clone(local), Arc::clone(&config), None, Role::Uninitialized)?;
+    let role = Role::Uninitialized;
+    let (_, postgresql) = Settings::new(Arc::clone(local), Arc::clone(&config), None, role, cluster)?;
     let server = Server::new(ServerOptions {
         scope: local.scope.clone(),
         name: MemberName(local.name.clone()),
@@ -214,7 +218,8 @@ async fn look_at_server(
     });
     let version = server.version(Instant::now() + retry_timeout).await?;
     let memory = first_memory(&server, retry_timeout).await?;
-    let (settings, postgresql) = Settings::new(Arc::clone(local), config, Some(version.0), memory.role)?;
+    let (settings, postgresql) =
+        Settings::new(Arc::clone(local), config, Some(version.0), memory.role, cluster)?;
     server.configure(postgresql, retry_timeout);
     Ok((server, settings, memory))
 }

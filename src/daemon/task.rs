@@ -5,6 +5,7 @@ mod bootstrap;
 mod lifecycle;
 mod promote;
 mod rewind;
+mod slots;
 
 use std::sync::Arc;
 
@@ -158,6 +159,12 @@ impl World {
         // Whatever the job does to the server, what was seen of it does not hold any more.
         self.seen.postmaster = None;
         self.seen.runs_as = RunsAs::Unknown;
+        if matches!(
+            task,
+            Task::CopyLogicalSlots { .. } | Task::Clone { .. } | Task::Rewind { .. }
+        ) {
+            self.slot_work.forget();
+        }
         self.jobs.state = State::Running(Running {
             task: task.clone(),
             since: clock::now(),
@@ -189,6 +196,11 @@ async fn run(task: Task, context: Context) -> TaskOutcome {
         Task::Restart {
             start_as, timeout, ..
         } => lifecycle::restart(context, &start_as, timeout).await,
+        Task::CopyLogicalSlots {
+            leader,
+            slots,
+            follow,
+        } => slots::copy(context, &leader, &slots, follow).await,
         Task::Promote { lock_valid_until } => promote::promote(context, lock_valid_until).await,
         Task::CrashRecovery => rewind::recover(context).await,
         Task::Rewind { source } => rewind::rewind(context, &source).await,

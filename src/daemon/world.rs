@@ -17,6 +17,7 @@ use super::citus::Keeper;
 use super::clock;
 use super::guard::{Guard, Posture, RunsAs};
 use super::settings::Settings;
+use super::slots::Work;
 use super::task::{Checkpoint, Jobs};
 use super::watchdog::{Watchdog, Wish};
 
@@ -28,6 +29,7 @@ pub(crate) struct World {
     pub(crate) settings: Settings,
     pub(crate) jobs: Jobs,
     pub(crate) checkpoint: Checkpoint,
+    pub(crate) slot_work: Work,
     pub(crate) seen: Seen,
     /// Until when the leader key is ours, for a job that must not go on without it.
     pub(crate) lock_valid_until: watch::Sender<Option<Moment>>,
@@ -86,6 +88,7 @@ impl World {
             settings,
             jobs: Jobs::default(),
             checkpoint: Checkpoint::default(),
+            slot_work: Work::default(),
             seen: Seen::default(),
             lock_valid_until: watch::Sender::new(None),
             guard,

@@ -106,7 +106,7 @@ fn published_state(c: &Cycle<'_>) -> ServerState {
         (Task::Stop { .. }, _) => ServerState::Stopping,
         (Task::Restart { .. }, _) => ServerState::Restarting,
         (Task::PostBootstrap | Task::Promote { .. }, _) => ServerState::Running,
-        (Task::CrashRecovery | Task::Rewind { .. }, _) => c.memory.state,
+        (Task::CopyLogicalSlots { .. } | Task::CrashRecovery | Task::Rewind { .. }, _) => c.memory.state,
     }
 }
 

@@ -1,218 +1,151 @@
-//! Replication slots: members keep each other's WAL (Patroni documentation, "Replication slots").
+//! Replication slots: members keep each other's WAL, and slots that are declared permanent live through a failover (Patroni
+//! documentation, "Replication slots" and "Dynamic Configuration Settings", `slots`, `ignore_slots`).
 
-use std::collections::{BTreeMap, BTreeSet};
+mod logical;
+mod published;
+mod wanted;
+
+pub(super) use logical::{copy_missing, warn_before_promotion};
+pub(super) use published::to_publish;
+pub use wanted::forces_hot_standby_feedback;
+
+use wanted::{Kind, Wanted};
+
+use std::collections::BTreeMap;
 
 use super::observe;
-use crate::cluster::{Cluster, Member};
+use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Flow};
-use crate::facts::SqlFacts;
-use crate::pg::{Lsn, MemberName, SlotName};
+use crate::facts::{Slot, SqlFacts};
+use crate::pg::{Lsn, SlotName};
 use crate::reason::notes;
 use crate::step::{Action, SlotChange};
 
-/// A slot that should be there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Wanted {
-    /// A member is expected to stream through it from this server.
-    is_used: bool,
-}
-
-/// Brings the physical slots in order.
+/// Brings the slots of the local server in order.
 pub(super) fn keep(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {
     if !c.node().use_slots || cluster.config.is_none() {
         return Ok(());
     }
     let server = observe::server(c)?;
     let Some(sql) = server.sql else { return Ok(()) };
-    let wanted = wanted(c, cluster, &sql);
+    let retained = published::retained(c, cluster, &sql);
+    wanted::complain(c, cluster);
+    let wanted = wanted::wanted(c, cluster, &retained);
     let mut changes = Vec::new();
-    for slot in sql.slots.iter().filter(|slot| !slot.is_logical) {
-        match wanted.get(&slot.name) {
-            None if !slot.is_active && may_drop(c, &slot.name) => {
-                changes.push(SlotChange::Drop(slot.name.clone()))
-            }
-            // Dropped now, made anew in the next cycle: what it kept is gone.
-            Some(_) if slot.is_lost && !slot.is_active => changes.push(SlotChange::Drop(slot.name.clone())),
-            Some(wanted) if !wanted.is_used && !slot.is_active && slot.has_xmin && !cluster.is_unlocked() => {
-                changes.push(SlotChange::Drop(slot.name.clone()));
-            }
-            Some(wanted) if !wanted.is_used && !slot.is_active => {
-                let to =
-                    position_of(cluster, &slot.name).min(sql.replayed.or(sql.flushed).unwrap_or_default());
-                if slot.restart_lsn.is_some_and(|kept| kept < to) {
-                    changes.push(SlotChange::Advance(slot.name.clone(), to));
-                }
-            }
-            Some(_) | None => {}
-        }
+    for slot in &sql.slots {
+        changes.extend(match wanted.get(&slot.name) {
+            None => unwanted(c, cluster, &sql, slot),
+            Some(wanted) => correct(c, cluster, &sql, slot, wanted),
+        });
     }
-    for name in wanted.keys() {
-        if !sql.slots.iter().any(|slot| &slot.name == name) {
+    for (name, wanted) in &wanted {
+        let exists = sql.slots.iter().any(|slot| &slot.name == name);
+        if wanted.kind == Kind::Physical && !exists {
             changes.push(SlotChange::CreatePhysical(name.clone()));
         }
     }
     if !changes.is_empty() {
         drop(c.perform(Action::ChangeSlots(changes))?);
     }
-    Ok(())
+    logical::keep(c, cluster, &sql, server.postmaster_started, &wanted)
 }
 
-fn may_drop(c: &Cycle<'_>, name: &SlotName) -> bool {
-    let ignored = c.config().ignore_slots.iter().any(|matcher| {
-        matcher.name.as_ref().is_none_or(|wanted| *wanted == name.0)
-            && matcher.kind.as_deref().is_none_or(|kind| kind == "physical")
-            && matcher.database.is_none()
-            && matcher.plugin.is_none()
-    });
-    let is_of_citus = c.node().citus_group.is_some() && crate::citus::is_shard_slot(&name.0);
-    !c.config().pause && !ignored && !is_of_citus
+/// A slot that nobody is known to need.
+fn unwanted(c: &mut Cycle<'_>, cluster: &Cluster, sql: &SqlFacts, slot: &Slot) -> Option<SlotChange> {
+    let is_of_citus = c.node().citus_group.is_some() && crate::citus::is_shard_slot(&slot.name.0);
+    if c.config().pause || is_of_citus || is_ignored(c, slot) {
+        return None;
+    }
+    if slot.has_failover {
+        // PostgreSQL's own: its slots of the primary come to the standbys by themselves. What a former primary has left of
+        // one is in their way.
+        let is_stale = slot.logical.is_some()
+            && !slot.is_synced
+            && sql.in_recovery
+            && cluster.leader_name().is_some_and(|leader| leader != c.me());
+        return (is_stale && !slot.is_active).then(|| SlotChange::Drop(slot.name.clone()));
+    }
+    if slot.is_active {
+        c.note(notes::slot_is_active(&slot.name));
+        return None;
+    }
+    Some(SlotChange::Drop(slot.name.clone()))
 }
 
-/// Where the user of a slot is: the position that the leader published, or what the member itself says.
+/// A slot that is wanted. What is wrong with it is dropped now and made anew in the next cycle.
+fn correct(
+    c: &mut Cycle<'_>,
+    cluster: &Cluster,
+    sql: &SqlFacts,
+    slot: &Slot,
+    wanted: &Wanted,
+) -> Option<SlotChange> {
+    if slot.has_failover && slot.is_synced && sql.in_recovery {
+        return None;
+    }
+    let is_other = !wanted.kind.is_of(slot);
+    if is_other || slot.is_lost {
+        if slot.is_active {
+            c.note(notes::slot_is_active(&slot.name));
+            return None;
+        }
+        return Some(SlotChange::Drop(slot.name.clone()));
+    }
+    if wanted.kind != Kind::Physical || wanted.is_used || slot.is_active {
+        return None;
+    }
+    let leads_unpromoted = cluster.is_leader(c.me()) && sql.in_recovery && cluster_is_of_primaries(c);
+    if slot.has_xmin {
+        // Nobody moves it forward any more, and so it would hold vacuum back for ever.
+        let is_dropped = !cluster.is_unlocked() && !leads_unpromoted;
+        return is_dropped.then(|| SlotChange::Drop(slot.name.clone()));
+    }
+    let Some(kept) = slot.restart_lsn else {
+        return Some(SlotChange::Drop(slot.name.clone()));
+    };
+    let here = sql.replayed.or(sql.flushed).unwrap_or_default();
+    let to = position_of(cluster, &slot.name).min(here);
+    (kept < to).then(|| SlotChange::Advance(slot.name.clone(), to))
+}
+
+fn cluster_is_of_primaries(c: &Cycle<'_>) -> bool {
+    c.config().standby_cluster.is_none()
+}
+
+fn is_ignored(c: &Cycle<'_>, slot: &Slot) -> bool {
+    let agrees = |wanted: &Option<String>, found: Option<&str>| {
+        wanted
+            .as_deref()
+            .is_none_or(|wanted| found.is_some_and(|found| found == wanted))
+    };
+    let logical = slot.logical.as_ref();
+    let kind = if logical.is_some() { "logical" } else { "physical" };
+    c.config().ignore_slots.iter().any(|matcher| {
+        agrees(&matcher.name, Some(slot.name.0.as_str()))
+            && agrees(&matcher.kind, Some(kind))
+            && agrees(
+                &matcher.database,
+                logical.map(|logical| logical.database.as_str()),
+            )
+            && agrees(&matcher.plugin, logical.map(|logical| logical.plugin.as_str()))
+    })
+}
+
+/// Where the user of a slot is: the position that the leader published, or what a member that the leader does not see says
+/// of itself.
 fn position_of(cluster: &Cluster, slot: &SlotName) -> Lsn {
-    let published = cluster
-        .status
-        .slots
-        .as_ref()
-        .and_then(|slots| slots.get(slot))
-        .copied();
+    let published = published_position(cluster, slot);
     let member = cluster
         .members
         .iter()
         .find(|member| member.name.slot_name() == *slot);
     let own = member
         .filter(|member| member.data.tags.replicatefrom().is_some())
-        .and_then(|m| m.data.xlog_location);
+        .and_then(|member| member.data.xlog_location);
     published.max(own).unwrap_or_default()
 }
 
-/// Members' slots on every node, so that they are there after a failover; the permanent physical ones; those of members
-/// that were here a moment ago.
-fn wanted(c: &mut Cycle<'_>, cluster: &Cluster, sql: &SqlFacts) -> BTreeMap<SlotName, Wanted> {
-    let mut wanted = BTreeMap::new();
-    let nofailover = c.node().tags.nofailover();
-    let leads = cluster.is_leader(c.me());
-    let retains = !c.config().member_slots_ttl.is_zero();
-    let mut by_slot: BTreeMap<SlotName, Vec<&str>> = BTreeMap::new();
-    for member in cluster
-        .members
-        .iter()
-        .filter(|member| &member.name != c.me() && !member.data.tags.nostream())
-    {
-        let is_used = streams_from(c.me(), leads, cluster, member);
-        if is_used || (retains && !nofailover) {
-            wanted.insert(member.name.slot_name(), Wanted { is_used });
-        }
-        by_slot
-            .entry(member.name.slot_name())
-            .or_default()
-            .push(member.name.as_str());
-    }
-    for (slot, members) in by_slot.iter().filter(|(_, members)| members.len() > 1) {
-        c.note(notes::slots_share_a_name(&slot.0, &members.join(", ")));
-    }
-    let own = c.me().slot_name();
-    if retains && !nofailover {
-        let retained = cluster
-            .status
-            .retain_slots
-            .iter()
-            .flatten()
-            .filter(|slot| **slot != own)
-            .cloned();
-        for slot in retained.chain(recently_seen(c, cluster, sql)) {
-            wanted.entry(slot).or_insert(Wanted { is_used: false });
-        }
-    }
-    if !nofailover {
-        let permanent = c
-            .config()
-            .slots
-            .iter()
-            .filter(|(_, slot)| slot.kind == config::SlotKind::Physical);
-        for (name, _) in permanent.filter(|(name, slot)| name.as_str() != own.0 && in_primary_cluster(slot)) {
-            wanted
-                .entry(SlotName(name.clone()))
-                .or_insert(Wanted { is_used: leads });
-        }
-    }
-    wanted
-}
-
-fn in_primary_cluster(slot: &config::SlotConfig) -> bool {
-    slot.cluster_type.as_deref().is_none_or(|kind| kind == "primary")
-}
-
-fn streams_from(me: &MemberName, leads: bool, cluster: &Cluster, member: &Member) -> bool {
-    match member.data.tags.replicatefrom() {
-        Some(upstream) if &upstream == me => true,
-        Some(upstream) => leads && cluster.member(&upstream).is_none(),
-        None => leads,
-    }
-}
-
-/// As the leader: slots of members that were here within `member_slots_ttl`.
-fn recently_seen(c: &mut Cycle<'_>, cluster: &Cluster, sql: &SqlFacts) -> Vec<SlotName> {
-    if !cluster.is_leader(c.me()) {
-        c.memory.slots_last_seen.clear();
-        return Vec::new();
-    }
-    let now = c.now();
-    let existing: BTreeSet<&SlotName> = sql.slots.iter().map(|slot| &slot.name).collect();
-    let me = c.me();
-    let members = cluster
-        .members
-        .iter()
-        .filter(|m| &m.name != me && !m.data.tags.nostream());
-    for slot in members
-        .map(|member| member.name.slot_name())
-        .filter(|slot| existing.contains(slot))
-    {
-        c.memory.slots_last_seen.insert(slot, now);
-    }
-    // What the last leader kept counts from the moment that this one took over.
-    for slot in cluster.status.retain_slots.iter().flatten() {
-        c.memory.slots_last_seen.entry(slot.clone()).or_insert(now);
-    }
-    let ttl = c.config().member_slots_ttl;
-    let expired: Vec<SlotName> = c
-        .memory
-        .slots_last_seen
-        .iter()
-        .filter(|(_, seen)| seen.after(ttl) <= now)
-        .map(|(slot, _)| slot.clone())
-        .collect();
-    for slot in expired {
-        c.memory.slots_last_seen.remove(&slot);
-        c.note(notes::slot_expired(&slot.0, ttl.as_secs()));
-    }
-    c.memory.slots_last_seen.keys().cloned().collect()
-}
-
-/// What the leader publishes of its slots in `/status`: positions, and the names to keep.
-pub(super) fn to_publish(
-    c: &mut Cycle<'_>,
-    cluster: &Cluster,
-    sql: &SqlFacts,
-) -> (Option<BTreeMap<SlotName, Lsn>>, Option<Vec<SlotName>>) {
-    if !c.node().use_slots || c.config().member_slots_ttl.is_zero() {
-        return (None, None);
-    }
-    let mut slots: BTreeMap<SlotName, Lsn> = sql
-        .slots
-        .iter()
-        .filter_map(|slot| {
-            let position = if slot.is_logical {
-                slot.confirmed_flush
-            } else {
-                slot.restart_lsn
-            };
-            Some((slot.name.clone(), position?))
-        })
-        .collect();
-    let own = c.me().slot_name();
-    slots.extend(sql.position().map(|position| (own.clone(), position)));
-    let mut retain: BTreeSet<SlotName> = recently_seen(c, cluster, sql).into_iter().collect();
-    retain.insert(own);
-    (Some(slots), Some(retain.into_iter().collect()))
+fn published_position(cluster: &Cluster, slot: &SlotName) -> Option<Lsn> {
+    let slots: Option<&BTreeMap<SlotName, Lsn>> = cluster.status.slots.as_ref();
+    slots?.get(slot).copied()
 }

@@ -27,7 +27,9 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
         c.note(notes::source_not_ready(source, why.as_deref()));
     }
     let success = *outcome == TaskOutcome::Success;
-    let is_to_be_repeated = matches!(outcome, TaskOutcome::Failed(_) | TaskOutcome::SourceNotReady(_));
+    // Slots that cannot be copied are no reason to stay out of anything: they have a pause of their own.
+    let is_to_be_repeated = matches!(outcome, TaskOutcome::Failed(_) | TaskOutcome::SourceNotReady(_))
+        && !matches!(task, Task::CopyLogicalSlots { .. });
     hold_off(c, is_to_be_repeated);
     match task {
         Task::Bootstrap => {
@@ -66,6 +68,7 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
         }
         Task::Stop { purpose, .. } => absorb_stop(c, *purpose, success),
         Task::Restart { .. } => absorb_restart(c, outcome),
+        Task::CopyLogicalSlots { .. } => absorb_copy(c, outcome),
         Task::Promote { .. } => absorb_promotion(c, outcome),
         Task::CrashRecovery => {
             c.memory.crash_recovery_tried = true;
@@ -219,6 +222,19 @@ fn absorb_restart(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
     }
 }
 
+/// The server was stopped for it, or not: that is seen when it is looked at.
+fn absorb_copy(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
+    c.memory.slots.copy_not_before = Some(c.now().after(c.config().loop_wait));
+    match outcome {
+        TaskOutcome::Success => c.memory.state = ServerState::Running,
+        TaskOutcome::TimedOut => c.memory.state = ServerState::Starting,
+        TaskOutcome::Failed(_)
+        | TaskOutcome::Cancelled
+        | TaskOutcome::SourceNotReady(_)
+        | TaskOutcome::PrePromoteFailed => {}
+    }
+}
+
 fn absorb_promotion(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
     match outcome {
         TaskOutcome::Success => {
@@ -286,6 +302,7 @@ fn without_lock(c: &mut Cycle<'_>, unlocked: bool, task: &Task) -> Flow<Reason> 
             | Task::Start { .. }
             | Task::Stop { .. }
             | Task::Restart { .. }
+            | Task::CopyLogicalSlots { .. }
             | Task::CrashRecovery
             | Task::Rewind { .. } => {}
         }

@@ -429,6 +429,7 @@ fn deed(action: &Action, entry: &Entry) -> Option<What> {
         Action::Follow(None) => "follows nobody from now on".to_owned(),
         Action::ResumeReplay => "resumed the WAL replay".to_owned(),
         Action::ChangeSlots(changes) => return slots(changes, entry),
+        Action::BeginSlotWork(_) => return None,
         Action::SetSynchronousStandbyNames(names) => match names {
             Some(names) => format!("set synchronous_standby_names to {names:?}"),
             None => "reset synchronous_standby_names".to_owned(),

@@ -278,6 +278,29 @@ pub(crate) fn slots_share_a_name(slot: &str, members: &str) -> Note {
     ))
 }
 
+pub(crate) fn slot_name_is_a_members(slot: &SlotName) -> Note {
+    Note::error(format!(
+        "Permanent logical replication slot '{slot}' has the name of a member's slot: it is ignored"
+    ))
+}
+
+pub(crate) fn slot_is_active(slot: &SlotName) -> Note {
+    Note::warning(format!(
+        "Unable to drop replication slot '{slot}', slot is active"
+    ))
+}
+
+pub(crate) fn slot_is_safe(slot: &SlotName) -> Note {
+    Note::info(format!("Logical slot {slot} is safe to be used after a failover"))
+}
+
+pub(crate) fn slots_might_be_unsafe(slots: &[SlotName]) -> Note {
+    Note::warning(format!(
+        "Logical replication slots that might be unsafe to use after promote: {}",
+        slot_list(slots)
+    ))
+}
+
 pub(crate) fn slot_expired(slot: &str, seconds: u64) -> Note {
     Note::info(format!(
         "Replication slot '{slot}' for absent cluster member is expired after {seconds} sec."

@@ -11,21 +11,29 @@ use tamada_ha::cluster::{
 };
 use tamada_ha::facts::{
     Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, FailsafeReply,
-    Given, LocalHistory, LockAnswer, Moment, Node, Peer, PeerAnswer, PeerStatus, Progress, RecoveryDrift,
-    RemoteHistory, Request, RestartConditions, Server, Slot, SqlFacts, TaskStatus, WalSender,
+    Given, LocalHistory, LockAnswer, LogicalSlot, Moment, Node, Peer, PeerAnswer, PeerStatus, Progress,
+    RecoveryDrift, RemoteHistory, Request, RestartConditions, Server, Slot, SlotHorizons, SqlFacts,
+    TaskStatus, WalSender,
 };
 use tamada_ha::failsafe::{Accepted, Ping};
 use tamada_ha::invariants::may_begin;
 use tamada_ha::memory::Memory;
 use tamada_ha::pg::{
     ControlData, DatabaseState, HistoryEntry, Lsn, MemberName, ReplicationState, Role, ServerState, SlotName,
-    Timeline,
+    Timeline, Xid,
 };
 use tamada_ha::quorum::Claim;
 use tamada_ha::reason::Reason;
 use tamada_ha::standby_names::StandbyNames;
-use tamada_ha::step::{Action, Key, Outcome, Question, RequestId, Step, Task, TaskOutcome};
+use tamada_ha::step::{Action, Key, Outcome, Question, RequestId, SlotWork, Step, Task, TaskOutcome};
 use tamada_ha::{Facts, STEPS_MAX, decide, renewal_meanwhile};
+
+fn logical_slot() -> LogicalSlot {
+    LogicalSlot {
+        database: "app".to_owned(),
+        plugin: "pgoutput".to_owned(),
+    }
+}
 
 /// A stream of choices from a seed.
 struct Choices(u64);
@@ -129,9 +137,11 @@ impl Choices {
             r#"{"leader":"b","sync_standby":"a,c","quorum":1}"#,
             r#"{"leader":"b","sync_standby":"a"}"#,
         ][self.below(5) as usize];
+        let feed = SlotName("feed".to_owned());
         let status = Status {
             optime: Some(self.lsn()),
-            ..Status::default()
+            slots: self.one_in(2).then(|| [(feed, self.lsn())].into()),
+            retain_slots: self.one_in(2).then(|| vec![SlotName(self.name().to_owned())]),
         };
         Ok(Arc::new(Cluster {
             initialize,
@@ -177,15 +187,27 @@ impl Choices {
             replayed: in_recovery.then_some(position),
             replay_paused: self.one_in(8),
             replication_state: self.one_in(2).then_some(ReplicationState::Streaming),
-            slots: vec![Slot {
-                name: SlotName(self.name().to_owned()),
-                is_logical: self.one_in(4),
-                is_active: self.one_in(2),
-                restart_lsn: Some(self.lsn()),
-                confirmed_flush: None,
-                has_xmin: self.one_in(3),
-                is_lost: self.one_in(6),
-            }],
+            slots: vec![
+                Slot {
+                    name: SlotName(self.name().to_owned()),
+                    logical: self.one_in(4).then(logical_slot),
+                    is_active: self.one_in(2),
+                    restart_lsn: Some(self.lsn()),
+                    confirmed_flush: None,
+                    has_xmin: self.one_in(3),
+                    catalog_xmin: None,
+                    is_lost: self.one_in(6),
+                    lacks_wal: self.one_in(6),
+                    has_failover: self.one_in(6),
+                    is_synced: self.one_in(3),
+                },
+                self.feed(),
+            ],
+            slot_horizons: self.one_in(2).then(|| SlotHorizons {
+                leader: self.name().into(),
+                physical: Some(Xid(self.below(5) as u32)),
+                logical: [(SlotName("feed".to_owned()), Xid(self.below(5) as u32))].into(),
+            }),
             wal_senders: (0..self.below(3)).map(|_| self.sender()).collect(),
             synchronous_standby_names: ["", "b", "2 (b,c)", "ANY 1 (b,c)", "ANY 2 (B,c)", "*", "?"]
                 [self.below(7) as usize]
@@ -199,6 +221,23 @@ impl Choices {
             postmaster_started: Some(self.below(2) as i64),
             accepts,
             sql,
+        }
+    }
+
+    /// The permanent logical slot, or one in its place.
+    fn feed(&mut self) -> Slot {
+        Slot {
+            name: SlotName(if self.one_in(3) { "other" } else { "feed" }.to_owned()),
+            logical: (!self.one_in(6)).then(logical_slot),
+            is_active: self.one_in(4),
+            restart_lsn: Some(self.lsn()),
+            confirmed_flush: Some(self.lsn()),
+            has_xmin: false,
+            catalog_xmin: Some(Xid(self.below(5) as u32)),
+            is_lost: self.one_in(6),
+            lacks_wal: self.one_in(6),
+            has_failover: self.one_in(6),
+            is_synced: self.one_in(3),
         }
     }
 
@@ -375,10 +414,16 @@ impl Choices {
             1 => serde_json::json!({"restore_command": "cp"}),
             _ => serde_json::Value::Null,
         };
+        let feed = serde_json::json!({"database": "app", "plugin": "pgoutput"});
+        let permanent = match self.below(2) {
+            0 => serde_json::json!({"feed": feed, "b": {"type": "physical"}}),
+            _ => serde_json::Value::Null,
+        };
         let document = serde_json::json!({
             "standby_cluster": standby_cluster,
             "pause": self.one_in(8),
             "failsafe_mode": self.one_in(2),
+            "slots": permanent,
             "check_timeline": self.one_in(3),
             "synchronous_mode": synchronous_mode,
             "synchronous_mode_strict": self.one_in(3),
@@ -600,9 +645,16 @@ fn check(seen: &Seen) {
             | Task::Restart { .. }
             | Task::CrashRecovery
             | Task::Rewind { .. } => {}
+            Task::CopyLogicalSlots { leader, .. } => {
+                let is_own = leader.member.as_ref() == Some(&given.node.name);
+                assert!(!is_own, "nobody copies its own slots");
+                assert!(is_a_standby(seen), "slots are copied to a standby");
+                assert!(!given.node.tags.nofailover(), "who never leads needs none");
+            }
         }
     }
     check_synchronous(seen);
+    check_slots(seen);
     let mut answered: BTreeMap<RequestId, usize> = BTreeMap::new();
     for reply in &seen.outcome.replies {
         *answered.entry(reply.id).or_default() += 1;
@@ -611,6 +663,34 @@ fn check(seen: &Seen) {
         answered.values().all(|times| *times == 1),
         "a request is answered once"
     );
+}
+
+fn is_a_standby(seen: &Seen) -> bool {
+    seen.facts.journal.iter().any(
+        |entry| matches!(&entry.answer, Answer::Server(Server { sql: Some(sql), .. }) if sql.in_recovery),
+    )
+}
+
+/// A logical slot is made on the primary and moved on a standby, never past what is replayed there.
+fn check_slots(seen: &Seen) {
+    let journal = &seen.facts.journal;
+    let sql = journal.iter().find_map(|entry| match &entry.answer {
+        Answer::Server(server) => server.sql.as_ref(),
+        _ => None,
+    });
+    for entry in journal {
+        let Step::Act(Action::BeginSlotWork(work)) = &entry.step else {
+            continue;
+        };
+        let sql = sql.expect("the server was looked at");
+        for work in work {
+            match work {
+                SlotWork::Create { .. } => assert!(!sql.in_recovery),
+                SlotWork::Advance { to, .. } => assert!(sql.in_recovery && Some(*to) <= sql.replayed),
+                SlotWork::AskLeader { source, .. } => assert!(source.member != Some("a".into())),
+            }
+        }
+    }
 }
 
 /// While this member is a primary, what the key `sync` says of its standbys is true of the setting in force.

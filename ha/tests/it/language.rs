@@ -13,6 +13,10 @@
 //! cluster leader=a sync=a,b,c quorum=1   the key sync: its leader, then its voters
 //! server replica 100 tl=1 streaming      or: server gone | server starting; also: restoring replay-paused slots=a,c
 //! server primary 100 names=ANY_1_(b,c)   synchronous_standby_names, _ for a blank; busy: the checkpointer is
+//! slot feed logical=app/pgoutput 90      a slot of the server: position (restart_lsn, or confirmed_flush); catalog=7 xmin active lost
+//!                                        unreserved lacks-wal failover synced; or: slot feed gone
+//! published feed=90 a=80                 positions of slots in the key status; `retained a,b`: its retain_slots
+//! horizons a physical=7 feed=6           what the leader a last said of catalog_xmin
 //! data shut-down checkpoint=100          or: data empty | data inaccessible | data production; also: backup_label signal half-rewound
 //! histories 2                            the newest timeline whose history file is in pg_wal
 //! replay 512                             a crash has left so many MiB of WAL, from position 0 on; or: replay unknown
@@ -46,19 +50,19 @@ use tamada_ha::cluster::{
 use tamada_ha::event::{Chronicle, Event, Record};
 use tamada_ha::facts::{
     Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, FailsafeReply,
-    Given, LocalHistory, LockAnswer, Moment, Node, Peer, PeerAnswer, PeerStatus, PlannedRestart, Progress,
-    RecoveryDrift, RemoteHistory, Request, RestartConditions, Server, Slot, Source, SqlFacts, TaskStatus,
-    WalSender,
+    Given, LocalHistory, LockAnswer, LogicalSlot, Moment, Node, Peer, PeerAnswer, PeerStatus, PlannedRestart,
+    Progress, RecoveryDrift, RemoteHistory, Request, RestartConditions, Server, Slot, SlotHorizons, Source,
+    SqlFacts, TaskStatus, WalSender,
 };
 use tamada_ha::failsafe::{Accepted, Ping};
 use tamada_ha::memory::{Bootstrap, Lock, Memory, RewindState};
 use tamada_ha::pg::{
     ControlData, DatabaseState, HistoryEntry, Lsn, MemberName, ReplicationState, Role, ServerState, SlotName,
-    Timeline,
+    Timeline, Xid,
 };
 use tamada_ha::step::{
-    Action, CloneSource, Outcome, Question, RequestId, StartAs, StartReason, Step, StopMode, StopPurpose,
-    Task, TaskOutcome,
+    Action, CloneSource, Outcome, Question, RequestId, SlotWork, StartAs, StartReason, Step, StopMode,
+    StopPurpose, Task, TaskOutcome,
 };
 use tamada_ha::{Facts, decide, renewal_meanwhile};
 
@@ -72,6 +76,8 @@ struct World {
     cluster: Result<Cluster, DcsFailure>,
     server: Server,
     senders: Vec<WalSender>,
+    slots: Vec<Slot>,
+    horizons: Option<SlotHorizons>,
     data: DataDirectory,
     recovery: Result<CrashRecovery, String>,
     peers: BTreeMap<MemberName, Result<PeerStatus, String>>,
@@ -172,6 +178,8 @@ impl World {
             cluster: Ok(Cluster::default()),
             server: Server::default(),
             senders: Vec::new(),
+            slots: Vec::new(),
+            horizons: None,
             data: read_data(&Words(vec!["recovery"])),
             recovery: Ok(CrashRecovery::default()),
             peers: BTreeMap::new(),
@@ -279,6 +287,30 @@ impl World {
                     flushed: Some(position),
                     replayed: Some(position),
                 }));
+            }
+            "slot" => {
+                self.slots.retain(|slot| slot.name.0 != words.0[0]);
+                self.slots.extend((!words.has("gone")).then(|| read_slot(&words)));
+            }
+            "published" => {
+                let positions = words.0.iter().filter_map(|word| word.split_once('='));
+                let slots =
+                    positions.map(|(name, lsn)| (SlotName(name.to_owned()), Lsn(lsn.parse().unwrap())));
+                self.cluster.as_mut().unwrap().status.slots = Some(slots.collect());
+            }
+            "retained" => {
+                let names = words.0[0].split(',').map(|name| SlotName(name.to_owned()));
+                self.cluster.as_mut().unwrap().status.retain_slots = Some(names.collect());
+            }
+            "horizons" => {
+                let ids = words.0.iter().filter_map(|word| word.split_once('='));
+                let ids = ids.map(|(name, id)| (SlotName(name.to_owned()), Xid(id.parse().unwrap())));
+                let mut logical: BTreeMap<SlotName, Xid> = ids.collect();
+                self.horizons = Some(SlotHorizons {
+                    leader: words.0[0].into(),
+                    physical: logical.remove(&SlotName("physical".to_owned())),
+                    logical,
+                });
             }
             "data" => self.data = read_data(&words),
             "histories" => self.newest_timeline = words.0[0].parse().unwrap(),
@@ -410,6 +442,11 @@ impl World {
                 timeout: None,
                 is_requested: true,
             },
+            "copy-slots" => Task::CopyLogicalSlots {
+                leader: source(),
+                slots: vec![SlotName("feed".to_owned())],
+                follow: Some(source()),
+            },
             "promote" => Task::Promote {
                 lock_valid_until: Moment(Duration::from_secs(40)),
             },
@@ -464,6 +501,8 @@ impl World {
                 let mut server = self.server.clone();
                 if let Some(sql) = &mut server.sql {
                     sql.wal_senders.clone_from(&self.senders);
+                    sql.slots.extend(self.slots.iter().cloned());
+                    sql.slot_horizons.clone_from(&self.horizons);
                 }
                 Answer::Server(server)
             }
@@ -547,6 +586,7 @@ impl World {
             | Action::ResumeReplay
             | Action::SetSynchronousStandbyNames(_)
             | Action::KeepCitus(_)
+            | Action::BeginSlotWork(_)
             | Action::ChangeSlots(_) => Answer::Done(Ok(())),
         }
     }
@@ -733,13 +773,9 @@ fn read_server(words: &Words<'_>) -> Server {
             let in_recovery = role != "primary";
             let position = words.position();
             let slot = |name: &str| Slot {
-                name: SlotName(name.to_owned()),
-                is_logical: false,
                 is_active: words.has(&format!("active={name}")),
                 restart_lsn: position,
-                confirmed_flush: None,
-                has_xmin: false,
-                is_lost: false,
+                ..read_slot(&Words(vec![name]))
             };
             let slots = words
                 .value("slots")
@@ -765,6 +801,30 @@ fn read_server(words: &Words<'_>) -> Server {
                 ..running
             }
         }
+    }
+}
+
+fn read_slot(words: &Words<'_>) -> Slot {
+    let logical = words.value("logical").map(|text| {
+        let (database, plugin) = text.split_once('/').unwrap();
+        LogicalSlot {
+            database: database.to_owned(),
+            plugin: plugin.to_owned(),
+        }
+    });
+    let position = words.position();
+    Slot {
+        name: SlotName(words.0[0].to_owned()),
+        is_active: words.has("active"),
+        restart_lsn: position.filter(|_| !words.has("unreserved")),
+        confirmed_flush: position.filter(|_| logical.is_some()),
+        has_xmin: words.has("xmin"),
+        catalog_xmin: words.number("catalog").map(|id| Xid(id.try_into().unwrap())),
+        is_lost: words.has("lost"),
+        lacks_wal: words.has("lacks-wal"),
+        has_failover: words.has("failover"),
+        is_synced: words.has("synced"),
+        logical,
     }
 }
 
@@ -1030,6 +1090,27 @@ fn show(step: &Step) -> String {
             )
         }
         Step::Act(Action::AcquireLeader) => "acquire leader key".to_owned(),
+        Step::Act(Action::BeginSlotWork(work)) => {
+            let shown = work.iter().map(|work| match work {
+                SlotWork::Create { name, logical } => {
+                    format!("create {name} in {} with {}", logical.database, logical.plugin)
+                }
+                SlotWork::Advance { name, database, to } => format!("move {name} in {database} to {}", to.0),
+                SlotWork::AskLeader {
+                    source,
+                    physical,
+                    logical,
+                } => {
+                    let logical: Vec<&str> = logical.iter().map(|slot| slot.0.as_str()).collect();
+                    format!(
+                        "ask {} for {physical} and {}",
+                        name(Some(source)),
+                        logical.join(",")
+                    )
+                }
+            });
+            format!("slot work: {}", shown.collect::<Vec<_>>().join("; "))
+        }
         Step::Act(action) => format!("act {action:?}"),
         Step::Finish(_) => unreachable!("shown by itself"),
     }
@@ -1087,6 +1168,18 @@ fn show_task(task: &Task) -> String {
         Task::Restart { start_as, .. } => format!("restart {}", start(start_as)),
         Task::Promote { lock_valid_until } => format!("promote before {} s", lock_valid_until.0.as_secs()),
         Task::Rewind { source } => format!("rewind from {}", name(Some(source))),
+        Task::CopyLogicalSlots {
+            leader,
+            slots,
+            follow,
+        } => {
+            let slots: Vec<&str> = slots.iter().map(|slot| slot.0.as_str()).collect();
+            let (leader, follow) = (name(Some(leader)), name(follow.as_ref()));
+            format!(
+                "copy slots {} from {leader}, then follow {follow}",
+                slots.join(",")
+            )
+        }
         Task::Bootstrap => "bootstrap".to_owned(),
         Task::PostBootstrap => "post-bootstrap".to_owned(),
         Task::CrashRecovery => "crash recovery".to_owned(),

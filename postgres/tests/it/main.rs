@@ -11,6 +11,7 @@ mod bring_up;
 mod broken;
 mod crash;
 mod harness;
+mod logical;
 mod replication;
 mod rewind;
 mod scripts;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         bring_up::TESTS,
         settings::TESTS,
         replication::TESTS,
+        logical::TESTS,
         rewind::TESTS,
         crash::TESTS,
         broken::TESTS,

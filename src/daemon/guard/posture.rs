@@ -71,6 +71,8 @@ pub(super) fn order(situation: Situation<'_>) -> Order {
             StartAs::Primary => arm_or_keep,
             StartAs::Standby(_) => Order::Disarm,
         },
+        // Of a standby.
+        Task::CopyLogicalSlots { .. } => Order::Disarm,
         // Nobody else knows of this cluster yet.
         Task::Bootstrap | Task::PostBootstrap => Order::Disarm,
         // Nothing is written after the shutdown checkpoint: WAL senders and archiver may have their time.

@@ -5,6 +5,7 @@ mod cascading_replication;
 mod custom_bootstrap;
 mod failsafe;
 mod pause;
+mod permanent_slots;
 mod priority_failover;
 mod recovery;
 mod standby_cluster;

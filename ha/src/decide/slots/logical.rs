@@ -1,0 +1,192 @@
+//! Permanent logical slots: made on the primary, copied to the standbys that may take over, and moved forward there.
+//!
+//! A copy is of use after a failover only if the primary has kept the catalog rows that it needs since it was made. It does
+//! once our physical slot there has a `catalog_xmin`, which comes by `hot_standby_feedback`; until a copy has moved past what
+//! the primary may have thrown away before, it is *unproven*.
+
+use std::collections::BTreeMap;
+
+use super::published_position;
+use super::wanted::{Kind, Wanted, upstream_slot, wanted};
+use crate::cluster::Cluster;
+use crate::cycle::{Cycle, Flow};
+use crate::decide::{follow, observe};
+use crate::facts::{Slot, SlotHorizons, SqlFacts};
+use crate::pg::SlotName;
+use crate::reason::{Reason, notes};
+use crate::step::{Action, SlotWork, Task};
+
+/// Makes them, or moves them forward, beside the cycle; finds out which are proven.
+pub(super) fn keep(
+    c: &mut Cycle<'_>,
+    cluster: &Cluster,
+    sql: &SqlFacts,
+    postmaster: Option<i64>,
+    wanted: &BTreeMap<SlotName, Wanted>,
+) -> Flow<()> {
+    let mut work = Vec::new();
+    if sql.in_recovery {
+        work.extend(advances(cluster, sql, wanted));
+        work.extend(prove(c, cluster, sql, postmaster, wanted));
+    } else {
+        c.memory.slots.unproven.clear();
+        c.memory.slots.found_in = None;
+        if cluster.is_leader(c.me()) {
+            work.extend(creations(sql, wanted));
+        }
+    }
+    if !work.is_empty() {
+        drop(c.perform(Action::BeginSlotWork(work))?);
+    }
+    Ok(())
+}
+
+fn creations(sql: &SqlFacts, wanted: &BTreeMap<SlotName, Wanted>) -> Vec<SlotWork> {
+    let missing = wanted
+        .iter()
+        .filter(|(name, _)| !sql.slots.iter().any(|slot| &slot.name == *name));
+    let creations = missing.filter_map(|(name, wanted)| match &wanted.kind {
+        Kind::Physical => None,
+        Kind::Logical(logical) => Some(SlotWork::Create {
+            name: name.clone(),
+            logical: logical.clone(),
+        }),
+    });
+    creations.collect()
+}
+
+/// The logical slots that are here as they are wanted.
+fn present<'a>(
+    sql: &'a SqlFacts,
+    wanted: &'a BTreeMap<SlotName, Wanted>,
+) -> impl Iterator<Item = &'a Slot> + 'a {
+    sql.slots.iter().filter(|slot| {
+        let kind = wanted.get(&slot.name).map(|wanted| &wanted.kind);
+        let is_left_to_postgresql = slot.has_failover && slot.is_synced;
+        !is_left_to_postgresql && kind.is_some_and(|kind| *kind != Kind::Physical && kind.is_of(slot))
+    })
+}
+
+/// To where their user is on the primary, but not past what is replayed here.
+fn advances(cluster: &Cluster, sql: &SqlFacts, wanted: &BTreeMap<SlotName, Wanted>) -> Vec<SlotWork> {
+    let replayed = sql.replayed.unwrap_or_default();
+    let usable = present(sql, wanted).filter(|slot| !slot.is_active && !slot.is_lost && !slot.lacks_wal);
+    let advances = usable.filter_map(|slot| {
+        let to = published_position(cluster, &slot.name)?.min(replayed);
+        (slot.confirmed_flush? < to).then(|| SlotWork::Advance {
+            name: slot.name.clone(),
+            database: slot
+                .logical
+                .as_ref()
+                .map(|logical| logical.database.clone())
+                .unwrap_or_default(),
+            to,
+        })
+    });
+    advances.collect()
+}
+
+/// Which of them can be used after a failover. `Some`: the leader is to be asked for what is not known of the others.
+fn prove(
+    c: &mut Cycle<'_>,
+    cluster: &Cluster,
+    sql: &SqlFacts,
+    postmaster: Option<i64>,
+    wanted: &BTreeMap<SlotName, Wanted>,
+) -> Option<SlotWork> {
+    let here: BTreeMap<&SlotName, &Slot> = present(sql, wanted).map(|slot| (&slot.name, slot)).collect();
+    // What another server's start has brought along, or somebody has copied, is to be looked at anew.
+    if c.memory.slots.found_in != postmaster {
+        c.memory.slots.found_in = postmaster;
+        let found = here.keys().map(|name| ((*name).clone(), None));
+        c.memory.slots.unproven = found.collect();
+    }
+    c.memory.slots.unproven.retain(|name, _| here.contains_key(name));
+    let leader = cluster.leader_member().filter(|leader| &leader.name != c.me())?;
+    if let Some(horizons) = sql
+        .slot_horizons
+        .as_ref()
+        .filter(|told| told.leader == leader.name)
+    {
+        take_proof(c, horizons, &here);
+    }
+    if c.memory.slots.unproven.is_empty() {
+        return None;
+    }
+    Some(SlotWork::AskLeader {
+        source: follow::source(c, leader)?,
+        physical: upstream_slot(c.me(), &c.node().tags, cluster)?,
+        logical: c.memory.slots.unproven.keys().cloned().collect(),
+    })
+}
+
+/// A slot is proven when `catalog_xmin` of our physical slot on the primary lies between that of the logical slot there and
+/// that of its copy: the primary keeps what the copy needs, and had not thrown it away before it began to.
+fn take_proof(c: &mut Cycle<'_>, horizons: &SlotHorizons, here: &BTreeMap<&SlotName, &Slot>) {
+    let Some(physical) = horizons.physical else { return };
+    let mut proven = Vec::new();
+    for (name, on_primary) in &mut c.memory.slots.unproven {
+        if on_primary.is_none() {
+            *on_primary = horizons.logical.get(name).copied();
+        }
+        let copy = here.get(name).and_then(|slot| slot.catalog_xmin);
+        if let (Some(on_primary), Some(copy)) = (*on_primary, copy)
+            && on_primary.is_not_after(physical)
+            && physical.is_not_after(copy)
+        {
+            proven.push(name.clone());
+        }
+    }
+    for name in proven {
+        c.memory.slots.unproven.remove(&name);
+        c.note(notes::slot_is_safe(&name));
+    }
+}
+
+/// Says which logical slots may turn out not to be usable when this member is the primary.
+pub(crate) fn warn_before_promotion(c: &mut Cycle<'_>) {
+    let unproven: Vec<SlotName> = c.memory.slots.unproven.keys().cloned().collect();
+    if !unproven.is_empty() {
+        c.note(notes::slots_might_be_unsafe(&unproven));
+    }
+}
+
+/// Begins to copy the logical slots that the leader has and this standby has not, or not with the WAL that they need. The
+/// server is restarted for it; not while somebody waits for a handover.
+pub(crate) fn copy_missing(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Option<Reason>> {
+    if !c.node().use_slots || cluster.config.is_none() || cluster.failover.is_some() {
+        return Ok(None);
+    }
+    let now = c.now();
+    if c.memory.slots.copy_not_before.is_some_and(|until| now < until) {
+        return Ok(None);
+    }
+    let Some(leader) = cluster.leader_member().filter(|leader| &leader.name != c.me()) else {
+        return Ok(None);
+    };
+    let Some(sql) = observe::server(c)?.sql.filter(|sql| sql.in_recovery) else {
+        return Ok(None);
+    };
+    let wanted = wanted(c, cluster, &[]);
+    let is_missing = |name: &SlotName| {
+        let slot = sql.slots.iter().find(|slot| &slot.name == name);
+        slot.is_none_or(|slot| slot.lacks_wal && !slot.is_active)
+    };
+    let logical = wanted.iter().filter(|(_, wanted)| wanted.kind != Kind::Physical);
+    let slots: Vec<SlotName> = logical
+        .map(|(name, _)| name)
+        .filter(|name| published_position(cluster, name).is_some() && is_missing(name))
+        .cloned()
+        .collect();
+    let source = follow::source(c, leader).filter(|_| !slots.is_empty());
+    let Some(source) = source else {
+        return Ok(None);
+    };
+    let follow = follow::target(c, cluster);
+    c.begin(Task::CopyLogicalSlots {
+        leader: source,
+        slots: slots.clone(),
+        follow,
+    })?;
+    Ok(c.begun.is_some().then_some(Reason::CopyingLogicalSlots(slots)))
+}
