@@ -1,5 +1,9 @@
 //! What a cycle knows: what is given to it at its start, and the answers to what it asked.
 
+mod slot;
+
+pub use slot::{LogicalSlot, Slot, SlotHorizons};
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, PendingRestartReason, ScheduledRestart, Tags, Version};
 use crate::failsafe::Accepted;
-use crate::pg::{
-    ControlData, HistoryEntry, Lsn, MemberName, ReplicationState, Role, SlotName, Timeline, Xid,
-};
+use crate::pg::{ControlData, HistoryEntry, Lsn, MemberName, ReplicationState, Role, SlotName, Timeline};
 use crate::step::{RequestId, Task, TaskOutcome};
 
 /// A reading of the machine's boot-time clock, which goes on while the machine is suspended (`CLOCK_BOOTTIME`).
@@ -290,53 +292,6 @@ impl SqlFacts {
             self.flushed
         }
     }
-}
-
-/// A replication slot of the local server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Slot {
-    /// Its name.
-    pub name: SlotName,
-    /// What a logical slot decodes; `None` for a physical one.
-    pub logical: Option<LogicalSlot>,
-    /// Somebody uses it.
-    pub is_active: bool,
-    /// From where on WAL is kept; `None` while it keeps none.
-    pub restart_lsn: Option<Lsn>,
-    /// A logical slot's `confirmed_flush_lsn`.
-    pub confirmed_flush: Option<Lsn>,
-    /// It holds back vacuum on the primary.
-    pub has_xmin: bool,
-    /// The oldest transaction whose changes of the catalogs it needs.
-    pub catalog_xmin: Option<Xid>,
-    /// `wal_status` is `lost`.
-    pub is_lost: bool,
-    /// Since it was made here it could not be moved forward, because WAL is not there.
-    pub lacks_wal: bool,
-    /// `failover`, version 17 and newer: PostgreSQL itself brings it to the standbys.
-    pub has_failover: bool,
-    /// `synced`, version 17 and newer: it was brought here so.
-    pub is_synced: bool,
-}
-
-/// What a logical slot decodes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogicalSlot {
-    /// The database.
-    pub database: String,
-    /// The output plugin.
-    pub plugin: String,
-}
-
-/// Up to which transaction the primary keeps catalog rows for slots, as [`crate::step::SlotWork::AskLeader`] has found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SlotHorizons {
-    /// Who was asked.
-    pub leader: MemberName,
-    /// `catalog_xmin` of the physical slot through which WAL comes here.
-    pub physical: Option<Xid>,
-    /// Those of logical slots.
-    pub logical: BTreeMap<SlotName, Xid>,
 }
 
 /// How far a standby must be for a commit that waits for it (PostgreSQL manual, `synchronous_commit`).
