@@ -17,7 +17,7 @@ build: ## build for development
 
 release: ## build target/release/tamada
 	@./scripts/install-deps.sh build
-	cargo build --release
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER=$(CURDIR)/scripts/link-in-order cargo build --release
 
 deb: release ## Debian packages, in target/packages
 	@./scripts/install-deps.sh package
