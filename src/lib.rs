@@ -1,5 +1,6 @@
 //! The program: the daemon that keeps one PostgreSQL server, and the tool that shows and steers the cluster.
 
+pub mod configure;
 pub mod ctl;
 pub mod daemon;
 pub mod debian;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tamada::{ctl, daemon, debian, supervise};
+use tamada::{configure, ctl, daemon, debian, supervise};
 
 /// Keeps a PostgreSQL cluster alive: one elected primary, replicas that follow, failover within seconds.
 #[derive(Parser)]
@@ -47,12 +47,16 @@ struct Run {
     /// Start the agent again when it dies or hangs, as an init system does; always so as process 1
     #[arg(long)]
     supervise: bool,
+    #[command(flatten)]
+    mode: configure::Mode,
+    #[command(flatten)]
+    details: configure::Details,
 }
 
 /// What `--supervise` is called on the command line.
 const SUPERVISE: &str = "--supervise";
 
-/// Called as `patroni`: Patroni's own command line.
+/// Keeps a PostgreSQL cluster alive, by Patroni's name.
 #[derive(Parser)]
 #[command(name = "patroni", disable_version_flag = true)]
 struct Patroni {
@@ -108,6 +112,9 @@ fn program(program: Program) -> ExitCode {
 }
 
 fn run(arguments: Run) -> ExitCode {
+    if let Some(code) = configure::main(&arguments.mode, &arguments.details, arguments.config.as_deref()) {
+        return code;
+    }
     if !supervise::is_wanted(arguments.supervise) {
         return daemon::run(arguments.config);
     }

@@ -38,5 +38,5 @@ pub use postgresql::{Callbacks, ParameterRole, PostgresqlSettings, ReplicaMethod
 pub use problem::{Problem, Problems, Severity};
 pub use secret::Secret;
 pub use tags::Tags;
-pub use validate::validate;
+pub use validate::{validate, validate_strictly};
 pub use value::{Entry, Kind, Map, Position, Value};

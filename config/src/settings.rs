@@ -5,7 +5,7 @@ mod check;
 mod table;
 
 pub(crate) use check::word;
-pub use check::{check_dynamic, check_local};
+pub use check::{check_bootstrap, check_dynamic, check_local};
 pub use table::{DYNAMIC, LOCAL};
 
 /// One setting, or one family of settings (`*` in the path stands for any key).

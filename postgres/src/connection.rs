@@ -4,7 +4,6 @@ use crate::process::readiness::{self, Address};
 use crate::process::{PidFile, Readiness};
 use crate::tls::Tls;
 use crate::{Error, Instant, Result, Server};
-use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio_postgres::config::SslMode;
@@ -87,6 +86,48 @@ pub(crate) async fn rows(client: &Client, what: &str, sql: &str) -> Result<Vec<S
     Ok(messages.into_iter().filter_map(row).collect())
 }
 
+/// A connection, with a task that serves it. `address` is for errors.
+pub(crate) async fn open(config: &Config, tls: Tls, address: &str, deadline: Instant) -> Result<Client> {
+    let failed = |reason: String| Error::Connect {
+        address: address.to_owned(),
+        reason,
+    };
+    let attempt = config.connect(tls.clone());
+    let mut outcome = tokio::time::timeout_at(deadline, attempt).await;
+    // sslmode prefer: a server that turns encrypted connections down gets a plain one.
+    let refused =
+        matches!(&outcome, Ok(Err(error)) if error.code().is_some_and(|code| code.code() == "28000"));
+    if refused && config.get_ssl_mode() == SslMode::Prefer {
+        let mut plain = config.clone();
+        plain.ssl_mode(SslMode::Disable);
+        outcome = tokio::time::timeout_at(deadline, plain.connect(tls)).await;
+    }
+    let (client, connection) = match outcome {
+        Ok(Ok(pair)) => pair,
+        Ok(Err(error)) => {
+            let text = error
+                .as_db_error()
+                .map_or_else(|| chain(&error), |db| db.message().to_owned());
+            return Err(failed(text));
+        }
+        Err(_) => return Err(failed("no answer in time".to_owned())),
+    };
+    tokio::spawn(async move {
+        // An error is seen by whoever uses the client; the task ends with the client or the server.
+        let _ = connection.await;
+    });
+    Ok(client)
+}
+
+/// libpq's `sslmode`, as far as it says whether a connection is encrypted; what is verified is in [`Tls`].
+pub(crate) fn ssl_mode(word: Option<&str>) -> SslMode {
+    match word {
+        Some("disable" | "allow") => SslMode::Disable,
+        None | Some("prefer") => SslMode::Prefer,
+        Some(_) => SslMode::Require,
+    }
+}
+
 impl Server {
     /// Where the local server listens for us: the socket if `use_unix_socket` and there is a usable directory, else TCP.
     /// While a server runs, its pid file knows better than the settings which port and directory it was started with.
@@ -136,11 +177,7 @@ impl Server {
         match address {
             Address::Tcp(host, port) => {
                 config.host(host).port(*port);
-                config.ssl_mode(match role.options.get("sslmode").map(String::as_str) {
-                    Some("disable" | "allow") => SslMode::Disable,
-                    None | Some("prefer") => SslMode::Prefer,
-                    Some(_) => SslMode::Require,
-                });
+                config.ssl_mode(ssl_mode(role.options.get("sslmode").map(String::as_str)));
             }
             Address::Unix(path) => {
                 let (directory, port) = path
@@ -157,37 +194,8 @@ impl Server {
     }
 
     async fn connect_with(&self, config: &Config, address: &Address, deadline: Instant) -> Result<Client> {
-        let tls_options: BTreeMap<_, _> = self.settings().local.authentication.superuser.options.clone();
-        let tls = Tls::new(&tls_options)?;
-        let failed = |reason: String| Error::Connect {
-            address: address.to_string(),
-            reason,
-        };
-        let attempt = config.connect(tls.clone());
-        let mut outcome = tokio::time::timeout_at(deadline, attempt).await;
-        // sslmode prefer: a server that turns encrypted connections down gets a plain one.
-        let refused =
-            matches!(&outcome, Ok(Err(error)) if error.code().is_some_and(|code| code.code() == "28000"));
-        if refused && config.get_ssl_mode() == SslMode::Prefer {
-            let mut plain = config.clone();
-            plain.ssl_mode(SslMode::Disable);
-            outcome = tokio::time::timeout_at(deadline, plain.connect(tls)).await;
-        }
-        let (client, connection) = match outcome {
-            Ok(Ok(pair)) => pair,
-            Ok(Err(error)) => {
-                let text = error
-                    .as_db_error()
-                    .map_or_else(|| chain(&error), |db| db.message().to_owned());
-                return Err(failed(text));
-            }
-            Err(_) => return Err(failed("no answer in time".to_owned())),
-        };
-        tokio::spawn(async move {
-            // An error is seen by whoever uses the client; the task ends with the client or the server.
-            let _ = connection.await;
-        });
-        Ok(client)
+        let tls = Tls::new(&self.settings().local.authentication.superuser.options)?;
+        open(config, tls, &address.to_string(), deadline).await
     }
 
     /// A connection of its own as the superuser, for statements without a time limit but the caller's.

@@ -17,6 +17,7 @@ use super::flush::Flush;
 use super::history::History;
 use super::list::{List, Topology};
 use super::pause::Pause;
+use super::query::Query;
 use super::reinit::Reinit;
 use super::reload::Reload;
 use super::remove::Remove;
@@ -69,6 +70,8 @@ enum Command {
     Pause(Pause),
     /// Promote cluster, make it run standalone
     PromoteCluster(PromoteCluster),
+    /// Query a member, by default the leader
+    Query(Query),
     /// Reinitialize cluster member
     Reinit(Reinit),
     /// Reload cluster member configuration
@@ -167,6 +170,7 @@ async fn command(command: Command, session: &Session) -> Result<(), Error> {
         Command::List(list) => list.run(session).await,
         Command::Pause(pause) => pause.run(session, true).await,
         Command::PromoteCluster(promote) => promote.run(session).await,
+        Command::Query(query) => query.run(session).await,
         Command::Reinit(reinit) => reinit.run(session).await,
         Command::Reload(reload) => reload.run(session).await,
         Command::Remove(remove) => remove.run(session).await,

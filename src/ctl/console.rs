@@ -26,16 +26,17 @@ pub(crate) fn print_line(line: &str) -> Result<(), Error> {
     print(&format!("{line}\n"))
 }
 
-/// Empties the screen, if there is one.
+/// Writes over what stands on the screen, if there is one, so that it does not flicker: `text` is all that is to be seen.
 ///
 /// # Errors
 /// Standard output is closed.
-pub(crate) fn clear() -> Result<(), Error> {
-    if is_terminal() {
-        print("\x1b[2J\x1b[1;1H")
-    } else {
-        Ok(())
+pub(crate) fn repaint(text: &str, is_first: bool) -> Result<(), Error> {
+    if !is_terminal() {
+        return print(text);
     }
+    // Home, each line without what was longer before, and nothing below.
+    let clear = if is_first { "\x1b[2J" } else { "" };
+    print(&format!("{clear}\x1b[1;1H{}\x1b[J", text.replace('\n', "\x1b[K\n")))
 }
 
 /// Whether a person looks at standard output.

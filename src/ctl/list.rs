@@ -6,7 +6,7 @@ use clap::Args;
 use ha::pg::ServerState;
 use net::http::Method;
 
-use super::console::{clear, print, print_line, timestamp};
+use super::console::{print, repaint, timestamp};
 use super::error::Error;
 use super::member_table;
 use super::session::Session;
@@ -178,22 +178,26 @@ async fn show(
         stores.push((name, session.store(name, group).await?));
     }
     let mut ticks = period.map(tokio::time::interval);
+    let mut is_first = true;
     loop {
         if let Some(ticks) = &mut ticks {
             ticks.tick().await;
-            clear()?;
         }
+        let mut text = String::new();
         if output.timestamp {
-            print_line(&timestamp(0))?;
+            text.push_str(&timestamp(0));
+            text.push('\n');
         }
         for (name, store) in &stores {
             let mut view = store.view().await?;
             show_copies(session, &mut view).await;
-            print(&member_table::render(&view, name, output.format, output.extended))?;
+            text.push_str(&member_table::render(&view, name, output.format, output.extended));
         }
         if ticks.is_none() {
-            return Ok(());
+            return print(&text);
         }
+        repaint(&text, is_first)?;
+        is_first = false;
     }
 }
 

@@ -21,6 +21,7 @@ mod member_table;
 mod members;
 mod pause;
 mod prompt;
+mod query;
 mod reinit;
 mod reload;
 mod remove;
@@ -38,3 +39,4 @@ mod view;
 mod why;
 
 pub use cli::main;
+pub(crate) use prompt::hidden;

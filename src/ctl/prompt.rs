@@ -2,6 +2,8 @@
 
 use std::io::BufRead;
 
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+
 use super::console::{print, print_line};
 use super::error::Error;
 
@@ -41,6 +43,43 @@ pub(crate) async fn number(question: &str) -> Result<u32, Error> {
         match answer.trim().parse() {
             Ok(number) => return Ok(number),
             Err(_) => print_line(&format!("Error: '{answer}' is not a valid integer."))?,
+        }
+    }
+}
+
+/// Asks for something that nobody is to see on the screen.
+///
+/// # Errors
+/// The input ends.
+pub(crate) async fn hidden(question: &str) -> Result<String, Error> {
+    let _hidden = Hidden::begin();
+    let answer = ask(question).await;
+    print_line("")?;
+    answer
+}
+
+/// While it lives, the terminal does not show what is typed. Without a terminal it does nothing.
+struct Hidden(Option<Termios>);
+
+impl Hidden {
+    fn begin() -> Self {
+        let Ok(before) = tcgetattr(std::io::stdin()) else {
+            return Self(None);
+        };
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        Self(
+            tcsetattr(std::io::stdin(), OptionalActions::Flush, &silent)
+                .is_ok()
+                .then_some(before),
+        )
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Flush, before);
         }
     }
 }

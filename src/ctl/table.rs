@@ -1,6 +1,8 @@
 //! Tables as people and scripts read them: an ASCII grid whose top rule carries the title, tab-separated values, JSON
 //! and YAML, to the letter as patronictl prints them.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde_json::{Map, Value, ser::Formatter};
 use unicode_width::UnicodeWidthStr;
@@ -48,23 +50,31 @@ pub(crate) enum Align {
 }
 
 /// One column.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Column {
-    pub(crate) title: &'static str,
+    pub(crate) title: Cow<'static, str>,
     pub(crate) align: Align,
 }
 
 impl Column {
+    /// A column whose title is known only when the program runs.
+    pub(crate) fn named(title: String) -> Self {
+        Self {
+            title: Cow::Owned(title),
+            align: Align::Left,
+        }
+    }
+
     pub(crate) fn left(title: &'static str) -> Self {
         Self {
-            title,
+            title: Cow::Borrowed(title),
             align: Align::Left,
         }
     }
 
     pub(crate) fn right(title: &'static str) -> Self {
         Self {
-            title,
+            title: Cow::Borrowed(title),
             align: Align::Right,
         }
     }
@@ -80,6 +90,8 @@ pub(crate) enum Cell {
     /// A mapping: nested in JSON and YAML, in one line of YAML in tab-separated values and the topology, in lines of
     /// YAML in the grid.
     Mapping(Map<String, Value>),
+    /// Any other value: itself in JSON and YAML, and what Python calls it elsewhere.
+    Json(Value),
 }
 
 impl Cell {
@@ -100,7 +112,13 @@ impl Cell {
             Self::Text(text) => text.as_str().into(),
             Self::Number(number) => (*number).into(),
             Self::Mapping(map) => Value::Object(map.clone()),
+            Self::Json(value) => value.clone(),
         }
+    }
+
+    /// The cell in one line.
+    pub(crate) fn to_plain_text(&self) -> String {
+        self.to_text(Format::Tsv)
     }
 
     fn to_text(&self, format: Format) -> String {
@@ -116,6 +134,10 @@ impl Cell {
                 };
                 yaml.trim().to_owned()
             }
+            Self::Json(Value::Null) => "None".to_owned(),
+            Self::Json(Value::Bool(true)) => "True".to_owned(),
+            Self::Json(Value::Bool(false)) => "False".to_owned(),
+            Self::Json(value) => value.to_string(),
         }
     }
 }
@@ -138,7 +160,7 @@ impl Table {
         match format {
             Format::Pretty | Format::Topology => self.grid(format),
             Format::Tsv => {
-                let titles = self.columns.iter().map(|column| column.title.to_owned());
+                let titles = self.columns.iter().map(|column| column.title.to_string());
                 separated(&titles.collect::<Vec<_>>(), &self.texts(format), "\t")
             }
             Format::Json => python_json(&self.objects()) + "\n",
@@ -160,7 +182,7 @@ impl Table {
                 .iter()
                 .zip(row)
                 .filter(|(_, cell)| !(self.omits_empty_cells && cell.is_empty()))
-                .map(|(column, cell)| (column.title.to_owned(), cell.to_json()))
+                .map(|(column, cell)| (column.title.to_string(), cell.to_json()))
                 .collect()
         };
         Value::Array(self.rows.iter().map(object).map(Value::Object).collect())
@@ -186,7 +208,7 @@ impl Table {
         let titles: Vec<String> = self
             .columns
             .iter()
-            .map(|column| column.title.to_owned())
+            .map(|column| column.title.to_string())
             .collect();
         let has_line_breaks = rows.iter().flatten().any(|cell| cell.contains('\n'));
         let mut grid = titled(&rule, self.title.as_deref().unwrap_or_default());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use config::{LocalConfig, Problems};
+use config::{LocalConfig, Map, Problems};
 
 /// Where to read, and read again.
 pub(crate) struct ConfigurationSource {
@@ -51,13 +51,24 @@ impl ConfigurationSource {
         self.path.is_some()
     }
 
+    /// The tree as it is written, with the environment over it, not compared with what settings there are.
+    ///
+    /// # Errors
+    /// A file cannot be read, or is not YAML.
+    pub(crate) fn tree(&self) -> anyhow::Result<(Map, Problems)> {
+        Ok(config::layers::local(&self.files()?, &self.variables)?)
+    }
+
+    fn files(&self) -> anyhow::Result<Vec<(String, String)>> {
+        self.path.as_deref().map_or_else(|| Ok(Vec::new()), read_files)
+    }
+
     /// Reads the configuration, with the warnings about it.
     ///
     /// # Errors
     /// A file cannot be read, or the configuration cannot be used: everything that is wrong, one per line.
     pub(crate) fn read(&self) -> anyhow::Result<(LocalConfig, Problems)> {
-        let files = self.path.as_deref().map_or_else(|| Ok(Vec::new()), read_files)?;
-        let (mut local, problems) = LocalConfig::load(&files, &self.variables)?;
+        let (mut local, problems) = LocalConfig::load(&self.files()?, &self.variables)?;
         let here = std::env::current_dir().context("could not find out the working directory")?;
         local.resolve_paths(&here);
         Ok((local, problems))

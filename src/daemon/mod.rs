@@ -34,4 +34,5 @@ mod wait;
 mod watchdog;
 mod world;
 
+pub(crate) use configuration::ConfigurationSource;
 pub use entry::{hidden, run, version_text};

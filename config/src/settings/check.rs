@@ -4,6 +4,7 @@ use super::table::{DYNAMIC, LOCAL, LOCAL_ONLY, METHOD};
 use super::{Expected, Setting};
 use crate::endpoint::ListenAddress;
 use crate::problem::{Problem, Problems, Severity};
+use crate::read::section;
 use crate::value::{Entry, Kind, Map, Value};
 
 /// Checks the local configuration. Everything that is wrong is reported at once.
@@ -31,6 +32,23 @@ pub fn check_local(tree: &Map) -> Problems {
 /// warnings: what makes no sense there is replaced by its default.
 #[must_use]
 pub fn check_dynamic(document: &Map, prefix: &str) -> Problems {
+    let mut problems = findings(document, prefix);
+    for problem in &mut problems.0 {
+        problem.severity = Severity::Warning;
+    }
+    problems
+}
+
+/// Checks `bootstrap.dcs` as if it were a local setting: a wrong type is an error.
+#[must_use]
+pub fn check_bootstrap(tree: &Map) -> Problems {
+    match section(section(tree, "bootstrap"), "dcs") {
+        document if document.is_empty() => Problems::default(),
+        document => findings(document, "bootstrap.dcs."),
+    }
+}
+
+fn findings(document: &Map, prefix: &str) -> Problems {
     let is_shared = |row: &&Setting| row.path.starts_with("postgresql.") && !is_local_only(row.path);
     let rows = DYNAMIC.iter().chain(LOCAL.iter().filter(is_shared)).collect();
     let mut check = Check {
@@ -40,9 +58,6 @@ pub fn check_dynamic(document: &Map, prefix: &str) -> Problems {
         problems: Problems::default(),
     };
     check.map(document, "", prefix);
-    for problem in &mut check.problems.0 {
-        problem.severity = Severity::Warning;
-    }
     check.problems
 }
 
