@@ -61,7 +61,7 @@ put() {
 }
 
 stage_program() {
-    local root=$1 shell folder
+    local root=$1
     put 755 "$root/usr/bin" "$program"
     mv "$root/usr/bin/$(basename "$program")" "$root/usr/bin/tamada" 2>/dev/null || true
     strip --strip-unneeded "$root/usr/bin/tamada"
@@ -70,23 +70,23 @@ stage_program() {
     put 644 "$root/usr/share/doc/tamada" README.md docs/*.md
     put 644 "$root/usr/share/doc/tamada/examples" packaging/hardening.conf
     [ ! -d packaging/haproxy ] || put 644 "$root/usr/share/doc/tamada/examples" packaging/haproxy/*
-    [ ! -d packaging/man ] || put 644 "$root/usr/share/man/man1" packaging/man/tamada*.1
-    if [ -d packaging/completions ]; then
-        for shell in bash zsh fish; do
-            folder=$(completions "$shell")
-            put 644 "$root/$folder" "packaging/completions/$shell/"*tamada*
-        done
-    fi
-    find "$root/usr/share/man" -name '*.1' -exec gzip -9n {} + 2>/dev/null || true
+    put 644 "$root/usr/share/man/man1" packaging/man/tamada*.1
+    gzip -9n "$root"/usr/share/man/man1/*.1
+    completions "$root" tamada
 }
 
-# Where a shell looks for completions of packages.
+# The program itself says how a shell asks it (documentation of clap_complete, "env").
 completions() {
-    case $1 in
-    bash) echo usr/share/bash-completion/completions ;;
-    zsh) echo usr/share/zsh/vendor-completions ;;
-    fish) echo usr/share/fish/vendor_completions.d ;;
-    esac
+    local root=$1 name=$2 shell folder file
+    for shell in bash zsh fish; do
+        case $shell in
+        bash) folder=usr/share/bash-completion/completions file=$name ;;
+        zsh) folder=usr/share/zsh/vendor-completions file=_$name ;;
+        fish) folder=usr/share/fish/vendor_completions.d file=$name.fish ;;
+        esac
+        mkdir -p "$root/$folder"
+        (COMPLETE=$shell exec -a "$name" "$program") >"$root/$folder/$file"
+    done
 }
 
 stage_units() {
@@ -96,7 +96,7 @@ stage_units() {
 }
 
 stage_compat() {
-    local root=$1 shell folder
+    local root=$1
     mkdir -p "$root/usr/bin" "$root/usr/share/patroni"
     ln -s tamada "$root/usr/bin/patroni"
     ln -s tamada "$root/usr/bin/patronictl"
@@ -104,14 +104,10 @@ stage_compat() {
     ln -s ../../bin/tamada "$root/usr/share/patroni/pg_createcluster_patroni"
     ln -s ../../bin/tamada "$root/usr/share/patroni/pg_clonecluster_patroni"
     put 644 "$root/usr/lib/systemd/system" systemd/patroni.service systemd/patroni@.service
-    [ ! -d packaging/man ] || put 644 "$root/usr/share/man/man1" packaging/man/patroni*.1
-    if [ -d packaging/completions ]; then
-        for shell in bash zsh fish; do
-            folder=$(completions "$shell")
-            put 644 "$root/$folder" "packaging/completions/$shell/"*patroni*
-        done
-    fi
-    find "$root/usr/share/man" -name '*.1' -exec gzip -9n {} + 2>/dev/null || true
+    put 644 "$root/usr/share/man/man1" packaging/man/{patroni*,pg_*}.1
+    gzip -9n "$root"/usr/share/man/man1/*.1
+    completions "$root" patroni
+    completions "$root" patronictl
 }
 
 # The newest glibc that the program needs anything of.

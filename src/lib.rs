@@ -1,5 +1,7 @@
 //! The program: the daemon that keeps one PostgreSQL server, and the tool that shows and steers the cluster.
 
+pub mod command_line;
+pub mod complete;
 pub mod configure;
 pub mod ctl;
 pub mod daemon;

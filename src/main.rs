@@ -1,71 +1,15 @@
 //! Picks daemon or ctl, by the name that the program is called with or by its first argument.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use tamada::{configure, ctl, daemon, debian, supervise};
-
-/// Keeps a PostgreSQL cluster alive: one elected primary, replicas that follow, failover within seconds.
-#[derive(Parser)]
-#[command(name = "tamada", disable_version_flag = true, arg_required_else_help = true)]
-struct Program {
-    #[command(subcommand)]
-    command: Option<Command>,
-    /// Print the version and exit
-    #[arg(long, short = 'V')]
-    version: bool,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Run the agent beside a PostgreSQL server
-    Run(Run),
-    /// Show the cluster and steer it, as patronictl does
-    #[command(disable_help_flag = true)]
-    Ctl {
-        /// A command of its own with its arguments
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<OsString>,
-    },
-    /// Make configurations
-    #[command(subcommand)]
-    Config(Config),
-}
-
-#[derive(Subcommand)]
-enum Config {
-    Create(debian::ConfigCreate),
-}
-
-#[derive(clap::Args)]
-struct Run {
-    /// Patroni's YAML file, or a folder of them; without it PATRONI_* variables are read
-    #[arg(value_name = "CONFIG")]
-    config: Option<PathBuf>,
-    /// Start the agent again when it dies or hangs, as an init system does; always so as process 1
-    #[arg(long)]
-    supervise: bool,
-    #[command(flatten)]
-    mode: configure::Mode,
-    #[command(flatten)]
-    details: configure::Details,
-}
+use clap::Parser;
+use tamada::command_line::{Command, Config, Patroni, Program, Run};
+use tamada::{complete, configure, ctl, daemon, debian, supervise};
 
 /// What `--supervise` is called on the command line.
 const SUPERVISE: &str = "--supervise";
-
-/// Keeps a PostgreSQL cluster alive, by Patroni's name.
-#[derive(Parser)]
-#[command(name = "patroni", disable_version_flag = true)]
-struct Patroni {
-    #[command(flatten)]
-    run: Run,
-    /// Print the version and exit
-    #[arg(long)]
-    version: bool,
-}
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
@@ -73,6 +17,7 @@ fn main() -> ExitCode {
     let name = Path::new(&called_as)
         .file_name()
         .map(|name| name.to_string_lossy().into_owned());
+    complete::answer();
     let mut rest = args.peekable();
     if let Some(first) = rest.peek().cloned()
         && let Some(code) = daemon::hidden(&first, rest.by_ref().skip(1))

@@ -10,6 +10,7 @@ mod link;
 mod srv;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -53,6 +54,29 @@ impl Drop for Holder {
 }
 
 impl Etcd3 {
+    /// The names of the clusters that have keys below `namespace`. Reads all of them: for a person who types, not for a loop.
+    ///
+    /// # Errors
+    /// Those of [`Etcd3::connect`].
+    pub async fn scopes(
+        config: &Etcd3Config,
+        namespace: &str,
+        timing: Timing,
+    ) -> Result<BTreeSet<String>, Error> {
+        let layout = Layout::new(namespace, "", None);
+        let calls = Calls::new(config, configured(config, timing).await?, timing);
+        let snapshot = watch::read(&calls, &layout, calls.persistent()).await?;
+        let scope = |key: &String| {
+            Some(
+                key.strip_prefix(layout.read_prefix())?
+                    .split_once('/')?
+                    .0
+                    .to_owned(),
+            )
+        };
+        Ok(snapshot.records.keys().filter_map(scope).collect())
+    }
+
     /// Connects, authenticates, and lists etcd's members. With an identity it will hold a lease and watches the
     /// cluster's keys, in tasks of the present runtime; without one it only reads and writes, and every read goes
     /// to a quorum.

@@ -94,6 +94,12 @@ enum Command {
     Why(Why),
 }
 
+/// The command line, with all commands.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs `tamada ctl` with `args`, the first of which is the program's name as it is shown. Exit codes as in Patroni's
 /// patronictl: 0 for success and for what a member refused, 1 for errors, 2 for wrong usage.
 #[must_use]
@@ -131,7 +137,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(|error| Error::new(format!("could not start: {error}")))?;
-    let result = runtime.block_on(until_interrupted(&session, command(cli.command, &session)));
+    let result = runtime.block_on(until_interrupted(&session, perform(cli.command, &session)));
     // A thread may still wait for an answer that will not come.
     runtime.shutdown_background();
     result
@@ -158,7 +164,7 @@ async fn until_interrupted(
     }
 }
 
-async fn command(command: Command, session: &Session) -> Result<(), Error> {
+async fn perform(command: Command, session: &Session) -> Result<(), Error> {
     match command {
         Command::DemoteCluster(demote) => demote.run(session).await,
         Command::Dsn(dsn) => dsn.run(session).await,

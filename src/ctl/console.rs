@@ -36,7 +36,10 @@ pub(crate) fn repaint(text: &str, is_first: bool) -> Result<(), Error> {
     }
     // Home, each line without what was longer before, and nothing below.
     let clear = if is_first { "\x1b[2J" } else { "" };
-    print(&format!("{clear}\x1b[1;1H{}\x1b[J", text.replace('\n', "\x1b[K\n")))
+    print(&format!(
+        "{clear}\x1b[1;1H{}\x1b[J",
+        text.replace('\n', "\x1b[K\n")
+    ))
 }
 
 /// Whether a person looks at standard output.

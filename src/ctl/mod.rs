@@ -38,5 +38,7 @@ mod version;
 mod view;
 mod why;
 
-pub use cli::main;
+pub use cli::{command, main};
 pub(crate) use prompt::hidden;
+pub(crate) use session::Session;
+pub(crate) use settings::Settings;

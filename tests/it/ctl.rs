@@ -206,3 +206,43 @@ fn wrong_usage_ends_with_two() {
         "{output:?}"
     );
 }
+
+#[test]
+fn a_shell_completes_clusters_and_members() {
+    let stage = Stage::new();
+    let url = format!("etcd3://{}/service", stage.etcd_endpoint());
+    let completed = |line: &[&str]| {
+        let words = [&["--", "patronictl", "-d", &url], line].concat();
+        let index = (words.len() - 2).to_string();
+        let shell = [
+            ("COMPLETE", "bash"),
+            ("_CLAP_COMPLETE_INDEX", &*index),
+            ("_CLAP_IFS", "\n"),
+        ];
+        let output = stage.run(&words, "", &shell);
+        assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{output:?}");
+        output.stdout.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(completed(&["switchov"]), ["switchover"]);
+    assert_eq!(completed(&["list", "bat"]), ["batman"]);
+    assert_eq!(completed(&["list", "lone"]), ["lonely"]);
+    assert_eq!(completed(&["restart", "lonely", "l"]), ["l0"]);
+    assert_eq!(completed(&["switchover", "lonely", "--candidate", ""]), ["l0"]);
+    // Without a store there is nothing to offer, and no error in the middle of a line.
+    let nowhere = stage.run(
+        &["--", "patronictl", "-d", "etcd3://127.0.0.1:1", "list", "bat"],
+        "",
+        &[
+            ("COMPLETE", "bash"),
+            ("_CLAP_COMPLETE_INDEX", "4"),
+            ("_CLAP_IFS", "\n"),
+        ],
+    );
+    assert_eq!((&*nowhere.stdout, &*nowhere.stderr), ("", ""), "{nowhere:?}");
+    // What the shell reads at its start.
+    let script = stage.run(&[], "", &[("COMPLETE", "bash")]);
+    assert!(
+        script.stdout.contains("complete ") && script.stdout.contains(" patronictl"),
+        "{script:?}"
+    );
+}

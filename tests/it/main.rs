@@ -29,6 +29,7 @@ mod explain;
 mod guard;
 mod lease;
 mod life;
+mod manuals;
 mod patroni;
 mod query;
 mod supervise;
