@@ -16,6 +16,7 @@ mod host;
 mod acceptance;
 mod bad_input;
 mod citus;
+mod comparison;
 mod configuration;
 mod configure;
 mod crash;

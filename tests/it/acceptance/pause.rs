@@ -1,7 +1,6 @@
 //! A paused cluster: agents watch, and touch nothing that nobody asked for.
 
 use crate::harness::cluster::Timers;
-use crate::harness::process::{command, run};
 use crate::harness::wait::holds;
 use crate::harness::{Cluster, Member, eventually, newest, seconds};
 use rustix::process::Signal;
@@ -12,16 +11,6 @@ const TIMERS: Timers = Timers {
     loop_wait: 1,
     retry_timeout: 2,
 };
-
-/// As an operator does it: with `pg_ctl`, and without asking the agent.
-#[track_caller]
-fn pg_ctl(cluster: &Cluster, member: &str, arguments: &[&str]) {
-    let mut pg_ctl = command(&cluster.directory, cluster.postgresql.bin.join("pg_ctl"));
-    pg_ctl.arg("-D").arg(cluster.member(member).data_dir());
-    pg_ctl.args(["-w", "-t", "30", "-o", ""]).args(arguments);
-    let output = run(pg_ctl);
-    assert_eq!(output.code, Some(0), "{}{}", output.stdout, output.stderr);
-}
 
 fn pause(cluster: &Cluster, is_paused: bool) {
     let verb = if is_paused { "pause" } else { "resume" };
@@ -135,7 +124,7 @@ fn a_primary_is_stopped_and_another_promoted_by_hand() {
     pause(&cluster, true);
 
     // Nobody promotes anything for a primary that somebody stops.
-    pg_ctl(&cluster, "pg1", &["stop", "-m", "fast"]);
+    cluster.pg_ctl("pg1", &["stop", "-m", "fast"]);
     cluster.member("pg1").wait_for_log(
         "PAUSE: removed leader lock because postgres is not running",
         seconds(5),
@@ -147,7 +136,7 @@ fn a_primary_is_stopped_and_another_promoted_by_hand() {
 
     // Whom somebody promotes takes the key that is free.
     let row = "create table by_hand (id int); insert into by_hand values (1)";
-    pg_ctl(&cluster, "pg2", &["promote"]);
+    cluster.pg_ctl("pg2", &["promote"]);
     assert_eq!(cluster.wait_for_primary(seconds(5)), "pg2");
     cluster
         .member("pg2")
@@ -155,7 +144,7 @@ fn a_primary_is_stopped_and_another_promoted_by_hand() {
     cluster.member("pg2").query(row).unwrap();
 
     // The other one runs beside it as it is started, without the key, and steps back when the pause ends.
-    pg_ctl(&cluster, "pg1", &["start", "-l", "/dev/null"]);
+    cluster.pg_ctl("pg1", &["start", "-l", "/dev/null"]);
     cluster
         .member("pg1")
         .wait_for_log("PAUSE: continue to run as primary without lock", seconds(10));

@@ -329,6 +329,16 @@ tags:
         run(ctl)
     }
 
+    /// As an operator does it: with `pg_ctl`, and without asking the agent.
+    #[track_caller]
+    pub fn pg_ctl(&self, member: &str, arguments: &[&str]) {
+        let mut pg_ctl = command(&self.directory, self.postgresql.bin.join("pg_ctl"));
+        pg_ctl.arg("-D").arg(self.member(member).data_dir());
+        pg_ctl.args(["-w", "-t", "30", "-o", ""]).args(arguments);
+        let output = run(pg_ctl);
+        assert_eq!(output.code, Some(0), "{}{}", output.stdout, output.stderr);
+    }
+
     /// `list -f json`, as rows.
     #[track_caller]
     pub fn list(&self) -> Vec<Value> {

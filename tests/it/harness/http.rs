@@ -8,6 +8,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Response {
     pub status: u16,
+    /// `Content-Type`, empty without one.
+    pub content_type: String,
     pub body: String,
 }
 
@@ -30,6 +32,18 @@ pub fn request(
     body: Option<&serde_json::Value>,
     limit: Duration,
 ) -> Result<Response, String> {
+    let body = body.map(ToString::to_string);
+    send(port, method, path, body.as_deref(), limit)
+}
+
+/// The same with any text as the body.
+pub fn send(
+    port: u16,
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+    limit: Duration,
+) -> Result<Response, String> {
     exchange(port, method, path, body, limit)
         .map_err(|error| format!("{method} {path} on port {port}: {error}"))
 }
@@ -38,13 +52,12 @@ fn exchange(
     port: u16,
     method: &str,
     path: &str,
-    body: Option<&serde_json::Value>,
+    body: Option<&str>,
     limit: Duration,
 ) -> std::io::Result<Response> {
     let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), 2 * SECOND)?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
-    let body = body.map(ToString::to_string);
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n");
     if let Some(body) = &body {
         head += &format!(
@@ -59,8 +72,14 @@ fn exchange(
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
     let status = status.ok_or_else(|| std::io::Error::other(format!("not an HTTP answer: {answer:?}")))?;
+    let content_type = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-type")
+            .then(|| value.trim().to_owned())
+    });
     Ok(Response {
         status,
+        content_type: content_type.unwrap_or_default(),
         body: unchunked(head, body),
     })
 }
