@@ -16,15 +16,15 @@ usage() { sed -n '3,8s/^#   //p' "$0" >&2 && exit 2; }
 
 suite=${TAMADA_TEST_SUITE:-forky}
 case $suite in
-forky) version=18 ;;
-trixie) version=17 ;;
-bookworm) version=15 ;;
+forky) version=18 vip_manager=vip-manager2 ;;
+trixie) version=17 vip_manager=vip-manager2 ;;
+bookworm) version=15 vip_manager=vip-manager ;;
 *) die "no such suite: $suite; there are forky, trixie and bookworm" ;;
 esac
 
 # ---- the root
 
-packages="postgresql-$version postgresql-common etcd-server etcd-client haproxy patroni python3-psycopg2 python3-etcd"
+packages="postgresql-$version postgresql-common etcd-server etcd-client haproxy $vip_manager patroni python3-psycopg2 python3-etcd"
 
 make_root() {
     local root=$1 mirror scripts=/usr/share/debootstrap/scripts

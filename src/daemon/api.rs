@@ -10,6 +10,7 @@
 mod access;
 mod act;
 mod answer;
+mod anything;
 mod cluster_document;
 mod config_document;
 mod control;
@@ -29,6 +30,7 @@ mod start;
 mod status;
 mod time;
 
+pub use anything::read_request;
 pub use listen::ListenError;
 pub use peers::ask as ask_members;
 pub use server_status::LocalServer;

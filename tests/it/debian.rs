@@ -21,6 +21,9 @@ const WITHOUT_NOTICE: Duration = seconds(2);
 const SWITCHOVER: Duration = seconds(8);
 
 /// etcd on all three hosts, as a host's own file says it.
+/// The virtual address.
+const VIP: &str = "10.78.0.99";
+
 fn start_etcd(hosts: &Hosts) {
     for node in hosts.names() {
         let own = Hosts::address(node);
@@ -121,6 +124,29 @@ fn ask_behind_haproxy(hosts: &Hosts, node: &str, port: u16, role: &str) -> Strin
         .clone()
 }
 
+/// As shipped, too: Debian's unit with the file that pg_createconfig_patroni makes of Debian's own template. PostgreSQL
+/// listens on all addresses.
+fn start_vip_manager(hosts: &Hosts) {
+    hosts.run_on_all(&format!(
+        "pg_createconfig_patroni --force --vip={VIP} 18 demo && systemctl enable --now vip-manager@18-demo"
+    ));
+}
+
+/// Waits until `node`, and no other host that is up, has the virtual address, and the primary answers there.
+fn wait_for_vip(hosts: &Hosts, node: &str, others: &[&String]) {
+    let addresses = "ip -o -4 address show dev eth0";
+    hosts.wait_for(node, addresses, SETTLED, |text| text.contains(VIP));
+    for other in others {
+        hosts.wait_for(other, addresses, SETTLED, |text| !text.contains(VIP));
+    }
+    let query = "select pg_is_in_recovery(), inet_server_addr()";
+    let psql = format!(
+        "PGPASSWORD={PASSWORD} psql -XAt -d 'user=postgres host={VIP} connect_timeout=2' -c '{query}'"
+    );
+    let answer = format!("f|{VIP}");
+    hosts.wait_for(others[0], &psql, SETTLED, |text| text.trim() == answer);
+}
+
 fn writer() -> Writer {
     let addresses = "host=10.78.0.11,10.78.0.12,10.78.0.13 port=5432";
     Writer::start_at(format!(
@@ -202,6 +228,9 @@ fn the_article_works_word_for_word() {
     let behind = |port, role| ask_behind_haproxy(&hosts, other, port, role);
     assert_eq!(behind(5000, "primary"), first);
     assert_ne!(behind(5001, "replica"), first);
+    start_vip_manager(&hosts);
+    let others: Vec<&String> = hosts.names().iter().filter(|node| **node != first).collect();
+    wait_for_vip(&hosts, &first, &others);
     let writer = writer();
     let begin = Instant::now();
     hosts.crash(&first);
@@ -211,8 +240,11 @@ fn the_article_works_word_for_word() {
         writer.longest_silence(begin)
     );
     assert_ne!(primary_for_clients(&hosts, other), first);
-    assert_ne!(behind(5000, "primary"), first);
+    let promoted = behind(5000, "primary");
+    assert_ne!(promoted, first);
     assert_ne!(behind(5001, "replica"), first);
+    let others: Vec<&String> = others.into_iter().filter(|node| **node != promoted).collect();
+    wait_for_vip(&hosts, &promoted, &others);
     hosts.boot(&first);
     // It was enabled.
     let second = wait_until_healthy(&hosts, other);

@@ -4,7 +4,7 @@ use super::Finding;
 use super::dependencies::Workspace;
 
 /// (package, our packages that it may depend on; tests are bound too)
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("tamada-config", &[]),
     ("tamada-ha", &["tamada-config"]),
     ("tamada-net", &["tamada-config"]),
@@ -24,6 +24,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
             "tamada-sim",
         ],
     ),
+    ("tamada-fuzz", &["tamada-config", "tamada-dcs", "tamada"]),
     ("xtask", &[]),
 ];
 
