@@ -6,6 +6,7 @@ use crate::connection::Connections;
 use crate::follow::FollowMemory;
 use crate::parameters::ParameterMemory;
 use crate::process::Launcher;
+use crate::status::StandbyTimeline;
 use crate::{Error, Result, ServerVersion};
 use config::{LocalPostgresql, PostgresqlSettings};
 use ha::pg::MemberName;
@@ -50,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) callbacks: Mutex<Callbacks>,
     /// The copy that is being made.
     pub(crate) copying: CopyingCell,
+    pub(crate) standby_timeline: Mutex<StandbyTimeline>,
 }
 
 /// A lock that outlives a panic of another holder: what it guards is replaced as a whole.
@@ -82,6 +84,7 @@ impl Server {
                 follow: Mutex::default(),
                 callbacks: Mutex::default(),
                 copying: CopyingCell::default(),
+                standby_timeline: Mutex::default(),
             }),
         }
     }

@@ -1,6 +1,7 @@
 //! What the server says of itself: one query per cycle, and one for the REST API.
 
 use crate::connection::Purpose;
+use crate::server::locked;
 use crate::slots::{SLOT_COLUMNS, Slot};
 use crate::{Error, Instant, Result, Server, ServerVersion};
 use ha::pg::{Lsn, ReplicationState, SlotName, Timeline};
@@ -21,7 +22,8 @@ pub struct StatusWants {
 pub struct SqlStatus {
     /// `pg_is_in_recovery()`.
     pub in_recovery: bool,
-    /// Primary: the timeline it writes. Standby: the one it receives, else the one of its last restart point.
+    /// Primary: the timeline it writes. Standby: the one it receives, else the newest that it was seen on since its start, at
+    /// least the one of its last restart point.
     pub timeline: Option<Timeline>,
     /// Timeline of the latest checkpoint, from the control file.
     pub control_timeline: Timeline,
@@ -217,7 +219,12 @@ impl Server {
         let row = rows
             .first()
             .ok_or_else(|| Error::parse("the server's state", "no row came"))?;
-        read_status(row)
+        let mut status = read_status(row)?;
+        if status.in_recovery {
+            let mut known = locked(&self.shared.standby_timeline);
+            status.timeline = known.see(&status.postmaster_start_time, status.timeline);
+        }
+        Ok(status)
     }
 
     /// The facts of the REST API, over a connection of their own.
@@ -245,6 +252,26 @@ impl Server {
             server_version: status.server_version,
             in_recovery: standby,
         })
+    }
+}
+
+/// The newest timeline that a standby was seen on since its server was started. While its source is away only the control
+/// data speaks of timelines, and there stands that of the last restart point, which may be from before a promotion.
+#[derive(Debug, Default)]
+pub(crate) struct StandbyTimeline {
+    postmaster_start_time: String,
+    timeline: Option<Timeline>,
+}
+
+impl StandbyTimeline {
+    /// What it is, now that it was seen to be `seen`.
+    fn see(&mut self, postmaster_start_time: &str, seen: Option<Timeline>) -> Option<Timeline> {
+        if self.postmaster_start_time != postmaster_start_time {
+            postmaster_start_time.clone_into(&mut self.postmaster_start_time);
+            self.timeline = None;
+        }
+        self.timeline = self.timeline.max(seen);
+        self.timeline
     }
 }
 
@@ -362,4 +389,28 @@ fn read_sender(row: &Value) -> Option<WalSender> {
         flush: json_lsn(row, "flush_lsn"),
         replay: json_lsn(row, "replay_lsn"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_does_not_go_back_to_an_older_timeline_while_its_server_runs() {
+        let mut known = StandbyTimeline::default();
+        let timeline = |number| Some(Timeline(number));
+        assert_eq!(known.see("today", timeline(1)), timeline(1));
+        assert_eq!(known.see("today", timeline(2)), timeline(2), "it receives");
+        assert_eq!(
+            known.see("today", timeline(1)),
+            timeline(2),
+            "the receiver is gone"
+        );
+        assert_eq!(known.see("today", None), timeline(2));
+        assert_eq!(
+            known.see("tomorrow", timeline(1)),
+            timeline(1),
+            "another start, perhaps of other data"
+        );
+    }
 }

@@ -124,11 +124,13 @@ fn ask_behind_haproxy(hosts: &Hosts, node: &str, port: u16, role: &str) -> Strin
         .clone()
 }
 
-/// As shipped, too: Debian's unit with the file that pg_createconfig_patroni makes of Debian's own template. PostgreSQL
-/// listens on all addresses.
+/// As shipped, too: Debian's unit with the file that pg_createconfig_patroni makes of Debian's own template, of which one
+/// line has an older name than this vip-manager reads. PostgreSQL listens on all addresses.
 fn start_vip_manager(hosts: &Hosts) {
     hosts.run_on_all(&format!(
-        "pg_createconfig_patroni --force --vip={VIP} 18 demo && systemctl enable --now vip-manager@18-demo"
+        "pg_createconfig_patroni --force --vip={VIP} 18 demo
+         sed -i 's/^VIP_IFACE=/VIP_INTERFACE=/' /etc/patroni/18-demo.vip
+         systemctl enable --now vip-manager@18-demo"
     ));
 }
 

@@ -31,6 +31,7 @@ mod guard;
 mod lease;
 mod life;
 mod manuals;
+mod mixed;
 mod patroni;
 mod query;
 mod supervise;
