@@ -61,7 +61,7 @@ put() {
 }
 
 stage_program() {
-    local root=$1
+    local root=$1 side
     put 755 "$root/usr/bin" "$program"
     mv "$root/usr/bin/$(basename "$program")" "$root/usr/bin/tamada" 2>/dev/null || true
     strip --strip-unneeded "$root/usr/bin/tamada"
@@ -70,6 +70,10 @@ stage_program() {
     put 644 "$root/usr/share/doc/tamada" README.md docs/*.md
     put 644 "$root/usr/share/doc/tamada/examples" packaging/hardening.conf
     [ ! -d packaging/haproxy ] || put 644 "$root/usr/share/doc/tamada/examples" packaging/haproxy/*
+    mkdir "$root/usr/share/tamada/schema"
+    for side in local dynamic; do
+        "$program" config schema "$side" >"$root/usr/share/tamada/schema/$side.json"
+    done
     put 644 "$root/usr/share/man/man1" packaging/man/tamada*.1
     gzip -9n "$root"/usr/share/man/man1/*.1
     completions "$root" tamada

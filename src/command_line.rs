@@ -41,6 +41,21 @@ pub enum Command {
 pub enum Config {
     /// Make this host's configuration for a cluster
     Create(debian::ConfigCreate),
+    /// Print the JSON Schema of configurations, for editors
+    Schema {
+        /// Of a member's file, or of what `edit-config` shows
+        #[arg(value_enum, default_value_t = Side::Local)]
+        side: Side,
+    },
+}
+
+/// Which configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Side {
+    /// A member's file
+    Local,
+    /// What all members share
+    Dynamic,
 }
 
 /// How to run the agent, or what else to do with its configuration.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tamada::command_line::{Command, Config, Patroni, Program, Run};
+use tamada::command_line::{Command, Config, Patroni, Program, Run, Side};
 use tamada::{complete, configure, ctl, daemon, debian, supervise};
 
 /// What `--supervise` is called on the command line.
@@ -52,6 +52,13 @@ fn program(program: Program) -> ExitCode {
         Some(Command::Run(arguments)) => run(arguments),
         Some(Command::Ctl { arguments }) => ctl("tamada ctl", arguments.into_iter()),
         Some(Command::Config(Config::Create(create))) => create.run(),
+        Some(Command::Config(Config::Schema { side })) => {
+            let schema = match side {
+                Side::Local => config::settings::schema::local(),
+                Side::Dynamic => config::settings::schema::dynamic(),
+            };
+            say(&format!("{schema:#}"))
+        }
         None => say(&daemon::version_text()),
     }
 }

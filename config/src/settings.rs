@@ -2,6 +2,7 @@
 //! Patroni documentation: YAML configuration settings, dynamic configuration settings.
 
 mod check;
+pub mod schema;
 mod table;
 
 pub(crate) use check::word;

@@ -19,6 +19,7 @@ mod health;
 mod json;
 mod listen;
 mod metrics;
+mod openapi;
 mod peers;
 mod query;
 mod respond;

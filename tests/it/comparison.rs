@@ -7,6 +7,8 @@ use crate::harness::wait::holds;
 use crate::harness::{Cluster, Member, eventually, newest, seconds, versions};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 /// What load balancers and people ask.
 const CHECKS: [&str; 37] = [
@@ -489,8 +491,35 @@ fn the_rest_api_answers_as_patronis_in_every_state() {
             leader = other;
         }
     }
+    understood_by_prometheus(cluster.member("pg1"));
     standby_cluster(&cluster, &mut comparison);
     comparison.compare();
+}
+
+/// Prometheus's own check of what `/metrics` says. Names that are Patroni's stay as they are.
+fn understood_by_prometheus(member: &Member) {
+    let metrics = member.get("/metrics").unwrap().body;
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool, of Debian's package prometheus: scripts/install-deps.sh installs it");
+    promtool
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(metrics.as_bytes())
+        .unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let findings =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let ours: Vec<&str> = findings
+        .lines()
+        .filter(|line| !line.starts_with("patroni_"))
+        .collect();
+    assert!(ours.is_empty(), "{findings}");
 }
 
 /// Each leads once while the cluster follows another, which is not there: that changes nothing about what they are.

@@ -213,3 +213,49 @@ fn a_configuration_is_made_for_a_server_that_runs() {
     assert_eq!(cluster.wait_for_primary(seconds(30)), name);
     assert_eq!(cluster.members[0].value("SELECT count(*) FROM kept"), "1");
 }
+
+#[test]
+fn the_schema_takes_what_is_right_and_refuses_what_is_not() {
+    let cluster = Cluster::without_etcd(oldest(), 1, 1, Timers::SHORT);
+    let schema = |side: &str| {
+        let mut schema = command(&cluster.directory, &cluster.tamada);
+        schema.args(["config", "schema", side]);
+        let text = run(schema).stdout;
+        jsonschema::validator_for(&serde_json::from_str(&text).expect(&text)).unwrap()
+    };
+    let (local, dynamic) = (schema("local"), schema("dynamic"));
+    let tree = |text: &str| serde_json::Value::from(&config::yaml::parse("test", text).unwrap());
+    let good = cluster.members[0].config();
+    let sample = tamada(&cluster, &["--generate-sample-config"]).stdout;
+    for text in [&good, &sample] {
+        let tree = tree(text);
+        let errors: Vec<String> = local
+            .iter_errors(&tree)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
+        assert!(errors.is_empty(), "{errors:?}\n{text}");
+        assert!(dynamic.is_valid(&tree["bootstrap"]["dcs"]), "{text}");
+    }
+    for (right, wrong) in [
+        ("use_slots: yes", "use_slots: maybe"),
+        ("ttl: ", "ttl: [1]\n    other: "),
+        ("nofailover: false", "nofailover: [1]"),
+        ("use_unix_socket: true", "use_unix_socket: perhaps"),
+        (
+            "  parameters:\n    unix",
+            "  parameters: text\n  other:\n    unix",
+        ),
+    ] {
+        assert!(good.contains(right), "{right}");
+        assert!(!local.is_valid(&tree(&good.replace(right, wrong))), "{wrong}");
+    }
+    let quorum = tree(
+        "synchronous_mode: Quorum\nfailsafe_mode: on\nmember_slots_ttl: 30min\nslots: {a: {type: physical}}",
+    );
+    assert_eq!(
+        dynamic.validate(&quorum).map_err(|error| error.to_string()),
+        Ok(())
+    );
+    assert!(!dynamic.is_valid(&tree("synchronous_mode: often")));
+    assert!(!dynamic.is_valid(&tree("loop_wait: {}")));
+}

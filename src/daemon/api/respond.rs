@@ -22,7 +22,7 @@ use super::route::{Route, Wish};
 use super::schedule::Schedule;
 use super::server_status::{RECENT, ServerStatus};
 use super::status::{self, Shown};
-use super::{cluster_document, events, metrics};
+use super::{cluster_document, events, metrics, openapi};
 use crate::daemon::citus::Keeper;
 use crate::daemon::clock;
 use crate::daemon::events::Events;
@@ -115,6 +115,7 @@ impl Api {
             Route::Config => self.config().await?,
             Route::Failsafe => self.failsafe()?,
             Route::Events => events::answer(&self.events, &query).await?,
+            Route::OpenApi => Answer::json(200, &openapi::document()),
             Route::DeleteRestart => self.delete_restart(),
             Route::DeleteSwitchover => self.delete_switchover().await?,
             Route::Reload => self.reload(),

@@ -26,6 +26,8 @@ pub(crate) enum Route {
     Failsafe,
     /// `GET /events`
     Events,
+    /// `GET /openapi.json`
+    OpenApi,
     /// `POST /reload`
     Reload,
     /// `DELETE /restart`
@@ -68,6 +70,28 @@ impl Wish {
     }
 }
 
+/// The segments that some method has a handler of its own for.
+#[cfg(test)]
+pub(crate) const SEGMENTS: [&str; 17] = [
+    "liveness",
+    "readiness",
+    "patroni",
+    "cluster",
+    "history",
+    "config",
+    "metrics",
+    "failsafe",
+    "events",
+    "openapi.json",
+    "reload",
+    "restart",
+    "reinitialize",
+    "switchover",
+    "failover",
+    "citus",
+    "sigterm",
+];
+
 impl Route {
     /// The handler for a method and a path.
     pub(crate) fn of(method: &str, path: &str) -> Self {
@@ -82,6 +106,7 @@ impl Route {
             ("GET", "metrics") => Self::Metrics,
             ("GET", "failsafe") => Self::Failsafe,
             ("GET", "events") => Self::Events,
+            ("GET", "openapi.json") => Self::OpenApi,
             ("GET", _) => Self::Health,
             ("HEAD" | "OPTIONS", _) => Self::HealthBare,
             ("PATCH", "config") => Self::Wish(Wish::PatchConfig),
@@ -114,6 +139,7 @@ impl Route {
             | Self::Metrics
             | Self::Failsafe
             | Self::Events
+            | Self::OpenApi
             | Self::Unsupported => false,
             Self::Wish(_) | Self::Reload | Self::DeleteRestart | Self::DeleteSwitchover | Self::Sigterm => {
                 true
@@ -143,6 +169,7 @@ mod tests {
             ("POST", "/citus", Route::Wish(Wish::Citus)),
             ("POST", "/mpp", Route::Wish(Wish::Citus)),
             ("GET", "/events", Route::Events),
+            ("GET", "/openapi.json", Route::OpenApi),
             ("DELETE", "/failover", Route::Unsupported),
             ("TRACE", "/", Route::Unsupported),
         ] {
