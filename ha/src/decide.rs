@@ -62,7 +62,7 @@ pub fn renewal_meanwhile(facts: &Facts, memory: &Memory) -> Option<Renewal> {
 
 fn run(c: &mut Cycle<'_>) -> Flow<Reason> {
     task::absorb(c);
-    if let Some(reason) = task::cut_off_promotion(c)? {
+    if let Some(reason) = task::cut_off(c)? {
         return Ok(reason);
     }
     if dcs_outage::has_stopped_for_it(c) {

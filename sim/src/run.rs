@@ -3,6 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use ha::step::Key;
+
 use crate::check::Violation;
 use crate::journal::Journal;
 use crate::marks::Marks;
@@ -174,6 +176,18 @@ fn allow_failover(world: &mut World) -> bool {
         position.lsn.behind(optime) > world.plan.maximum_lag_bytes
             || (world.plan.check_timeline && cluster.timeline().is_some_and(|known| timeline < known))
     };
+    // The key failsafe lists only members whose data is gone.
+    let is_left_out = |id: &usize| {
+        let listed = cluster.failsafe.as_ref();
+        listed.is_some_and(|listed| !listed.is_empty() && !listed.contains_key(world.members[*id].name()))
+    };
+    let may_lead = may_run.clone().filter(|id| !is_left_out(id)).count() > 0;
+    if world.plan.is_failsafe && !may_lead && with_data.iter().any(is_left_out) {
+        world.marks.hit("operator: removes the key failsafe");
+        world.accepts_loss = true;
+        world.write_by_hand(Key::Failsafe, "{}");
+        return true;
+    }
     match may_run.max_by_key(|id| world.position(*id).map(|position| position.lsn)) {
         // With synchronous replication those that may lack nothing may all have lost their data.
         Some(best) if is_behind(&best) || world.plan.is_synchronous() => {

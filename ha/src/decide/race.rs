@@ -134,10 +134,6 @@ fn is_healthiest(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<bool> {
     if may_lack && !synchronous::counts_votes(c, cluster) {
         return Ok(false);
     }
-    if failsafe::leaves_out(c, cluster, c.me()) {
-        c.note(notes::not_a_failsafe_member(c.me()));
-        return Ok(false);
-    }
     compare(c, cluster, &sql, None, true)
 }
 
@@ -202,6 +198,10 @@ fn by_request(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, failover: &Failover) ->
 
 /// This member is the one that was asked for. Where members count votes being listed does not mean to lack nothing.
 fn may_take_over_as_asked(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, failover: &Failover) -> Flow<bool> {
+    if failsafe::leaves_out(c, cluster, c.me()) {
+        c.note(notes::not_a_failsafe_member(c.me()));
+        return Ok(false);
+    }
     let server = observe::server(c)?;
     let sql = server.sql.filter(|sql| sql.in_recovery);
     let needs_votes = synchronous::counts_votes(c, cluster) && failover.kind() == FailoverKind::Switchover;
@@ -253,6 +253,10 @@ fn compare(
     without: Option<&MemberName>,
     check_lag: bool,
 ) -> Flow<bool> {
+    if failsafe::leaves_out(c, cluster, c.me()) {
+        c.note(notes::not_a_failsafe_member(c.me()));
+        return Ok(false);
+    }
     let mine = sql.position().unwrap_or_default();
     let published = cluster.status.optime.unwrap_or_default();
     if check_lag && mine.behind(published) > c.config().maximum_lag_on_failover_bytes {

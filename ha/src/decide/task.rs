@@ -87,18 +87,30 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
     }
 }
 
-/// A promotion was ended from here because the lock is gone. PostgreSQL may have been asked already, and would go on to
-/// become a primary whoever still waits for it: the server is stopped, before anything else is looked at.
-pub(super) fn cut_off_promotion(c: &mut Cycle<'_>) -> Flow<Option<Reason>> {
+/// What makes a primary was ended from here because the lock is gone. PostgreSQL may have been asked already, and would go
+/// on to become one whoever still waits for it: the server is stopped, before anything else is looked at.
+pub(super) fn cut_off(c: &mut Cycle<'_>) -> Flow<Option<Reason>> {
     let TaskStatus::Done {
-        task: Task::Promote { .. },
+        task,
         outcome: TaskOutcome::Cancelled,
     } = &c.given().task
     else {
         return Ok(None);
     };
+    let reason = match task {
+        Task::Promote { .. } => Reason::LostLockBeforePromote,
+        Task::Start {
+            start_as: StartAs::Primary,
+            ..
+        }
+        | Task::Restart {
+            start_as: StartAs::Primary,
+            ..
+        } if !c.given().is_stopping && !c.config().pause => Reason::LostLockDuring(task.label()),
+        _ => return Ok(None),
+    };
     primary::demote(c, StopMode::Immediate, StopPurpose::LostLock)?;
-    Ok(Some(Reason::LostLockBeforePromote))
+    Ok(Some(reason))
 }
 
 /// What failed is tried again soon, but ever more slowly: the disk may have room again, the port be free.
@@ -284,7 +296,7 @@ fn without_lock(c: &mut Cycle<'_>, unlocked: bool, task: &Task) -> Flow<Reason> 
                 drop(c.perform(Action::CancelTask)?);
                 return Ok(Reason::LostLockBeforePromote);
             }
-            // The postmaster goes on starting: the next cycle finds it and stops it.
+            // The postmaster goes on starting: it is stopped as soon as nobody waits for it any more.
             Task::Start {
                 start_as: StartAs::Primary,
                 ..
