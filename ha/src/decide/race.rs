@@ -227,6 +227,15 @@ fn candidate_is_fit(
     kind: FailoverKind,
     candidate: &MemberName,
 ) -> Flow<bool> {
+    // It would wait for us, and we for it.
+    if failsafe::leaves_out(c, cluster, candidate) {
+        c.note(notes::candidate_unfit(
+            kind,
+            candidate,
+            "not listed in the key failsafe",
+        ));
+        return Ok(false);
+    }
     let Some(peer) = cluster
         .member(candidate)
         .and_then(|member| peers::as_peer(c, member))
