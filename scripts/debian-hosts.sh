@@ -42,7 +42,9 @@ make_root() {
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
     chmod +x "$root/usr/sbin/policy-rc.d"
     mount -t proc proc "$root/proc"
-    trap 'umount "$root/proc"' EXIT
+    # Local names are gone when the script ends.
+    # shellcheck disable=SC2064
+    trap "umount '$root/proc'" EXIT
     DEBIAN_FRONTEND=noninteractive chroot "$root" sh -c "
         apt-get -o Acquire::Check-Valid-Until=false update -q
             apt-get install -y -q --no-install-recommends $packages"

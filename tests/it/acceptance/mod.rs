@@ -4,8 +4,10 @@
 mod cascading_replication;
 mod custom_bootstrap;
 mod failsafe;
+mod ignored_slots;
 mod pause;
 mod permanent_slots;
 mod priority_failover;
+mod priority_sync;
 mod recovery;
 mod standby_cluster;
