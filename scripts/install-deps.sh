@@ -38,6 +38,8 @@ all)
     want iproute2 command -v ip
     want procps command -v ps
     want prometheus command -v promtool
+    want haproxy any_file '/usr/sbin/haproxy'
+    want openssl command -v openssl
     want ca-certificates any_file '/etc/ssl/certs/ca-certificates.crt'
     # Debian's own interpreter: one in a home folder is out of reach for the user postgres.
     want python3-venv /usr/bin/python3 -c 'import ensurepip, venv'

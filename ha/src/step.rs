@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::citus::Group;
 use crate::cluster::{Expired, Leader, MemberData, Status, Version};
-use crate::facts::{LogicalSlot, Moment, Peer, Source};
+use crate::facts::{LogicalSlot, Moment, Peer, Progress, Source};
 use crate::failsafe::Ping;
-use crate::pg::{Lsn, Role, SlotName, Timeline};
+use crate::pg::{Lsn, Role, ServerState, SlotName, Timeline};
 use crate::reason::{Note, Reason};
 
 /// What the cycle wants next.
@@ -361,6 +361,26 @@ pub enum StartReason {
 }
 
 impl Task {
+    /// The server's state that is shown while the job runs; `None` if the job does not tell more than the server does.
+    /// `is_custom`: a cluster is made by the operator's own script.
+    #[must_use]
+    pub fn server_state(&self, progress: Option<Progress>, is_custom: bool) -> Option<ServerState> {
+        Some(match (self, progress) {
+            (Self::Bootstrap, Some(Progress::Starting)) if is_custom => {
+                ServerState::StartingAfterCustomBootstrap
+            }
+            (Self::Bootstrap | Self::Clone { .. }, Some(Progress::Starting)) => ServerState::Starting,
+            (Self::Bootstrap, _) if is_custom => ServerState::CustomBootstrap,
+            (Self::Bootstrap, _) => ServerState::Initializing,
+            (Self::Clone { .. }, _) => ServerState::CreatingReplica,
+            (Self::Start { .. }, _) => ServerState::Starting,
+            (Self::Stop { .. }, _) => ServerState::Stopping,
+            (Self::Restart { .. }, _) => ServerState::Restarting,
+            (Self::PostBootstrap | Self::Promote { .. }, _) => ServerState::Running,
+            (Self::CopyLogicalSlots { .. } | Self::CrashRecovery | Self::Rewind { .. }, _) => return None,
+        })
+    }
+
     /// Patroni's name of the job, as it stands in status lines and REST answers.
     #[must_use]
     pub fn label(&self) -> String {

@@ -3,6 +3,7 @@
 //! What OpenSSL accepts and clusters run with is accepted here too: one self-signed certificate with CA:TRUE as CA,
 //! server and client certificate at once, and a host name that stands in the subject's common name alone.
 
+mod ciphers;
 mod pem;
 mod verifier;
 
@@ -200,9 +201,31 @@ pub struct ServerOptions {
     pub ca: Option<PathBuf>,
     /// Whether clients have to show a certificate.
     pub verify_client: VerifyClient,
+    /// OpenSSL's cipher list: which suites of TLS 1.2 are offered.
+    pub ciphers: Option<String>,
 }
 
 impl ServerOptions {
+    /// Whether the cipher list leaves a suite of TLS 1.2. All are offered if not: what is there is safe, and a server that
+    /// cannot be spoken to helps nobody.
+    #[must_use]
+    pub fn ciphers_are_known(&self) -> bool {
+        let is_known = |list: &String| ciphers::select(list, &provider().cipher_suites).is_some();
+        self.ciphers.as_ref().is_none_or(is_known)
+    }
+
+    fn provider(&self) -> Arc<CryptoProvider> {
+        let all = provider();
+        let chosen = self.ciphers.as_ref();
+        match chosen.and_then(|list| ciphers::select(list, &all.cipher_suites)) {
+            Some(cipher_suites) => Arc::new(CryptoProvider {
+                cipher_suites,
+                ..CryptoProvider::clone(&all)
+            }),
+            None => all,
+        }
+    }
+
     /// Reads the files.
     ///
     /// # Errors
@@ -213,7 +236,7 @@ impl ServerOptions {
             path: self.cert.clone(),
             source,
         };
-        let builder = ServerConfig::builder_with_provider(provider());
+        let builder = ServerConfig::builder_with_provider(self.provider());
         let builder = builder.with_safe_default_protocol_versions().map_err(unusable)?;
         let builder = match (self.verify_client, &self.ca) {
             (VerifyClient::None, _) => builder.with_no_client_auth(),

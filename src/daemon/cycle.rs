@@ -341,6 +341,13 @@ impl Daemon {
         let seen = &self.world.seen;
         let sql = seen.server.as_ref().and_then(|server| server.sql.clone());
         let settings = &self.world.settings;
+        let task = self.world.jobs.shown();
+        let state = match &task {
+            TaskStatus::Running { task, progress, .. } => {
+                task.server_state(Some(*progress), settings.node.has_custom_bootstrap)
+            }
+            TaskStatus::Idle | TaskStatus::Done { .. } => None,
+        };
         self.view.send_replace(Arc::new(View {
             node: Arc::clone(&settings.node),
             local: Arc::clone(&settings.local),
@@ -348,7 +355,7 @@ impl Daemon {
             cluster: self.memory.cluster.clone(),
             lock_valid_until: self.memory.leads_until(),
             role: self.memory.role,
-            state: self.memory.state,
+            state: state.unwrap_or(self.memory.state),
             timeline: sql
                 .as_ref()
                 .and_then(|sql| sql.timeline)
@@ -358,7 +365,7 @@ impl Daemon {
             pending_restart: seen.pending_restart.clone(),
             sql,
             scheduled_restart: self.rest.as_ref().and_then(api::Handle::scheduled_restart),
-            task: self.world.jobs.shown(),
+            task,
             next_run: self.schedule.next_run(),
             dcs_last_seen: seen.dcs_last_seen,
             watchdog_failed: self.guard_is_wanting() || self.world.watchdog.is_wanting(),

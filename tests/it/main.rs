@@ -34,6 +34,7 @@ mod manuals;
 mod mixed;
 mod patroni;
 mod query;
+mod rest;
 mod supervise;
 mod switchover;
 mod synchronous;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::cluster::{MemberData, Status};
 use crate::cycle::{Cycle, Flow};
-use crate::facts::{Progress, TaskStatus};
+use crate::facts::TaskStatus;
 use crate::memory::Checkpoint;
 use crate::pg::{ReplicationState, Role, ServerState};
 use crate::step::{Expect, Key, Task};
@@ -94,20 +94,9 @@ fn published_state(c: &Cycle<'_>) -> ServerState {
         (None, TaskStatus::Running { task, progress, .. }) => (task, Some(progress)),
         (None, _) => return c.memory.state,
     };
-    match (task, progress) {
-        (Task::Bootstrap, Some(Progress::Starting)) if c.node().has_custom_bootstrap => {
-            ServerState::StartingAfterCustomBootstrap
-        }
-        (Task::Bootstrap | Task::Clone { .. }, Some(Progress::Starting)) => ServerState::Starting,
-        (Task::Bootstrap, _) if c.node().has_custom_bootstrap => ServerState::CustomBootstrap,
-        (Task::Bootstrap, _) => ServerState::Initializing,
-        (Task::Clone { .. }, _) => ServerState::CreatingReplica,
-        (Task::Start { .. }, _) => ServerState::Starting,
-        (Task::Stop { .. }, _) => ServerState::Stopping,
-        (Task::Restart { .. }, _) => ServerState::Restarting,
-        (Task::PostBootstrap | Task::Promote { .. }, _) => ServerState::Running,
-        (Task::CopyLogicalSlots { .. } | Task::CrashRecovery | Task::Rewind { .. }, _) => c.memory.state,
-    }
+    let is_custom = c.node().has_custom_bootstrap;
+    task.server_state(progress.copied(), is_custom)
+        .unwrap_or(c.memory.state)
 }
 
 /// As the leader: publishes our position and slots, if they changed.

@@ -41,6 +41,7 @@ fn server(cert: &Path, ca: Option<&Path>, verify_client: VerifyClient) -> Server
         key: None,
         ca: ca.map(Path::to_owned),
         verify_client,
+        ciphers: None,
     }
 }
 

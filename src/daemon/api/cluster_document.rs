@@ -4,9 +4,10 @@
 use config::{DynamicConfig, SynchronousMode};
 use ha::cluster::{Cluster, Member};
 use ha::pg::Lsn;
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::time::iso_format_utc;
+use super::time::{Schedule, parse_schedule};
 
 /// The document.
 pub(crate) fn document(cluster: &Cluster, config: &DynamicConfig, scope: &str) -> Value {
@@ -21,12 +22,14 @@ pub(crate) fn document(cluster: &Cluster, config: &DynamicConfig, scope: &str) -
     if config.pause {
         object.insert("pause".to_owned(), true.into());
     }
-    if let Some((failover, at)) = cluster
+    if let Some((failover, text)) = cluster
         .failover
         .as_ref()
-        .and_then(|it| Some((it, it.scheduled_at?)))
+        .and_then(|it| Some((it, it.scheduled_at_text.as_deref()?)))
     {
-        let mut switchover = Map::from_iter([("at".to_owned(), iso_format_utc(at).into())]);
+        // In the zone that it was asked for in.
+        let at = parse_schedule(text, Timestamp::MIN).map_or_else(|_| text.to_owned(), Schedule::iso_format);
+        let mut switchover = Map::from_iter([("at".to_owned(), at.into())]);
         for (key, name) in [("from", &failover.leader), ("to", &failover.candidate)] {
             switchover.extend(name.as_ref().map(|name| (key.to_owned(), name.as_str().into())));
         }
@@ -98,12 +101,17 @@ fn describe(member: &Member, cluster: &Cluster, config: &DynamicConfig) -> Value
             ("", data.xlog_location),
         ];
         for (prefix, lsn) in positions {
-            let (lag, lsn) = match lsn.filter(|lsn| *lsn != Lsn::ZERO) {
-                Some(lsn) => (json!(lsn.behind(leader)), lsn.to_string()),
-                None => ("unknown".into(), "unknown".to_owned()),
-            };
-            put(format!("{prefix}lsn"), lsn.into());
-            put(format!("{prefix}lag"), lag);
+            // Patroni's order of the two is another one when they are not known.
+            match lsn.filter(|lsn| *lsn != Lsn::ZERO) {
+                Some(lsn) => {
+                    put(format!("{prefix}lag"), json!(lsn.behind(leader)));
+                    put(format!("{prefix}lsn"), lsn.to_string().into());
+                }
+                None => {
+                    put(format!("{prefix}lsn"), "unknown".into());
+                    put(format!("{prefix}lag"), "unknown".into());
+                }
+            }
         }
     }
     Value::Object(object)
@@ -167,7 +175,7 @@ mod tests {
     fn members_are_listed_by_name_with_their_lag() {
         assert_eq!(
             text(&cluster(), json!({})),
-            r#"{"members": [{"name": "a", "role": "replica", "state": "streaming", "api_url": "http://10.0.0.1:8008/patroni", "host": "10.0.0.1", "port": 5433, "timeline": 2, "pending_restart": true, "receive_lsn": "0/300003E8", "receive_lag": 0, "replay_lsn": "unknown", "replay_lag": "unknown", "lsn": "0/30000000", "lag": 256}, {"name": "b", "role": "leader", "state": "running", "api_url": "http://10.0.0.2:8008/patroni", "host": "10.0.0.2", "port": 5432, "timeline": 2, "tags": {"clonefrom": true}}, {"name": "c", "role": "replica", "state": "", "api_url": null, "receive_lsn": "unknown", "receive_lag": "unknown", "replay_lsn": "unknown", "replay_lag": "unknown", "lsn": "unknown", "lag": "unknown"}], "scope": "demo"}"#
+            r#"{"members": [{"name": "a", "role": "replica", "state": "streaming", "api_url": "http://10.0.0.1:8008/patroni", "host": "10.0.0.1", "port": 5433, "timeline": 2, "pending_restart": true, "receive_lag": 0, "receive_lsn": "0/300003E8", "replay_lsn": "unknown", "replay_lag": "unknown", "lag": 256, "lsn": "0/30000000"}, {"name": "b", "role": "leader", "state": "running", "api_url": "http://10.0.0.2:8008/patroni", "host": "10.0.0.2", "port": 5432, "timeline": 2, "tags": {"clonefrom": true}}, {"name": "c", "role": "replica", "state": "", "api_url": null, "receive_lsn": "unknown", "receive_lag": "unknown", "replay_lsn": "unknown", "replay_lag": "unknown", "lsn": "unknown", "lag": "unknown"}], "scope": "demo"}"#
         );
     }
 
@@ -211,7 +219,7 @@ mod tests {
         };
         assert_eq!(
             text(&cluster, json!({"pause": true})),
-            r#"{"members": [], "pause": true, "scheduled_switchover": {"at": "2026-12-05T08:00:00+00:00", "from": "b"}, "scope": "demo"}"#
+            r#"{"members": [], "pause": true, "scheduled_switchover": {"at": "2026-12-05T10:00:00+02:00", "from": "b"}, "scope": "demo"}"#
         );
     }
 }

@@ -31,6 +31,22 @@ pub(crate) enum Check {
 }
 
 impl Check {
+    /// All that a path can name.
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 11] = [
+        Self::StandbyLeader,
+        Self::Leader,
+        Self::Primary,
+        Self::Replica,
+        Self::ReadOnly,
+        Self::Health,
+        Self::Sync,
+        Self::Quorum,
+        Self::Async,
+        Self::ReadOnlySync,
+        Self::ReadOnlyQuorum,
+    ];
+
     /// The check for a path: the first rule that fits, most of them by a part of the path, as load balancers out there
     /// are configured by.
     pub(crate) fn of(path: &str) -> Self {

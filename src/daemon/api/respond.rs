@@ -115,7 +115,7 @@ impl Api {
             Route::Config => self.config().await?,
             Route::Failsafe => self.failsafe()?,
             Route::Events => events::answer(&self.events, &query).await?,
-            Route::OpenApi => Answer::json(200, &openapi::document()),
+            Route::OpenApi => Answer::json_text(200, openapi::document()),
             Route::DeleteRestart => self.delete_restart(),
             Route::DeleteSwitchover => self.delete_switchover().await?,
             Route::Reload => self.reload(),
@@ -168,12 +168,18 @@ impl Api {
         self.failsafe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a leader that does not reach the DCS may ask at all.
+    pub(crate) fn check_failsafe_mode(&self) -> Result<(), Answer> {
+        if self.view.borrow().config.failsafe_mode {
+            Ok(())
+        } else {
+            Err(Answer::page(502, "failsafe_mode is off"))
+        }
+    }
+
     /// A leader that does not reach the DCS asks whether it may go on (Patroni documentation, "DCS Failsafe Mode").
     fn accept_leader(&self, body: &Body) -> Result<Answer, Answer> {
         let view = self.view();
-        if !view.config.failsafe_mode {
-            return Err(Answer::page(502, "failsafe_mode is off"));
-        }
         let incomplete = || Answer::page(400, "name, conn_url and api_url have to be given");
         let ping = Ping::from_json(body).ok_or_else(incomplete)?;
         if !self.promise().accept(ping, clock::now(), view.config.ttl) {

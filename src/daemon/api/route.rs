@@ -70,58 +70,45 @@ impl Wish {
     }
 }
 
-/// The segments that some method has a handler of its own for.
-#[cfg(test)]
-pub(crate) const SEGMENTS: [&str; 17] = [
-    "liveness",
-    "readiness",
-    "patroni",
-    "cluster",
-    "history",
-    "config",
-    "metrics",
-    "failsafe",
-    "events",
-    "openapi.json",
-    "reload",
-    "restart",
-    "reinitialize",
-    "switchover",
-    "failover",
-    "citus",
-    "sigterm",
+/// The handlers with a name: method, first segment.
+pub(crate) const NAMED: &[(&str, &str, Route)] = &[
+    ("GET", "liveness", Route::Liveness),
+    ("GET", "readiness", Route::Readiness),
+    ("GET", "patroni", Route::Patroni),
+    ("GET", "cluster", Route::Cluster),
+    ("GET", "history", Route::History),
+    ("GET", "config", Route::Config),
+    ("GET", "metrics", Route::Metrics),
+    ("GET", "failsafe", Route::Failsafe),
+    ("GET", "events", Route::Events),
+    ("GET", "openapi.json", Route::OpenApi),
+    ("PATCH", "config", Route::Wish(Wish::PatchConfig)),
+    ("PUT", "config", Route::Wish(Wish::PutConfig)),
+    ("POST", "reload", Route::Reload),
+    ("POST", "restart", Route::Wish(Wish::Restart)),
+    ("DELETE", "restart", Route::DeleteRestart),
+    ("POST", "reinitialize", Route::Wish(Wish::Reinitialize)),
+    ("POST", "switchover", Route::Wish(Wish::Switchover)),
+    ("POST", "failover", Route::Wish(Wish::Failover)),
+    ("POST", "citus", Route::Wish(Wish::Citus)),
+    ("POST", "mpp", Route::Wish(Wish::Citus)),
+    ("POST", "failsafe", Route::Wish(Wish::Failsafe)),
+    ("DELETE", "switchover", Route::DeleteSwitchover),
+    ("POST", "sigterm", Route::Sigterm),
 ];
 
 impl Route {
     /// The handler for a method and a path.
     pub(crate) fn of(method: &str, path: &str) -> Self {
         let segment = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-        match (method, segment) {
-            ("GET", "liveness") => Self::Liveness,
-            ("GET", "readiness") => Self::Readiness,
-            ("GET", "patroni") => Self::Patroni,
-            ("GET", "cluster") => Self::Cluster,
-            ("GET", "history") => Self::History,
-            ("GET", "config") => Self::Config,
-            ("GET", "metrics") => Self::Metrics,
-            ("GET", "failsafe") => Self::Failsafe,
-            ("GET", "events") => Self::Events,
-            ("GET", "openapi.json") => Self::OpenApi,
-            ("GET", _) => Self::Health,
-            ("HEAD" | "OPTIONS", _) => Self::HealthBare,
-            ("PATCH", "config") => Self::Wish(Wish::PatchConfig),
-            ("PUT", "config") => Self::Wish(Wish::PutConfig),
-            ("POST", "reload") => Self::Reload,
-            ("POST", "restart") => Self::Wish(Wish::Restart),
-            ("DELETE", "restart") => Self::DeleteRestart,
-            ("POST", "reinitialize") => Self::Wish(Wish::Reinitialize),
-            ("POST", "switchover") => Self::Wish(Wish::Switchover),
-            ("POST", "failover") => Self::Wish(Wish::Failover),
-            ("POST", "citus" | "mpp") => Self::Wish(Wish::Citus),
-            ("POST", "failsafe") => Self::Wish(Wish::Failsafe),
-            ("DELETE", "switchover") => Self::DeleteSwitchover,
-            ("POST", "sigterm") => Self::Sigterm,
-            _ => Self::Unsupported,
+        let named = NAMED
+            .iter()
+            .find(|(of, name, _)| *of == method && *name == segment);
+        match (named, method) {
+            (Some((_, _, route)), _) => *route,
+            (None, "GET") => Self::Health,
+            (None, "HEAD" | "OPTIONS") => Self::HealthBare,
+            (None, _) => Self::Unsupported,
         }
     }
 
@@ -169,7 +156,6 @@ mod tests {
             ("POST", "/citus", Route::Wish(Wish::Citus)),
             ("POST", "/mpp", Route::Wish(Wish::Citus)),
             ("GET", "/events", Route::Events),
-            ("GET", "/openapi.json", Route::OpenApi),
             ("DELETE", "/failover", Route::Unsupported),
             ("TRACE", "/", Route::Unsupported),
         ] {

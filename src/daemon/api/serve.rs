@@ -295,6 +295,7 @@ async fn answer(api: &Api, head: &Head<'_>, parts: &Parts, body: Body) -> Result
     let route = Route::of(head.method, head.path);
     if route == Route::Wish(Wish::Failsafe) {
         api.check_access_of_leader(head.caller)?;
+        api.check_failsafe_mode()?;
     } else if route.is_protected() {
         api.check_access(head.caller).await?;
     }

@@ -271,9 +271,6 @@ fn tls_of(restapi: &RestApiConfig) -> Result<Option<tls::Server>, tls::Error> {
     let Some(cert) = &restapi.certfile else {
         return Ok(None);
     };
-    if restapi.ciphers.is_some() {
-        tracing::warn!("restapi.ciphers is not used: all suites of TLS 1.2 and 1.3 here are safe ones");
-    }
     let verify_client = match restapi.verify_client {
         VerifyClient::None => tls::VerifyClient::None,
         VerifyClient::Optional => tls::VerifyClient::Optional,
@@ -284,7 +281,14 @@ fn tls_of(restapi: &RestApiConfig) -> Result<Option<tls::Server>, tls::Error> {
         key: restapi.keyfile.clone(),
         ca: restapi.cafile.clone(),
         verify_client,
+        ciphers: restapi.ciphers.clone(),
     };
+    if !options.ciphers_are_known() {
+        tracing::warn!(
+            "restapi.ciphers names no suite of TLS 1.2 that is here, so all are offered: ECDHE with RSA or ECDSA, and \
+             AES-GCM or ChaCha20-Poly1305"
+        );
+    }
     tls::Server::new(&options).map(Some)
 }
 

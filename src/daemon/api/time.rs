@@ -37,15 +37,6 @@ impl Schedule {
     }
 }
 
-/// A moment in UTC in the same form.
-pub(crate) fn iso_format_utc(timestamp: Timestamp) -> String {
-    Schedule {
-        timestamp,
-        offset: Offset::UTC,
-    }
-    .iso_format()
-}
-
 /// Why a time cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {

@@ -25,7 +25,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::fixture::{cluster, local, primary, primary_sql, replica, standby_sql};
+use super::fixture::{NOW, cluster, local, primary, primary_sql, replica, standby_sql};
+use crate::daemon::api::openapi::tests::has_answer;
 use crate::daemon::api::{Handle, LocalServer, StartError, Surroundings, start};
 use crate::daemon::clock;
 use crate::daemon::events::Events;
@@ -154,7 +155,13 @@ impl Harness {
     }
 
     fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Got {
-        send(self.address(), method, path, headers, body)
+        let got = send(self.address(), method, path, headers, body);
+        assert!(
+            has_answer(method, path, got.status),
+            "openapi.json: {method} {path} is answered with {}",
+            got.status
+        );
+        got
     }
 
     fn get(&self, path: &str) -> Got {
@@ -589,7 +596,7 @@ fn a_scheduled_switchover_comes_and_goes() {
     let document = member.get("/cluster").json();
     assert_eq!(
         document["scheduled_switchover"],
-        json!({"at": "2099-01-01T08:00:00+00:00", "from": "a"})
+        json!({"at": "2099-01-01T10:00:00+02:00", "from": "a"})
     );
     assert_eq!(document["members"][0]["role"], "leader");
     let got = member.send("DELETE", "/switchover", "", "");
@@ -778,6 +785,44 @@ fn who_may_change_something_is_configured_and_reloaded() {
     });
 }
 
+#[test]
+fn addresses_of_members_and_users_with_passwords_count_together() {
+    let mut view = replica(&json!({}));
+    let rules = "allowlist_include_members: true, authentication: {username: u, password: p}, server_tokens: productonly";
+    view.local = Arc::new(local(rules));
+    let mut cluster = cluster("b");
+    cluster.members[1].data.api_url = Some("http://127.0.0.1:8008/patroni".to_owned());
+    view.cluster = Some((Arc::new(cluster), NOW));
+    let member = Harness::new(view, Some(standby_sql()));
+    let got = member.send("POST", "/reload", "", "");
+    assert_eq!((got.status, got.body.as_str()), (401, "no auth header received"));
+    assert_eq!(got.header("server"), Some("Patroni"));
+    let good = "Authorization: Basic dTpw\r\n";
+    assert_eq!(member.send("POST", "/reload", good, "").status, 202);
+    member.view.send_modify(|view| {
+        let (cluster, at) = view.cluster.clone().unwrap();
+        let mut cluster = ha::cluster::Cluster::clone(&cluster);
+        cluster.members[1].data.api_url = Some("http://10.0.0.9:8008/patroni".to_owned());
+        Arc::make_mut(view).cluster = Some((Arc::new(cluster), at));
+    });
+    let got = member.send("POST", "/reload", good, "");
+    assert_eq!((got.status, got.body.as_str()), (403, "Access is denied"));
+}
+
+#[test]
+fn as_many_connections_may_wait_as_is_said() {
+    let mut view = replica(&json!({}));
+    view.local = Arc::new(local("request_queue_size: 1500"));
+    let member = Harness::new(view, Some(standby_sql()));
+    let port = format!("sport = :{}", member.address().port());
+    let output = std::process::Command::new("ss")
+        .args(["-ltnH", &port])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.split_whitespace().nth(2), Some("1500"), "{text}");
+}
+
 fn listen_at(address: SocketAddr) -> ListenAddress {
     ListenAddress {
         hosts: vec![address.ip().to_string()],
@@ -899,6 +944,12 @@ fn client_certificates_and_new_server_certificates() {
         ask(true, Method::GET, "/health").unwrap().2.as_deref() == Some("required")
     });
     assert!(ask(false, Method::GET, "/health").is_err(), "the handshake fails");
+
+    member.apply(tls("none"));
+    member.until("none", |_| {
+        ask(false, Method::GET, "/health").is_ok_and(|got| got.2.as_deref() == Some("none"))
+    });
+    assert_eq!(ask(false, Method::POST, "/reload").unwrap().0, 202);
 
     // A new certificate at the same place, and before it one that cannot be used.
     std::fs::write(&path, "nonsense").unwrap();
