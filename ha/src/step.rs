@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::citus::Group;
-use crate::cluster::{Expired, Leader, MemberData, Status, Version};
+use crate::cluster::{Expired, FailoverKind, Leader, MemberData, Status, Version};
 use crate::facts::{LogicalSlot, Moment, Peer, Progress, Source};
 use crate::failsafe::Ping;
 use crate::pg::{Lsn, Role, ServerState, SlotName, Timeline};
@@ -220,6 +220,8 @@ pub enum StopMode {
 pub enum StopPurpose {
     /// The primary becomes a replica, as somebody asked: the key is given up once a replica has everything.
     Switchover,
+    /// The same by a failover that somebody asked for.
+    Failover,
     /// The primary may not go on: its lock is lost.
     LostLock,
     /// The primary may not go on: the DCS does not answer, so the lock cannot be prolonged.
@@ -239,12 +241,27 @@ impl StopPurpose {
     #[must_use]
     pub fn demotion(self) -> Option<&'static str> {
         match self {
-            Self::Switchover => Some("graceful"),
+            Self::Switchover | Self::Failover => Some("graceful"),
             Self::LostLock => Some("immediate-nolock"),
             Self::DcsOutage => Some("offline"),
             Self::GiveUp => Some("immediate"),
             Self::StandbyCluster => Some("demote-cluster"),
             Self::Shutdown | Self::NoData => None,
+        }
+    }
+
+    /// Somebody asked for another primary: nothing hurries, and the key is given up once a replica has everything.
+    #[must_use]
+    pub fn is_handover(self) -> bool {
+        matches!(self, Self::Switchover | Self::Failover)
+    }
+
+    /// The purpose of a demotion for what was asked for.
+    #[must_use]
+    pub fn of_handover(kind: FailoverKind) -> Self {
+        match kind {
+            FailoverKind::Switchover => Self::Switchover,
+            FailoverKind::Failover => Self::Failover,
         }
     }
 }
@@ -423,6 +440,10 @@ impl Task {
                 purpose: StopPurpose::Switchover,
                 ..
             } => "switchover: demote".to_owned(),
+            Self::Stop {
+                purpose: StopPurpose::Failover,
+                ..
+            } => "manual failover: demote".to_owned(),
             Self::Stop {
                 purpose: StopPurpose::StandbyCluster,
                 ..

@@ -24,6 +24,7 @@ use super::apply::Applier;
 use super::citus::Keeper;
 use super::configuration::ConfigurationSource;
 use super::cycle::Daemon;
+use super::disk::Disk;
 use super::entry::{LAUNCH_SUBCOMMAND, RELAY_SUBCOMMAND};
 use super::events::Events;
 use super::guard::{self, Guard, GuardLauncher};
@@ -241,12 +242,15 @@ async fn start_rest(
     inbox: Inbox,
 ) -> anyhow::Result<api::Handle> {
     let (local, timing) = (Arc::clone(local), store::timing(&settings.config));
+    let disk =
+        Disk::start(local.postgresql.data_dir.clone()).context("could not start the thread for disks")?;
     let surroundings = async move {
         anyhow::Ok(api::Surroundings {
             store: store::connect(&local, None, timing).await?,
             server: Arc::new(server),
             events,
             citus,
+            disk,
             members: Arc::new(net::http::Client::new(&http::options(&local))?),
         })
     };

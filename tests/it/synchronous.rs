@@ -76,6 +76,16 @@ fn one_standby_has_everything() {
             .lines()
             .any(|line| line.starts_with("patroni_sync_standby{") && line.ends_with(" 1"))
     );
+    for directory in ["data", "pg_wal"] {
+        let label = format!("directory=\"{directory}\"}} ");
+        eventually("the room is measured", seconds(5), || {
+            let metrics = cluster.member(&standby).get("/metrics").unwrap().body;
+            let mut samples = metrics.lines().filter_map(|line| line.split_once(label.as_str()));
+            let free = samples.find(|(name, _)| name.starts_with("tamada_disk_free_bytes{"));
+            let is_measured = free.is_some_and(|(_, bytes)| bytes.parse::<u64>().unwrap() > 0);
+            holds(is_measured, || metrics.clone())
+        });
+    }
     let other = cluster
         .others(&leader)
         .into_iter()

@@ -183,7 +183,7 @@ pub(super) fn demote(c: &mut Cycle<'_>, mode: StopMode, purpose: StopPurpose) ->
     follow::arm_rewind_check(c);
     c.begin(Task::Stop {
         mode,
-        checkpoint: matches!(purpose, StopPurpose::Switchover | StopPurpose::StandbyCluster),
+        checkpoint: purpose.is_handover() || purpose == StopPurpose::StandbyCluster,
         purpose,
     })
 }

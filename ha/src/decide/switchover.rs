@@ -32,7 +32,7 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<R
         if standby_cluster::is_one(c) {
             standby_cluster::give_way(c)?;
         } else {
-            primary::demote(c, StopMode::Fast, StopPurpose::Switchover)?;
+            primary::demote(c, StopMode::Fast, StopPurpose::of_handover(kind))?;
         }
         return Ok(Some(Reason::Demoting(kind)));
     } else {

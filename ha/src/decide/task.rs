@@ -341,7 +341,7 @@ pub(super) fn running_in_outage(c: &mut Cycle<'_>, task: &Task, failure: &DcsFai
 /// The server has written its shutdown checkpoint and waits for somebody, be it a slow replica or an archiver. If a
 /// member that may take over has everything already, it need not wait with us.
 fn hand_over_early(c: &mut Cycle<'_>, cluster: &Cluster, purpose: StopPurpose, checkpoint: Lsn) -> Flow<()> {
-    if !matches!(purpose, StopPurpose::Switchover | StopPurpose::Shutdown) {
+    if !purpose.is_handover() && purpose != StopPurpose::Shutdown {
         return Ok(());
     }
     if peers::can_take_over(c, cluster, cluster.failover.as_ref(), Some(checkpoint))? {

@@ -424,6 +424,7 @@ impl World {
             "stop" => {
                 let purpose = match words.value("for") {
                     Some("switchover") => StopPurpose::Switchover,
+                    Some("failover") => StopPurpose::Failover,
                     Some("lost-lock") => StopPurpose::LostLock,
                     Some("outage") => StopPurpose::DcsOutage,
                     Some("shutdown") => StopPurpose::Shutdown,

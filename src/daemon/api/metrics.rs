@@ -7,10 +7,11 @@ use ha::facts::Moment;
 use ha::pg::{Lsn, ReplicationState, Role, ServerState};
 
 use super::status::{Shown, SyncFlag};
+use crate::daemon::disk::Room;
 use crate::daemon::view::View;
 
 /// The text.
-pub(crate) fn text(view: &View, now: Moment, server: Shown<'_>) -> String {
+pub(crate) fn text(view: &View, now: Moment, server: Shown<'_>, rooms: &[Room]) -> String {
     let mut metrics = Metrics::new(&view.node.scope, view.node.name.as_str());
     metrics.gauge(
         "version",
@@ -31,7 +32,22 @@ pub(crate) fn text(view: &View, now: Moment, server: Shown<'_>) -> String {
         "The failover priority; 0 if this member may not be promoted.",
         view.node.tags.failover_priority(),
     );
+    put_rooms(&mut metrics, rooms);
     metrics.text
+}
+
+/// Ours: Patroni has no such metrics.
+fn put_rooms(metrics: &mut Metrics, rooms: &[Room]) {
+    metrics.family(
+        "tamada_disk_free_bytes",
+        "Bytes that PostgreSQL can still write to the file system of this directory.",
+        rooms.iter().map(|room| (room, room.free_bytes)),
+    );
+    metrics.family(
+        "tamada_disk_size_bytes",
+        "The size of the file system of this directory, in bytes.",
+        rooms.iter().map(|room| (room, room.size_bytes)),
+    );
 }
 
 fn put_role(metrics: &mut Metrics, server: Shown<'_>) {
@@ -229,6 +245,24 @@ impl Metrics {
             "gauge",
             value,
         );
+    }
+
+    /// One sample for each directory; nothing at all where there is none.
+    fn family<'a>(&mut self, name: &str, help: &str, samples: impl Iterator<Item = (&'a Room, u64)>) {
+        let mut samples = samples.peekable();
+        if samples.peek().is_none() {
+            return;
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} gauge\n");
+        let labels = self.labels.trim_end_matches('}');
+        for (room, value) in samples {
+            let _ = writeln!(
+                self.text,
+                "{name}{labels},directory=\"{}\"}} {value}",
+                room.directory
+            );
+        }
     }
 
     fn put(&mut self, name: &str, help: &str, comment: &str, kind: &str, value: impl Display) {

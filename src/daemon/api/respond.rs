@@ -25,6 +25,7 @@ use super::status::{self, Shown};
 use super::{cluster_document, events, metrics, openapi};
 use crate::daemon::citus::Keeper;
 use crate::daemon::clock;
+use crate::daemon::disk::Disk;
 use crate::daemon::events::Events;
 use crate::daemon::inbox::Inbox;
 use crate::daemon::view::{View, ViewReceiver};
@@ -49,6 +50,7 @@ pub(crate) struct Api {
     pub(crate) schedule: Arc<Schedule>,
     pub(crate) events: Events,
     pub(crate) citus: Option<Keeper>,
+    pub(crate) disk: Disk,
     pub(crate) access: RwLock<Arc<Access>>,
 }
 
@@ -102,7 +104,8 @@ impl Api {
             Route::Metrics => {
                 let sql = self.look(arrived - RECENT, arrived + PATIENCE).await;
                 let (view, now) = (self.view(), clock::now());
-                Answer::metrics(metrics::text(&view, now, Shown::new(&view, now, sql.as_deref())))
+                let shown = Shown::new(&view, now, sql.as_deref());
+                Answer::metrics(metrics::text(&view, now, shown, &self.disk.rooms(now)))
             }
             Route::Cluster => {
                 let (cluster, config) = self.load().await?;

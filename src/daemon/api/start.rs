@@ -21,6 +21,7 @@ use super::schedule::Schedule;
 use super::serve::{Dress, HttpServer};
 use super::server_status::{LocalServer, ServerStatus};
 use crate::daemon::citus::Keeper;
+use crate::daemon::disk::Disk;
 use crate::daemon::events::Events;
 use crate::daemon::inbox::Inbox;
 use crate::daemon::view::ViewReceiver;
@@ -39,6 +40,8 @@ pub struct Surroundings {
     pub events: Events,
     /// A Citus coordinator: keeps `pg_dist_node`.
     pub citus: Option<Keeper>,
+    /// How much room the server has.
+    pub disk: Disk,
     /// The client to ask other members with.
     pub members: Arc<Client>,
 }
@@ -168,6 +171,7 @@ async fn begin(
         schedule,
         events: surroundings.events,
         citus: surroundings.citus,
+        disk: surroundings.disk,
     });
     let server = HttpServer::new(Arc::clone(&api), Dress::new(&restapi, &version), tls);
     let accepting = server.accept(listeners);

@@ -52,7 +52,7 @@ pub(super) async fn stop(
         StopMode::Fast => postgres::StopMode::Fast,
         StopMode::Immediate => postgres::StopMode::Immediate,
     };
-    let is_planned = purpose == StopPurpose::Switchover;
+    let is_planned = purpose.is_handover();
     if is_planned && notice::is_worker(&context.local) {
         pause_writes(context).await;
         end(context, mode, false).await?;

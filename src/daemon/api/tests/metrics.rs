@@ -11,7 +11,7 @@ use crate::daemon::api::status::Shown;
 use crate::daemon::view::View;
 
 fn metrics(view: &View, sql: Option<&RestStatus>) -> String {
-    text(view, NOW, Shown::new(view, NOW, sql))
+    text(view, NOW, Shown::new(view, NOW, sql), &[])
 }
 
 /// The samples without their labels.

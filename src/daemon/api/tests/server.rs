@@ -29,6 +29,7 @@ use super::fixture::{NOW, cluster, local, primary, primary_sql, replica, standby
 use crate::daemon::api::openapi::tests::has_answer;
 use crate::daemon::api::{Handle, LocalServer, StartError, Surroundings, start};
 use crate::daemon::clock;
+use crate::daemon::disk::Disk;
 use crate::daemon::events::Events;
 use crate::daemon::inbox::{Inbox, Message};
 use crate::daemon::store::{Reload, Store};
@@ -123,6 +124,7 @@ impl Harness {
             server: Arc::clone(&server) as _,
             events: events.clone(),
             citus: None,
+            disk: Disk::start("/nowhere".into()).unwrap(),
             members: Arc::new(Client::new(&net::http::Options::default()).unwrap()),
         };
         let handle = start(
