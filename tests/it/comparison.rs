@@ -153,7 +153,10 @@ fn normal(value: Value) -> Value {
                 (key, value)
             };
             let theirs = map.into_iter().filter(|(key, _)| !key.starts_with("tamada_"));
-            Value::Object(theirs.map(field).collect::<Map<_, _>>())
+            // Where nothing stays of a list there is no field.
+            let is_empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
+            let fields = theirs.map(field).filter(|(_, value)| !is_empty(value));
+            Value::Object(fields.collect::<Map<_, _>>())
         }
         // A look at the WAL of a possible source is a connection too, for a moment.
         Value::Array(list) => {
@@ -388,6 +391,7 @@ fn wait_for_both(cluster: &Cluster, what: &str, check: impl Fn(&Value) -> bool) 
 }
 
 #[test]
+#[ignore = "long: make test-all"]
 fn the_rest_api_answers_as_patronis_in_every_state() {
     let mut cluster = Cluster::with(newest(), 1, 1, Timers::PATRONI);
     let patroni = Program {
