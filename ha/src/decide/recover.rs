@@ -131,7 +131,7 @@ fn recover(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason
 
 /// What pg_rewind has left half done is neither the old state nor the new one: it is rewound to its end, or copied anew,
 /// and until then nothing is started.
-fn finish_rewind(c: &mut Cycle<'_>, cluster: &Cluster, held: bool) -> Flow<Reason> {
+pub(super) fn finish_rewind(c: &mut Cycle<'_>, cluster: &Cluster, held: bool) -> Flow<Reason> {
     if held {
         c.memory.role = Role::Demoted;
         release(c, None)?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{bootstrap, follow, observe, rewind, schedule, synchronous};
+use super::{bootstrap, follow, observe, recover, rewind, schedule, synchronous};
 use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DataDirectory, Request, RestartConditions};
@@ -107,6 +107,18 @@ pub(super) fn restart_stopped(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: b
         return Ok(None);
     }
     let has_recovery_signal = match c.data_directory()? {
+        DataDirectory::Present {
+            is_half_rewound: true,
+            ..
+        } => {
+            answer(
+                c,
+                id,
+                false,
+                "a rewind was cut off: it is done first, the server starts after it",
+            );
+            return recover::finish_rewind(c, cluster, held).map(Some);
+        }
         DataDirectory::Present {
             has_recovery_signal, ..
         } => has_recovery_signal,

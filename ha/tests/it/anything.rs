@@ -640,11 +640,11 @@ fn check(seen: &Seen) {
                 "nothing is stopped in pause but what somebody asked for, or was cut off half way: {}",
                 seen.outcome.reason
             ),
-            Task::PostBootstrap
-            | Task::Start { .. }
-            | Task::Restart { .. }
-            | Task::CrashRecovery
-            | Task::Rewind { .. } => {}
+            Task::Start { .. } | Task::Restart { .. } | Task::CrashRecovery => assert!(
+                !is_half_rewound(seen),
+                "no server is started on what a rewind has left half done"
+            ),
+            Task::PostBootstrap | Task::Rewind { .. } => {}
             Task::CopyLogicalSlots { leader, .. } => {
                 let is_own = leader.member.as_ref() == Some(&given.node.name);
                 assert!(!is_own, "nobody copies its own slots");
@@ -663,6 +663,22 @@ fn check(seen: &Seen) {
         answered.values().all(|times| *times == 1),
         "a request is answered once"
     );
+}
+
+/// No server runs, and a rewind has left the data directory half done.
+fn is_half_rewound(seen: &Seen) -> bool {
+    let journal = &seen.facts.journal;
+    let runs = |answer: &Answer| matches!(answer, Answer::Server(server) if server.is_running);
+    let is_half = |answer: &Answer| {
+        matches!(
+            answer,
+            Answer::DataDirectory(DataDirectory::Present {
+                is_half_rewound: true,
+                ..
+            })
+        )
+    };
+    !journal.iter().any(|entry| runs(&entry.answer)) && journal.iter().any(|entry| is_half(&entry.answer))
 }
 
 fn is_a_standby(seen: &Seen) -> bool {
