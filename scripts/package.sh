@@ -105,6 +105,9 @@ stage_compat() {
     ln -s tamada "$root/usr/bin/patroni"
     ln -s tamada "$root/usr/bin/patronictl"
     ln -s tamada "$root/usr/bin/pg_createconfig_patroni"
+    ln -s tamada "$root/usr/bin/patroni_barman"
+    ln -s tamada "$root/usr/bin/patroni_wale_restore"
+    ln -s tamada "$root/usr/bin/patroni_aws"
     ln -s ../../bin/tamada "$root/usr/share/patroni/pg_createcluster_patroni"
     ln -s ../../bin/tamada "$root/usr/share/patroni/pg_clonecluster_patroni"
     put 644 "$root/usr/lib/systemd/system" systemd/patroni.service systemd/patroni@.service

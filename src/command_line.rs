@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{configure, ctl, debian};
+use crate::{configure, ctl, debian, scripts};
 
 /// Keeps a PostgreSQL cluster alive: one elected primary, replicas that follow, failover within seconds.
 #[derive(Parser)]
@@ -34,6 +34,12 @@ pub enum Command {
     /// Make configurations
     #[command(subcommand)]
     Config(Config),
+    /// Restore from Barman, or switch its configuration: patroni_barman
+    Barman(Box<scripts::Barman>),
+    /// Restore a replica from WAL-E or WAL-G: patroni_wale_restore
+    WaleRestore(Box<scripts::WaleRestore>),
+    /// Tag the EC2 instance: patroni_aws
+    Aws(scripts::Aws),
 }
 
 /// What to do with configurations.
@@ -91,5 +97,7 @@ pub struct Patroni {
 #[must_use]
 pub fn commands() -> Vec<clap::Command> {
     let whole = Program::command().mut_subcommand("ctl", |_| ctl::command().name("ctl"));
-    vec![whole, Patroni::command(), ctl::command().name("patronictl")]
+    let mut commands = vec![whole, Patroni::command(), ctl::command().name("patronictl")];
+    commands.extend(scripts::commands());
+    commands
 }

@@ -6,6 +6,7 @@ pub mod configure;
 pub mod ctl;
 pub mod daemon;
 pub mod debian;
+pub mod scripts;
 pub mod supervise;
 
 /// The Patroni version whose behaviour, keys and texts this program has; published in the member key.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tamada::command_line::{Command, Config, Patroni, Program, Run, Side};
-use tamada::{complete, configure, ctl, daemon, debian, supervise};
+use tamada::{complete, configure, ctl, daemon, debian, scripts, supervise};
 
 /// What `--supervise` is called on the command line.
 const SUPERVISE: &str = "--supervise";
@@ -25,11 +25,11 @@ fn main() -> ExitCode {
         return code;
     }
     // By a link of this name, or as a subcommand where there is none.
-    if let Some(code) = name.as_deref().and_then(|name| debian::main(name, rest.by_ref())) {
+    if let Some(code) = name.as_deref().and_then(|name| companion(name, rest.by_ref())) {
         return code;
     }
     if let Some(first) = rest.peek().and_then(|first| first.to_str()).map(str::to_owned)
-        && let Some(code) = debian::main(&first, rest.by_ref().skip(1))
+        && let Some(code) = companion(&first, rest.by_ref().skip(1))
     {
         return code;
     }
@@ -38,6 +38,11 @@ fn main() -> ExitCode {
         Some("patroni") => patroni(Patroni::parse()),
         _ => program(Program::parse()),
     }
+}
+
+/// The programs beside the agent and `ctl`.
+fn companion(name: &str, mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    debian::main(name, arguments.by_ref()).or_else(|| scripts::main(name, arguments))
 }
 
 fn patroni(program: Patroni) -> ExitCode {
@@ -59,6 +64,9 @@ fn program(program: Program) -> ExitCode {
             };
             say(&format!("{schema:#}"))
         }
+        Some(Command::Barman(barman)) => barman.run(),
+        Some(Command::WaleRestore(restore)) => restore.run(),
+        Some(Command::Aws(aws)) => aws.run(),
         None => say(&daemon::version_text()),
     }
 }

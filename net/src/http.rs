@@ -67,7 +67,7 @@ pub struct Error {
     /// Why.
     pub reason: Reason,
     /// The library's words for it. Not a `#[source]`: the text above has them already.
-    source: Box<dyn StdError + Send + Sync>,
+    source: Source,
 }
 
 /// The options cannot be used.
@@ -153,7 +153,7 @@ impl Client {
         auth: Option<(String, Secret)>,
         timeout: Duration,
     ) -> Result<Response, Error> {
-        let fail = |reason, source| Error {
+        let fail = |reason, source: Source| Error {
             method: method.clone(),
             url: without_credentials(url),
             reason,
@@ -172,25 +172,60 @@ impl Client {
                 .header("content-type", "application/json")
                 .body(body.to_owned());
         }
-        let failed = |error: reqwest::Error| fail(reason(&error), error.without_url().into());
-        let mut response = request.send().await.map_err(failed)?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            if bytes.len() + chunk.len() > MAX_BODY_BYTES {
-                return Err(fail(
-                    Reason::Broken,
-                    format!("more than {MAX_BODY_BYTES} bytes").into(),
-                ));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(Response {
-            status,
-            headers,
-            body: String::from_utf8_lossy(&bytes).into_owned(),
-        })
+        read(request, &fail).await
     }
+
+    /// A request made elsewhere, sent as it is. All of it takes at most `timeout`.
+    ///
+    /// # Errors
+    /// There is no answer. An answer with a bad status is an answer.
+    pub async fn execute(
+        &self,
+        request: http::Request<bytes::Bytes>,
+        timeout: Duration,
+    ) -> Result<Response, Error> {
+        let (method, url) = (request.method().clone(), request.uri().to_string());
+        let fail = |reason, source: Source| Error {
+            method: method.clone(),
+            url: without_credentials(&url),
+            reason,
+            source,
+        };
+        let client = self.current().client;
+        let request = reqwest::Request::try_from(request)
+            .map_err(|error| fail(Reason::Request, error.without_url().into()))?;
+        read(
+            reqwest::RequestBuilder::from_parts(client, request).timeout(timeout),
+            &fail,
+        )
+        .await
+    }
+}
+
+type Source = Box<dyn StdError + Send + Sync>;
+
+async fn read(
+    request: reqwest::RequestBuilder,
+    fail: &impl Fn(Reason, Source) -> Error,
+) -> Result<Response, Error> {
+    let failed = |error: reqwest::Error| fail(reason(&error), error.without_url().into());
+    let mut response = request.send().await.map_err(failed)?;
+    let (status, headers) = (response.status(), response.headers().clone());
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if bytes.len() + chunk.len() > MAX_BODY_BYTES {
+            return Err(fail(
+                Reason::Broken,
+                format!("more than {MAX_BODY_BYTES} bytes").into(),
+            ));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(Response {
+        status,
+        headers,
+        body: String::from_utf8_lossy(&bytes).into_owned(),
+    })
 }
 
 impl Current {

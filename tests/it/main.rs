@@ -35,6 +35,7 @@ mod mixed;
 mod patroni;
 mod query;
 mod rest;
+mod scripts;
 mod supervise;
 mod switchover;
 mod synchronous;

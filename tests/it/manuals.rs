@@ -14,6 +14,11 @@ fn manual_pages_are_those_of_the_command_lines() {
             "tamada" => expect_file!["../../packaging/man/tamada.1"].assert_eq(&page),
             "patroni" => expect_file!["../../packaging/man/patroni.1"].assert_eq(&page),
             "patronictl" => expect_file!["../../packaging/man/patronictl.1"].assert_eq(&page),
+            "patroni_barman" => expect_file!["../../packaging/man/patroni_barman.1"].assert_eq(&page),
+            "patroni_wale_restore" => {
+                expect_file!["../../packaging/man/patroni_wale_restore.1"].assert_eq(&page);
+            }
+            "patroni_aws" => expect_file!["../../packaging/man/patroni_aws.1"].assert_eq(&page),
             other => panic!("{other} has no manual page"),
         }
         if let Some(ctl) = command.find_subcommand("ctl") {
