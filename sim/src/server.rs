@@ -389,7 +389,8 @@ impl World {
             Process::Standby => member.server.is_promoting,
             Process::Down | Process::Starting { as_primary: false } | Process::Stopping { .. } => false,
         };
-        if is_due && may_write && !member.is_frozen && !self.is_paused {
+        // What the agent has told it last: of a pause that was begun while the host stood still it does not know.
+        if is_due && may_write && !member.is_frozen && !member.agent.is_paused() {
             self.marks.hit("guard");
             self.note(id, || "the guard kills the server".to_owned());
             self.server_dies(id);

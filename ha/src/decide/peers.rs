@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::synchronous;
+use super::{failsafe, synchronous};
 use crate::cluster::{Cluster, Failover, FailoverKind, Member};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{Peer, PeerStatus};
@@ -44,6 +44,9 @@ fn peer(member: &Member, patience: Duration) -> Option<Peer> {
         patience,
     })
 }
+
+/// Why a member does not take over that `failsafe` leaves out.
+pub(super) const NOT_LISTED: &str = "not listed in the key failsafe";
 
 /// Why a member may not be promoted; `None` when it may.
 fn unfitness(status: &Result<PeerStatus, String>) -> Option<&'static str> {
@@ -90,14 +93,26 @@ pub(super) fn candidates(
     let candidate = failover.and_then(|failover| failover.candidate.as_ref());
     let by_hand = failover.is_some_and(|failover| failover.kind() == FailoverKind::Failover);
     let is_synchronous = synchronous::is_active(c, cluster);
+    let mut left_out = Vec::new();
     let asked: Vec<Peer> = cluster
         .members
         .iter()
         .filter(|member| &member.name != c.me() && !member.data.tags.nofailover())
         .filter(|member| candidate.is_none_or(|candidate| candidate == &member.name))
         .filter(|member| !is_synchronous || by_hand || cluster.sync.lists(&member.name, true))
+        .filter(|member| {
+            // It will not take the key, whoever waits for it.
+            let is_left_out = failsafe::leaves_out(c, cluster, &member.name);
+            if is_left_out {
+                left_out.push(member.name.clone());
+            }
+            !is_left_out
+        })
         .filter_map(|member| as_peer(c, member))
         .collect();
+    for name in left_out {
+        c.note(notes::candidate_unfit(kind, &name, NOT_LISTED));
+    }
     if asked.is_empty() {
         c.note(notes::no_candidates(kind));
         return Ok(Vec::new());

@@ -96,7 +96,10 @@ fn is_healthiest(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<bool> {
         .failover
         .as_ref()
         .filter(|failover| failover.scheduled_at.is_none_or(|at| at <= wall_clock && !paused));
-    if let (true, false, Some(failover)) = (paused, nofailover, asked)
+    let may_lack = synchronous::is_active(c, cluster) && !cluster.sync.lists(c.me(), true);
+    // A switchover loses nothing, whatever has become of the leader meanwhile; a failover may.
+    let would_lose = may_lack && asked.is_some_and(|failover| failover.kind() == FailoverKind::Switchover);
+    if let (true, false, Some(failover)) = (paused && !would_lose, nofailover, asked)
         && let Some(verdict) = by_request(c, cluster, failover)?
     {
         return Ok(verdict);
@@ -122,14 +125,13 @@ fn is_healthiest(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<bool> {
         c.note(notes::watchdog_is_missing());
         return Ok(false);
     }
-    let may_lack = synchronous::is_active(c, cluster) && !cluster.sync.lists(c.me(), true);
-    if let Some(failover) = asked {
-        if may_lack && failover.kind() == FailoverKind::Switchover {
-            return Ok(false);
-        }
-        if let Some(verdict) = by_request(c, cluster, failover)? {
-            return Ok(verdict);
-        }
+    if would_lose {
+        return Ok(false);
+    }
+    if let Some(failover) = asked
+        && let Some(verdict) = by_request(c, cluster, failover)?
+    {
+        return Ok(verdict);
     }
     if may_lack && !synchronous::counts_votes(c, cluster) {
         return Ok(false);
@@ -229,11 +231,7 @@ fn candidate_is_fit(
 ) -> Flow<bool> {
     // It would wait for us, and we for it.
     if failsafe::leaves_out(c, cluster, candidate) {
-        c.note(notes::candidate_unfit(
-            kind,
-            candidate,
-            "not listed in the key failsafe",
-        ));
+        c.note(notes::candidate_unfit(kind, candidate, peers::NOT_LISTED));
         return Ok(false);
     }
     let Some(peer) = cluster
@@ -340,12 +338,16 @@ fn nobody_is_fitter(c: &mut Cycle<'_>, cluster: &Cluster, answers: Vec<PeerAnswe
     has_votes
 }
 
-/// A member of `/sync` that is not ahead of this one. What is on an older timeline is not, however far it goes.
+/// A member of `/sync` that is not ahead of this one. What is on an older timeline is not, however far it goes, unless it
+/// is that of who wrote `/sync` last: what leads away from there is a branch that nobody went on with.
 fn votes_for(cluster: &Cluster, name: &MemberName, peer: &PeerStatus, own: Own) -> bool {
     let (Some(theirs), Some(timeline)) = (peer.position, peer.timeline) else {
         return false;
     };
-    cluster.sync.lists(name, true) && (Some(timeline), theirs) <= (own.timeline, own.position)
+    let wrote_sync = cluster.sync.leader.as_ref() == Some(name);
+    cluster.sync.lists(name, true)
+        && (Some(timeline), theirs) <= (own.timeline, own.position)
+        && (!wrote_sync || Some(timeline) == own.timeline)
 }
 
 /// Whether a member that answered should run rather than this one.
