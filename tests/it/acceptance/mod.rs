@@ -10,4 +10,5 @@ mod permanent_slots;
 mod priority_failover;
 mod priority_sync;
 mod recovery;
+mod scheduled;
 mod standby_cluster;
