@@ -172,3 +172,72 @@ fn permanent_slots_live_through_a_failover() {
     let kept = "select count(*) from pg_replication_slots where slot_name = 'pg2' and xmin is not null";
     assert_eq!(cluster.member("pg1").value(kept), "0");
 }
+
+/// While all members accept a primary without the DCS, it tells them where its slots stand (`failsafe_mode`).
+#[test]
+fn slots_move_on_while_the_dcs_is_away() {
+    let mut cluster = Cluster::with(newest(), 3, 1, TIMERS);
+    cluster
+        .member("pg1")
+        .edit_config("wal_level: replica", "wal_level: logical");
+    cluster.member("pg3").set_tags(&["replicatefrom: pg2"]);
+    cluster.member_mut("pg1").start();
+    assert_eq!(cluster.wait_for_primary(seconds(30)), "pg1");
+    let feed = json!({"type": "logical", "database": "postgres", "plugin": "test_decoding"});
+    cluster.patch(
+        &json!({"failsafe_mode": true, "slots": {"test_physical": {"type": "physical"}, "feed": feed}}),
+    );
+    for name in ["pg2", "pg3"] {
+        cluster.member_mut(name).start();
+    }
+    for name in ["pg2", "pg3"] {
+        cluster.member(name).wait_until_streaming(seconds(40));
+        wait_until_in_sync(&cluster, "feed", "pg1", name);
+    }
+    // Another one in its place.
+    let newer = json!({"feed": null, "fresh": {"type": "logical", "database": "postgres", "plugin": "test_decoding"}});
+    cluster.patch(&json!({"slots": newer}));
+    for name in ["pg2", "pg3"] {
+        wait_until_in_sync(&cluster, "fresh", "pg1", name);
+    }
+    let all_list = || {
+        let listed = cluster.member("pg1").get("/failsafe")?.json();
+        holds(names(&listed) == ["pg1", "pg2", "pg3"], || listed.to_string())
+    };
+    eventually("all are listed", seconds(10), all_list);
+
+    cluster.etcd.freeze();
+    eventually("failsafe mode is active", seconds(12), || {
+        let status = cluster.member("pg1").status()?;
+        holds(status["failsafe_mode_is_active"] == true, || status.to_string())
+    });
+    let before = slots(&cluster, "pg2").unwrap();
+    for sql in [
+        "create table t (a int); insert into t values (1)",
+        "select pg_logical_slot_get_changes('fresh', null, null)",
+        "select pg_replication_slot_advance('test_physical', pg_current_wal_flush_lsn())",
+        "insert into t values (2)",
+    ] {
+        cluster.member("pg1").query(sql).unwrap();
+    }
+    for name in ["pg2", "pg3"] {
+        for slot in ["fresh", "test_physical"] {
+            wait_until_in_sync(&cluster, slot, "pg1", name);
+        }
+    }
+    let after = slots(&cluster, "pg2").unwrap();
+    for slot in ["fresh", "test_physical"] {
+        assert_ne!(before[slot], after[slot], "{slot} has moved");
+    }
+    // Roles are as they were, and nobody has been told by the store.
+    assert_eq!(cluster.member("pg1").status_code("/primary"), 200);
+    assert_eq!(cluster.member("pg2").status_code("/replica"), 200);
+    let status = cluster.member("pg1").status().unwrap();
+    assert_eq!(status["failsafe_mode_is_active"], true, "{status}");
+    cluster.etcd.thaw();
+    eventually("failsafe mode is over", seconds(20), || {
+        let status = cluster.member("pg1").status()?;
+        holds(status["failsafe_mode_is_active"].is_null(), || status.to_string())
+    });
+    assert_eq!(cluster.wait_for_primary(seconds(5)), "pg1");
+}
