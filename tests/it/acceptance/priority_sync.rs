@@ -12,10 +12,15 @@ const TIMERS: Timers = Timers {
     retry_timeout: 2,
 };
 
-/// Waits until this member is the synchronous standby, or nobody is.
+/// Waits until this member is the synchronous standby of pg1, or nobody is.
 #[track_caller]
 fn wait_for_standby(cluster: &Cluster, standby: Option<&str>, limit: Duration) {
-    let wanted = json!({"leader": "pg1", "quorum": 0, "sync_standby": standby});
+    wait_for_pair(cluster, "pg1", standby, limit);
+}
+
+#[track_caller]
+fn wait_for_pair(cluster: &Cluster, leader: &str, standby: Option<&str>, limit: Duration) {
+    let wanted = json!({"leader": leader, "quorum": 0, "sync_standby": standby});
     eventually(&format!("/sync is {wanted}"), limit, || {
         let key: Value = serde_json::from_str(&cluster.key("sync").unwrap_or_default()).unwrap_or_default();
         holds(key == wanted, || key.to_string())
@@ -73,4 +78,44 @@ fn who_is_waited_for_before_others() {
     }
     cluster.member_mut("pg3").stop();
     wait_for_standby(&cluster, Some("pg2"), seconds(3));
+}
+
+/// A primary is lost in strict mode: it stays in `/sync` as the standby that is waited for, since it is the only one that may be.
+#[test]
+fn a_strict_primary_is_lost_and_waited_for() {
+    let mut cluster = Cluster::with(newest(), 3, 1, TIMERS);
+    cluster.bootstrap();
+    cluster.patch(&json!({"synchronous_mode": true, "synchronous_mode_strict": true}));
+    let key = || serde_json::from_str::<Value>(&cluster.key("sync").unwrap_or_default()).unwrap_or_default();
+    let listed = eventually("somebody is waited for", seconds(20), || {
+        let name = key()["sync_standby"].as_str().map(str::to_owned);
+        name.ok_or_else(|| "nobody".to_owned())
+    });
+    let leader = cluster.wait_for_primary(seconds(5));
+    let others = cluster.others(&leader);
+    let other = others.iter().find(|name| **name != listed).unwrap().clone();
+    let names = |member: &str, wanted: &str| {
+        eventually("synchronous_standby_names follows", seconds(10), || {
+            let found = cluster.member(member).value("show synchronous_standby_names");
+            holds(found.trim_matches('"') == wanted, || found)
+        });
+    };
+    // Whoever is listed may not be any more; the other is.
+    cluster.member(&listed).reload_tags(&["nosync: true"]);
+    wait_for_pair(&cluster, &leader, Some(&other), seconds(10));
+    names(&leader, &other);
+
+    cluster.member_mut(&leader).kill_all();
+    eventually("the other one leads", seconds(15), || {
+        holds(cluster.member(&other).status_code("/primary") == 200, || {
+            "not yet".to_owned()
+        })
+    });
+    wait_for_pair(&cluster, &other, Some(&leader), seconds(10));
+    let found = cluster.member(&other).value("show synchronous_standby_names");
+    assert_eq!(found.trim_matches('"'), leader);
+    // Nothing is acknowledged without it, and it comes back.
+    cluster.member_mut(&leader).start();
+    cluster.member(&leader).wait_until_streaming(seconds(30));
+    cluster.member(&other).query("create table back (a int)").unwrap();
 }
