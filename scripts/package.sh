@@ -41,7 +41,8 @@ description="One agent beside each PostgreSQL server: an elected primary, replic
 follow, failover within seconds, and never two primaries. It reads Patroni's
 configuration, keeps its keys in etcd, and answers its REST API and commands."
 compat_summary="Tamada by Patroni's names"
-compat_description="The programs patroni, patronictl and pg_createconfig_patroni and the units
+compat_description="The programs patroni, patronictl, patroni_aws, patroni_barman,
+patroni_wale_restore and pg_createconfig_patroni and the units
 patroni@.service and patroni.service, all of them Tamada, so that what is there
 for Patroni keeps working."
 
