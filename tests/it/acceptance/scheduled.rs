@@ -1,5 +1,5 @@
-//! Restarts and switchovers for later: what their conditions hold back, and that they are done in time (acceptance 10.2 to
-//! 10.4, 10.7).
+//! Restarts and switchovers for later: what their conditions hold back, and that they are done in time (acceptance 10.4,
+//! 10.7).
 
 use crate::harness::wait::holds;
 use crate::harness::{Cluster, Member, eventually, newest, seconds};
