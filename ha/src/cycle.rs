@@ -194,8 +194,8 @@ impl<'a> Cycle<'a> {
     fn defect(&self, what: &str) -> Box<Step> {
         debug_assert!(false, "{what}: {:?}", self.journal);
         Box::new(Step::Finish(Box::new(Outcome {
-            reason: Reason::Defect(what.to_owned()),
-            notes: Vec::new(),
+            reason: Reason::Defect,
+            notes: vec![notes::defect(what)],
             callbacks: Vec::new(),
             replies: Vec::new(),
             unscheduled: None,

@@ -96,8 +96,13 @@ fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     if c.given().is_stopping {
         return shutdown::decide(c, cluster, held);
     }
-    if let TaskStatus::Running { task, progress, .. } = &c.given().task {
-        return task::running(c, cluster, held, task, *progress);
+    if let TaskStatus::Running {
+        task,
+        since,
+        progress,
+    } = &c.given().task
+    {
+        return task::running(c, cluster, held, (task, *since), *progress);
     }
     if c.memory.bootstrap != Bootstrap::No {
         return bootstrap::hand_over(c);
@@ -144,6 +149,11 @@ fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
         announce_start(c);
         if let Some(copying) = slots::copy_missing(c, cluster)? {
             return Ok(copying);
+        }
+        // What is remembered has served as the server's role: the line says that it is no more than that.
+        let server = observe::server(c)?;
+        if reason.is_steady() && server.is_running && server.sql.is_none() {
+            return Ok(Reason::PostgresqlTrouble);
         }
     }
     Ok(reason)

@@ -210,6 +210,8 @@ pub enum Reason {
     StoppedToFailOver,
     /// The lock was lost while starting.
     StoppedWhileStarting,
+    /// A recovery in single-user mode has taken too long, and another member may take over.
+    TerminatedCrashRecovery,
     /// Single-user recovery runs.
     CrashRecovery,
     /// pg_rewind runs.
@@ -271,7 +273,7 @@ pub enum Reason {
     /// A job failed a moment ago; it is not tried again before some time has passed.
     HoldingOff,
     /// A decision asked for more than it may: a defect of this program.
-    Defect(String),
+    Defect,
 }
 
 impl fmt::Display for Reason {
@@ -325,9 +327,6 @@ impl fmt::Display for Reason {
             Self::TryingTo(job) => return write!(f, "trying to {job}"),
             Self::DataNotAccessible(why) => {
                 return write!(f, "data directory is not accessible: {why}");
-            }
-            Self::Defect(what) => {
-                return write!(f, "unexpected state, please report it as a bug: {what}");
             }
             Self::AcquiredLockAsLeader => "acquired session lock as a leader",
             Self::PromotedByAcquiringLock => "promoted self to leader by acquiring session lock",
@@ -389,6 +388,7 @@ impl fmt::Display for Reason {
             Self::StoppedAfterStartTimeout => "stopped PostgreSQL because of startup timeout",
             Self::StoppedToFailOver => "stopped PostgreSQL to fail over after a crash",
             Self::StoppedWhileStarting => "stopped PostgreSQL while starting up because leader key was lost",
+            Self::TerminatedCrashRecovery => "terminated crash recovery because of startup timeout",
             Self::CrashRecovery => "doing crash recovery in a single user mode",
             Self::ReinitializingDiverged => "reinitializing due to diverged timelines",
             Self::InvalidSystemIdentifier => {
@@ -423,6 +423,7 @@ impl fmt::Display for Reason {
             }
             Self::ShuttingDown => "stopping PostgreSQL because the agent was told to end",
             Self::ShutDown => "PostgreSQL is stopped; the agent ends",
+            Self::Defect => "Unexpected exception raised, please report it as a BUG",
             Self::LeavingPaused => "Leader key is not deleted and Postgresql is not stopped due paused state",
         };
         f.write_str(text)

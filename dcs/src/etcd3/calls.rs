@@ -310,7 +310,7 @@ impl Calls {
     fn select(&self, url: &str, attempts: &Attempts) {
         if lock(&self.endpoints).select(url) {
             let reason = attempts.last.as_ref().map(|(_, reason)| chain(reason.as_ref()));
-            tracing::warn!("switched to etcd at {url}: {}", reason.unwrap_or_default());
+            tracing::warn!("Selected new etcd server {url}: {}", reason.unwrap_or_default());
             self.moves.send_modify(|count| *count += 1);
             self.is_list_old.notify_one();
         }

@@ -40,8 +40,8 @@ pub struct Failover {
     pub scheduled_at: Option<Timestamp>,
     /// The same as it was written, with its offset, to be shown.
     pub scheduled_at_text: Option<String>,
-    /// `scheduled_at` was there and could not be read as a time with a zone.
-    pub schedule_is_invalid: bool,
+    /// `scheduled_at` as written, when it could not be read as a time with a zone.
+    pub invalid_schedule: Option<String>,
 }
 
 impl Failover {
@@ -78,7 +78,7 @@ impl Failover {
             leader: leader.map(MemberName),
             candidate: candidate.map(MemberName),
             scheduled_at,
-            schedule_is_invalid: schedule.is_some() && scheduled_at.is_none(),
+            invalid_schedule: schedule.clone().filter(|_| scheduled_at.is_none()),
             scheduled_at_text: schedule.filter(|_| scheduled_at.is_some()),
         })
     }
@@ -146,7 +146,7 @@ mod tests {
             Version(1),
             r#"{"leader":"a","scheduled_at":"2030-01-01T00:00:00"}"#,
         );
-        assert!(read.is_some_and(|failover| failover.schedule_is_invalid));
+        assert!(read.is_some_and(|failover| failover.invalid_schedule.is_some()));
     }
 
     #[test]

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use config::SynchronousMode;
 
-use super::peers;
+use super::{peers, release};
 use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{CrashRecovery, PeerStatus};
-use crate::pg::{ControlData, DatabaseState, MemberName};
-use crate::reason::notes;
+use crate::memory::RewindState;
+use crate::pg::{ControlData, DatabaseState, MemberName, Role};
+use crate::reason::{Reason, notes};
+use crate::step::Action;
 
 /// How much WAL is taken to be replayed in a second as long as that has not been measured: a cautious guess, as disks
 /// that have to be read from while replaying bear it. Too low a guess costs a failover, but no data.
@@ -60,6 +62,24 @@ pub(super) fn somebody_is_faster(c: &mut Cycle<'_>, cluster: &Cluster, control: 
     let now = c.now();
     c.memory.replaying = Some((bytes, now));
     Ok(false)
+}
+
+/// A recovery in single-user mode has taken as long as a start may, and there is a member to take over. The key is given
+/// up as soon as the recovery is told to end: it lets no client in.
+pub(super) fn give_up_recovery(c: &mut Cycle<'_>) -> Flow<Reason> {
+    c.note(notes::recovery_takes_too_long());
+    drop(c.perform(Action::CancelTask)?);
+    yield_to_another(c)?;
+    Ok(Reason::TerminatedCrashRecovery)
+}
+
+/// Another member is to lead, and no server runs here.
+pub(super) fn yield_to_another(c: &mut Cycle<'_>) -> Flow<()> {
+    c.memory.role = Role::Demoted;
+    let now = c.now();
+    c.memory.demoted_at = Some(now);
+    c.memory.rewind = RewindState::Check;
+    release(c, None)
 }
 
 /// It has all of our WAL, or all that was acknowledged: with synchronous replication to certain members nothing is

@@ -50,6 +50,7 @@ pub(super) fn decide(c: &mut Cycle<'_>, failure: &DcsFailure) -> Flow<Reason> {
         }
         Some(_) | None => StopMode::Fast,
     };
+    c.note(notes::no_dcs_as_leader());
     primary::demote(c, mode, StopPurpose::DcsOutage)?;
     Ok(Reason::DemotedDcsOutage)
 }

@@ -76,6 +76,7 @@ pub(super) fn enforce(
         .pre_promote_failed_at
         .is_some_and(|at| c.now() < at.after(c.config().ttl))
     {
+        c.note(notes::releasing_after_pre_promote());
         release(c, None)?;
         return Ok(Reason::PromotionCancelledByScript);
     }

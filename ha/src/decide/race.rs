@@ -51,6 +51,7 @@ fn acquire(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
             )
         }
         LockAnswer::NotHeld => {
+            c.note(notes::lock_not_taken());
             let Ok(newer) = c.load_cluster()? else {
                 return Ok(Reason::DcsNotAccessible);
             };

@@ -153,11 +153,7 @@ pub(super) fn finish_rewind(c: &mut Cycle<'_>, cluster: &Cluster, held: bool) ->
 /// The server is down and stays so until another member leads.
 fn fail_over(c: &mut Cycle<'_>) -> Flow<Reason> {
     c.note(notes::crashed_failing_over());
-    c.memory.role = Role::Demoted;
-    let now = c.now();
-    c.memory.demoted_at = Some(now);
-    c.memory.rewind = RewindState::Check;
-    release(c, None)?;
+    crash::yield_to_another(c)?;
     Ok(Reason::StoppedToFailOver)
 }
 

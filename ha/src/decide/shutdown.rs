@@ -17,11 +17,11 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> F
     }
     if let TaskStatus::Running {
         task: running @ Task::Stop { .. },
+        since,
         progress,
-        ..
     } = &c.given().task
     {
-        return task::running(c, cluster, held, running, *progress);
+        return task::running(c, cluster, held, (running, *since), *progress);
     }
     let is_idle = !matches!(c.given().task, TaskStatus::Running { .. });
     if is_idle && synchronous::must_leave_first(c, cluster)? {

@@ -12,6 +12,7 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> F
     super::requests::refuse_while_starting(c);
     if !held {
         if !c.config().pause && observe::is_primary(c)? {
+            c.note(notes::lost_lock_while_starting());
             primary::demote(c, StopMode::Immediate, StopPurpose::LostLock)?;
             return Ok(Reason::StoppedWhileStarting);
         }
@@ -26,6 +27,7 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> F
     let left = limit.saturating_sub(c.now().since(since));
     if left.is_zero() && !c.config().pause {
         if peers::can_take_over(c, cluster, None, None)? {
+            c.note(notes::start_takes_too_long());
             primary::demote(c, StopMode::Immediate, StopPurpose::GiveUp)?;
             return Ok(Reason::StoppedAfterStartTimeout);
         }

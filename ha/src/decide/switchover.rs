@@ -51,8 +51,8 @@ fn capitalized(text: &str) -> String {
 
 /// Whether a scheduled request's time has come. One that is long past is dropped.
 fn is_due(c: &mut Cycle<'_>, failover: &Failover) -> Flow<bool> {
-    if failover.schedule_is_invalid {
-        c.note(notes::invalid_schedule());
+    if let Some(text) = &failover.invalid_schedule {
+        c.note(notes::invalid_schedule(text));
         clear(c, failover)?;
         return Ok(false);
     }

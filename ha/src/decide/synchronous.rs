@@ -283,6 +283,7 @@ fn publish(c: &mut Cycle<'_>, sync: &mut SyncState, claim: Claim) -> Flow<bool> 
             c.note(notes::sync_was_changed());
         }
         c.memory.synchronous.is_unsure = written.is_err();
+        c.note(notes::sync_not_written());
         return Ok(false);
     };
     c.memory.synchronous.is_unsure = false;

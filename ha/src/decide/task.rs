@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{crash, failsafe, observe, peers, primary, publish, release, standby_cluster};
 use crate::cluster::{Cluster, Status};
 use crate::cycle::{Cycle, Flow};
-use crate::facts::{DcsFailure, Progress, TaskStatus};
+use crate::facts::{DcsFailure, Moment, Progress, TaskStatus};
 use crate::memory::{Bootstrap, Checkpoint, RewindState};
 use crate::pg::{Lsn, Role, ServerState};
 use crate::reason::{Reason, notes};
@@ -109,6 +109,7 @@ pub(super) fn cut_off(c: &mut Cycle<'_>) -> Flow<Option<Reason>> {
         } if !c.given().is_stopping && !c.config().pause => Reason::LostLockDuring(task.label()),
         _ => return Ok(None),
     };
+    c.note(notes::lost_lock_during(&task.label()));
     primary::demote(c, StopMode::Immediate, StopPurpose::LostLock)?;
     Ok(Some(reason))
 }
@@ -155,7 +156,9 @@ fn absorb_start(c: &mut Cycle<'_>, start_as: &StartAs, outcome: &TaskOutcome) {
             let was_primary = matches!(c.memory.role, Role::Primary | Role::Demoted);
             c.memory.role = role;
             c.memory.state = ServerState::Starting;
-            if *outcome == TaskOutcome::Success {
+            if *outcome == TaskOutcome::TimedOut {
+                c.note(notes::start_timed_out());
+            } else {
                 c.memory.state = ServerState::Running;
                 let callback = if was_primary && role != Role::Primary {
                     Callback::OnRoleChange
@@ -182,6 +185,7 @@ fn absorb_stop(c: &mut Cycle<'_>, purpose: StopPurpose, success: bool) {
         ServerState::StopFailed
     };
     if !success {
+        c.note(notes::stop_failed());
         return;
     }
     if purpose.demotion().is_some() {
@@ -210,6 +214,7 @@ fn absorb_restart(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
             (true, "restarted successfully")
         }
         TaskOutcome::TimedOut => {
+            c.note(notes::start_timed_out());
             c.memory.state = ServerState::Starting;
             (false, "postgres is still starting")
         }
@@ -269,7 +274,7 @@ pub(super) fn running(
     c: &mut Cycle<'_>,
     cluster: &Arc<Cluster>,
     held: bool,
-    task: &Task,
+    (task, since): (&Task, Moment),
     progress: Progress,
 ) -> Flow<Reason> {
     super::requests::refuse_while_busy(c, &task.label());
@@ -283,9 +288,25 @@ pub(super) fn running(
         if matches!(task, Task::Promote { .. } | Task::PostBootstrap) {
             publish_position(c)?;
         }
+        if *task == Task::CrashRecovery && recovers_too_long(c, cluster, since)? {
+            return crash::give_up_recovery(c);
+        }
         return Ok(Reason::KeptLockDuring(task.label()));
     }
     without_lock(c, cluster.is_unlocked(), task)
+}
+
+/// A start that took as long as this recovery would be given up.
+fn recovers_too_long(c: &mut Cycle<'_>, cluster: &Cluster, since: Moment) -> Flow<bool> {
+    if c.config().pause {
+        return Ok(false);
+    }
+    let until = since.after(c.config().primary_start_timeout);
+    if c.now() < until {
+        c.again_at(until);
+        return Ok(false);
+    }
+    peers::can_take_over(c, cluster, None, None)
 }
 
 /// A job runs and the lock is not ours.

@@ -131,8 +131,10 @@ pub(crate) fn scheduled_restart_ended(text: &str) -> Note {
     Note::info(format!("Scheduled restart: {text}"))
 }
 
-pub(crate) fn invalid_schedule() -> Note {
-    Note::warning("scheduled_at of the failover key can not be read as a time with a zone; it is dropped")
+pub(crate) fn invalid_schedule(text: &str) -> Note {
+    Note::warning(format!(
+        "Incorrect value of scheduled_at: {text}. It is not a time with a zone; the failover key is dropped"
+    ))
 }
 
 pub(crate) fn clearing_failover() -> Note {
@@ -248,6 +250,26 @@ pub(crate) fn source_not_ready(source: &Source, why: Option<&str>) -> Note {
     }
 }
 
+pub(crate) fn stop_failed() -> Note {
+    Note::warning("pg_ctl stop failed")
+}
+
+pub(crate) fn start_timed_out() -> Note {
+    Note::warning("Timed out waiting for PostgreSQL to start")
+}
+
+pub(crate) fn lock_not_taken() -> Note {
+    Note::info("Could not take out TTL lock")
+}
+
+pub(crate) fn releasing_after_pre_promote() -> Note {
+    Note::warning("Releasing the leader key voluntarily because the pre-promote script failed")
+}
+
+pub(crate) fn sync_not_written() -> Note {
+    Note::warning("Updating sync state failed")
+}
+
 pub(crate) fn task_failed(label: &str, why: &str) -> Note {
     Note::error(format!("{label}: {why}"))
 }
@@ -258,6 +280,30 @@ pub(crate) fn not_running() -> Note {
 
 pub(crate) fn crashed_failing_over() -> Note {
     Note::info("Primary crashed. Failing over.")
+}
+
+pub(crate) fn recovery_takes_too_long() -> Note {
+    Note::info("Demoting self because crash recovery is taking too long")
+}
+
+pub(crate) fn start_takes_too_long() -> Note {
+    Note::info("Demoting self because primary startup is taking too long")
+}
+
+pub(crate) fn lost_lock_while_starting() -> Note {
+    Note::info("Lost lock while starting up. Demoting self.")
+}
+
+pub(crate) fn lost_lock_during(job: &str) -> Note {
+    Note::info(format!("Demoting primary during {job}"))
+}
+
+pub(crate) fn no_dcs_as_leader() -> Note {
+    Note::info("demoting self because DCS is not accessible and I was a leader")
+}
+
+pub(crate) fn defect(what: &str) -> Note {
+    Note::error(format!("a decision asked for more than it may: {what}"))
 }
 
 pub(crate) fn recovery_would_take(bytes: u64, duration: Duration) -> Note {

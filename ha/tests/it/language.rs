@@ -466,7 +466,9 @@ impl World {
                 };
                 TaskStatus::Running {
                     task,
-                    since: self.now,
+                    since: words
+                        .number("since")
+                        .map_or(self.now, |seconds| Moment(Duration::from_secs(seconds))),
                     progress,
                 }
             }
@@ -837,6 +839,14 @@ fn read_data(words: &Words<'_>) -> DataDirectory {
         "shut-down-standby" => DatabaseState::ShutDownInRecovery,
         "production" => DatabaseState::InProduction,
         "recovery" => DatabaseState::InArchiveRecovery,
+        "unreadable" => {
+            return DataDirectory::Present {
+                control: Err("wrong checksum".to_owned()),
+                has_recovery_signal: false,
+                has_backup_label: false,
+                is_half_rewound: false,
+            };
+        }
         other => panic!("data {other}"),
     };
     let control = ControlData {

@@ -160,12 +160,13 @@ fn matters(reason: &Reason) -> bool {
             | Reason::NotPromotingLockLost
             | Reason::StartTimedOutNoFailover
             | Reason::StoppedAfterStartTimeout
+            | Reason::TerminatedCrashRecovery
             | Reason::StoppedToFailOver
             | Reason::StartingPrimaryAfterFailure
             | Reason::ReleasedStartFailed
             | Reason::PauseContinueWithoutLock
             | Reason::HoldingOff
-            | Reason::Defect(_)
+            | Reason::Defect
     )
 }
 

@@ -240,7 +240,7 @@ pub(crate) fn check_delete_switchover(cluster: &Cluster) -> Result<&Failover, An
     let scheduled = cluster
         .failover
         .as_ref()
-        .filter(|it| it.scheduled_at.is_some() || it.schedule_is_invalid);
+        .filter(|it| it.scheduled_at.is_some() || it.invalid_schedule.is_some());
     scheduled.ok_or_else(|| Answer::text(404, "no switchover is scheduled"))
 }
 
