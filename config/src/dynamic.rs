@@ -52,6 +52,9 @@ pub struct DynamicConfig {
     pub primary_start_timeout: Duration,
     /// `primary_stop_timeout` (or `master_stop_timeout`); `None` (default, written 0) = no limit.
     pub primary_stop_timeout: Option<Duration>,
+    /// `primary_probe_timeout`: how long a primary may run and not work before another member takes over; `None`
+    /// (default, written 0) = for ever. Patroni has no such setting.
+    pub primary_probe_timeout: Option<Duration>,
     /// `primary_race_backoff`; default 0.
     pub primary_race_backoff: Duration,
     /// `synchronous_mode`; see [`DynamicConfig::synchronous_mode`] for the one in force.
@@ -180,6 +183,7 @@ impl DynamicConfig {
             max_timelines_history: reader.positive("max_timelines_history").map(saturated),
             primary_start_timeout: Duration::from_secs(reader.count(start_timeout, 300, None)),
             primary_stop_timeout: reader.positive(stop_timeout).map(Duration::from_secs),
+            primary_probe_timeout: reader.positive("primary_probe_timeout").map(Duration::from_secs),
             primary_race_backoff: Duration::from_secs(reader.count("primary_race_backoff", 0, None)),
             configured_synchronous_mode: reader.synchronous_mode(),
             synchronous_mode_strict: strict,

@@ -24,6 +24,7 @@ mod starting;
 mod switchover;
 mod synchronous;
 mod task;
+pub(crate) mod unresponsive;
 
 pub use slots::forces_hot_standby_feedback;
 
@@ -175,6 +176,9 @@ fn renew(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Option<LockAnswer>> {
     let Some(leader) = cluster.leader.as_ref().filter(|leader| &leader.name == c.me()) else {
         return Ok(None);
     };
+    if unresponsive::lets_the_lease_run_out(c)? {
+        return Ok(None);
+    }
     c.lock(Action::RenewLeader { seen: leader.clone() }).map(Some)
 }
 

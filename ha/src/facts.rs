@@ -104,6 +104,18 @@ pub struct Given {
     pub guard_is_missing: bool,
     /// A watchdog device is required (`watchdog.mode`) and cannot be used: this member may not be primary.
     pub watchdog_is_missing: bool,
+    /// The primary gives no sign of life, if `primary_probe_timeout` has somebody look for some.
+    #[serde(default)]
+    pub unresponsive: Option<Unresponsive>,
+}
+
+/// The server runs and does not work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unresponsive {
+    /// When the first look at it began that has not succeeded.
+    pub since: Moment,
+    /// What does not work.
+    pub why: String,
 }
 
 /// The long job.

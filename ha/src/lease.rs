@@ -6,6 +6,7 @@ use std::time::Duration;
 use config::DynamicConfig;
 
 use crate::cycle::Facts;
+use crate::decide::unresponsive;
 use crate::facts::Answer;
 use crate::facts::{LockAnswer, Moment};
 use crate::memory::{Lock, Memory};
@@ -48,7 +49,7 @@ pub fn patience(config: &DynamicConfig, lock_valid_until: Option<Moment>, now: M
 
 /// The renewal that is permitted while `step` is waited for. `memory` is what the cycle remembers up to it.
 pub(crate) fn renewal(facts: &Facts, memory: &Memory, step: &Step) -> Option<Renewal> {
-    if !is_beside_the_lease(step) {
+    if !is_beside_the_lease(step) || unresponsive::is_stopping(&facts.given.task) {
         return None;
     }
     let Lock { valid_until } = memory.lock?;
@@ -199,6 +200,7 @@ mod tests {
             is_stopping: false,
             guard_is_missing: false,
             watchdog_is_missing: false,
+            unresponsive: None,
         })
     }
 

@@ -162,6 +162,8 @@ pub enum Reason {
     NotPromotingWithoutWatchdog,
     /// A primary whose lock somebody else has is stopped.
     DemotingWithoutLock,
+    /// The primary runs and does not work.
+    DemotingUnresponsive,
     /// The DCS does not answer and we were a leader.
     DemotedDcsOutage,
     /// The DCS does not answer.
@@ -362,6 +364,7 @@ impl fmt::Display for Reason {
             Self::DemotedWithoutWatchdog => "Demoting self because watchdog could not be activated",
             Self::NotPromotingWithoutWatchdog => "Not promoting self because watchdog could not be activated",
             Self::DemotingWithoutLock => "demoting self because I do not have the lock and I was a leader",
+            Self::DemotingUnresponsive => "demoting self because PostgreSQL gives no sign of life",
             Self::DemotedDcsOutage => "demoted self because DCS is not accessible and I was a leader",
             Self::DcsNotAccessible => "DCS is not accessible",
             Self::FailsafeLeader => {

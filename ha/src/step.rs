@@ -228,6 +228,8 @@ pub enum StopPurpose {
     DcsOutage,
     /// The primary gives its place away at once and releases the key.
     GiveUp,
+    /// The primary runs and does not work (`primary_probe_timeout`): its lease is left to run out meanwhile.
+    Unresponsive,
     /// The cluster has become a standby cluster: the primary becomes its standby leader, and keeps the key.
     StandbyCluster,
     /// The agent ends and takes the server along.
@@ -244,7 +246,7 @@ impl StopPurpose {
             Self::Switchover | Self::Failover => Some("graceful"),
             Self::LostLock => Some("immediate-nolock"),
             Self::DcsOutage => Some("offline"),
-            Self::GiveUp => Some("immediate"),
+            Self::GiveUp | Self::Unresponsive => Some("immediate"),
             Self::StandbyCluster => Some("demote-cluster"),
             Self::Shutdown | Self::NoData => None,
         }

@@ -7,7 +7,9 @@ use ::dcs::memory::Session;
 use ::dcs::{Identity, Layout};
 use config::{DynamicConfig, Minimums};
 use ha::cluster::Version;
-use ha::facts::{Answer, CheckpointStatus, Given, LockAnswer, Moment, Node, Request, TaskStatus};
+use ha::facts::{
+    Answer, CheckpointStatus, Given, LockAnswer, Moment, Node, Request, TaskStatus, Unresponsive,
+};
 use ha::failsafe::Promise;
 use ha::memory::Memory;
 use ha::pg::{Role, ServerState};
@@ -233,6 +235,10 @@ impl World {
     fn begin_cycle(&mut self, id: Id) {
         let now = self.clock(id);
         let seconds = i64::try_from(self.now.as_secs()).unwrap_or(0);
+        let unresponsive = self.members[id].hangs_since.map(|since| Unresponsive {
+            since: Moment(now.0.saturating_sub(self.now - since)),
+            why: "it hangs".to_owned(),
+        });
         let member = &mut self.members[id];
         let agent = &mut member.agent;
         agent.spins = if self.now.saturating_sub(agent.cycle_began) < Duration::from_millis(20) {
@@ -261,6 +267,7 @@ impl World {
             is_stopping: agent.is_stopping,
             guard_is_missing: false,
             watchdog_is_missing: false,
+            unresponsive,
         });
         if self.members[id].agent.spins > 200 {
             self.break_rule(id, "a member runs cycle after cycle without a pause");

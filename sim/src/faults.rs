@@ -86,6 +86,7 @@ impl World {
             Fault::Pause => self.pause_for(duration),
             Fault::ForeignData => self.put_foreign_data(id, duration),
             Fault::LoseData => self.lose_data(id, duration),
+            Fault::HangServer => self.hang_server(id, duration),
         }
     }
 
@@ -322,6 +323,16 @@ impl World {
         data.histories.clear();
         self.members[id].is_foreign = true;
         self.schedule(duration, Self::WORLD, move |world| world.boot_agent(id));
+    }
+
+    fn hang_server(&mut self, id: Id, duration: Duration) {
+        self.members[id].hangs_since = Some(self.now);
+        let life = self.members[id].server.life;
+        self.schedule(duration, Self::WORLD, move |world| {
+            if world.members[id].server.life == life {
+                world.members[id].hangs_since = None;
+            }
+        });
     }
 
     /// Whether the cluster's data is on another member too.

@@ -52,6 +52,8 @@ pub enum Fault {
     ForeignData,
     /// The data directory is emptied while nothing runs.
     LoseData,
+    /// A postmaster hangs: its sessions go on, and a look at it finds no sign of life.
+    HangServer,
 }
 
 /// All kinds but those that need a guard to be harmless.
@@ -120,6 +122,8 @@ pub struct Plan {
     pub synchronous_node_count: usize,
     /// `failsafe_mode`.
     pub is_failsafe: bool,
+    /// `primary_probe_timeout`, in seconds; `None` when nobody looks.
+    pub primary_probe_timeout_seconds: Option<u64>,
     /// Which faults are in play.
     pub faults: Vec<Fault>,
     /// The mean time between two faults.
@@ -151,6 +155,10 @@ impl Plan {
         if is_failsafe {
             faults.extend([Fault::DcsOutage, Fault::IsolateFromDcs]);
         }
+        let probes = random.percent(25);
+        if probes {
+            faults.push(Fault::HangServer);
+        }
         Self {
             members: [2, 3, 3, 3, 4, 5][random.index(6)],
             timing_seconds,
@@ -173,6 +181,7 @@ impl Plan {
             is_strict,
             synchronous_node_count: node_count,
             is_failsafe,
+            primary_probe_timeout_seconds: probes.then(|| 1 + random.below(ttl)),
             faults,
             fault_interval: Duration::from_millis(random.below(ttl * 3000) + ttl * 300),
             chaos: Duration::from_secs(ttl * 12 + random.below(ttl * 12)),
@@ -209,6 +218,9 @@ impl Plan {
             && let Some(map) = config.as_object_mut()
         {
             map.insert("failsafe_mode".to_owned(), Value::Bool(true));
+        }
+        if let (Some(seconds), Some(map)) = (self.primary_probe_timeout_seconds, config.as_object_mut()) {
+            map.insert("primary_probe_timeout".to_owned(), seconds.into());
         }
         if is_paused && let Some(map) = config.as_object_mut() {
             map.insert("pause".to_owned(), Value::Bool(true));

@@ -194,6 +194,7 @@ impl World {
         server.waiting.clear();
         server.receiver = None;
         server.is_promoting = false;
+        self.members[id].hangs_since = None;
         self.note(id, || "server is down".to_owned());
         for other in 0..self.members.len() {
             if self.upstream(other) == Some(id) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ha::facts::{Moment, Progress, Source, TaskStatus};
 use ha::pg::{DatabaseState, Lsn, Timeline};
 use ha::standby_names::StandbyNames;
-use ha::step::{CloneSource, StartAs, StopMode, Task, TaskOutcome};
+use ha::step::{CloneSource, StartAs, StopMode, StopPurpose, Task, TaskOutcome};
 
 use crate::server::{CHECKPOINT_RECORD, Condition, Data, Process};
 use crate::world::{Id, World};
@@ -67,12 +67,20 @@ impl World {
             Task::Start {
                 start_as, timeout, ..
             } => self.begin_start(id, start_as, timeout),
-            Task::Stop { mode, checkpoint, .. } => {
+            Task::Stop {
+                mode,
+                checkpoint,
+                purpose,
+            } => {
                 self.set_stage(id, Stage::Stopping, Progress::Working);
                 if self.members[id].server.process == Process::Down {
                     self.later(id, Duration::from_millis(1), |world, id| {
                         world.end_task(id, TaskOutcome::Success);
                     });
+                } else if purpose == StopPurpose::Unresponsive {
+                    // It does not answer to a signal, and is killed a moment later.
+                    self.marks.hit("a server that hangs is killed");
+                    self.later(id, Duration::from_secs(1), |world, id| world.server_dies(id));
                 } else {
                     self.stop_server(id, mode, checkpoint);
                 }

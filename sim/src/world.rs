@@ -78,6 +78,8 @@ pub(crate) struct Member {
     clock_drift: u64,
     /// Without a guard, two primaries are possible until then.
     pub(crate) hazard_until: Duration,
+    /// Since when its postmaster hangs.
+    pub(crate) hangs_since: Option<Duration>,
     /// It cannot take part: another cluster's data.
     pub(crate) is_foreign: bool,
 }
@@ -366,6 +368,7 @@ fn member(plan: &Plan, random: &mut Random, id: Id) -> Member {
         clock_offset: random.millis(1_000, 1_000_000),
         clock_drift: random.below(plan.drift_parts_per_million + 1),
         hazard_until: Duration::ZERO,
+        hangs_since: None,
         is_foreign: false,
     }
 }

@@ -2,6 +2,7 @@
 //! it and waits for a reason to begin the next one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use config::Minimums;
 use dcs::Changes;
@@ -11,7 +12,7 @@ use ha::cluster::Cluster;
 use ha::event::{Chronicle, Record};
 use ha::facts::{Answer, Given, LockAnswer, TaskStatus};
 use ha::memory::Memory;
-use ha::pg::Role;
+use ha::pg::{Role, ServerState};
 use ha::step::{Action, Exit, Outcome, Question, Step, Task, TaskOutcome};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -153,6 +154,8 @@ impl Daemon {
             }
             self.job_has_ended(task);
         }
+        let wanted = self.probe_timeout(&task);
+        self.world.probe.follow(wanted, &self.world.server);
         Given {
             now: clock::now(),
             wall_clock: jiff::Timestamp::now(),
@@ -166,7 +169,18 @@ impl Daemon {
             is_stopping: self.is_stopping,
             guard_is_missing: self.guard_is_wanting(),
             watchdog_is_missing: self.world.watchdog.is_wanting(),
+            unresponsive: self.world.probe.trouble(),
         }
+    }
+
+    /// How long the server may not work, while it is a primary that nothing is being done with.
+    fn probe_timeout(&self, task: &TaskStatus) -> Option<Duration> {
+        let config = &self.world.settings.config;
+        let runs = self.memory.role == Role::Primary && self.memory.state == ServerState::Running;
+        let is_idle = !matches!(task, TaskStatus::Running { .. });
+        config
+            .primary_probe_timeout
+            .filter(|_| runs && is_idle && !config.pause)
     }
 
     fn guard_is_wanting(&self) -> bool {

@@ -18,6 +18,7 @@ pub mod log;
 mod meanwhile;
 mod memory;
 pub(crate) mod notify;
+mod probe;
 mod pulse;
 mod questions;
 mod reload;

@@ -16,6 +16,7 @@ enum Event {
     Time,
     Job,
     Checkpoint,
+    Probe,
     Applied(Option<apply::Outcome>),
     PostmasterEnded,
     StandbyGone,
@@ -64,6 +65,7 @@ impl Daemon {
             Some(message) = self.inbox.recv() => Event::Message(message),
             Ok(()) = self.changes.changed() => Event::StoreChanged,
             () = self.world.checkpoint.ended() => Event::Checkpoint,
+            () = self.world.probe.may_be_overdue() => Event::Probe,
             applied = self.applier.ended() => Event::Applied(applied),
             () = tokio::time::sleep(until.since(clock::now())) => Event::Time,
             never = self.pulse.beat_until(Some(until)) => match never {},
@@ -73,6 +75,7 @@ impl Daemon {
     async fn is_worth_a_cycle(&mut self, event: Event) -> bool {
         match event {
             Event::Time | Event::Guard | Event::Job | Event::Checkpoint => true,
+            Event::Probe => self.world.probe.is_overdue(),
             Event::Applied(applied) => self.note_applied(applied),
             Event::PostmasterEnded => {
                 self.world.seen.postmaster = None;

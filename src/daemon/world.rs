@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::citus::Keeper;
 use super::clock;
 use super::guard::{Guard, Posture, RunsAs};
+use super::probe::Probe;
 use super::settings::Settings;
 use super::slots::Work;
 use super::task::{Checkpoint, Jobs};
@@ -30,6 +31,8 @@ pub(crate) struct World {
     pub(crate) jobs: Jobs,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) slot_work: Work,
+    /// Whether a primary still works.
+    pub(crate) probe: Probe,
     pub(crate) seen: Seen,
     /// Until when the leader key is ours, for a job that must not go on without it.
     pub(crate) lock_valid_until: watch::Sender<Option<Moment>>,
@@ -89,6 +92,7 @@ impl World {
             jobs: Jobs::default(),
             checkpoint: Checkpoint::default(),
             slot_work: Work::default(),
+            probe: Probe::default(),
             seen: Seen::default(),
             lock_valid_until: watch::Sender::new(None),
             guard,

@@ -28,6 +28,7 @@ mod documentation;
 mod drop_in;
 mod explain;
 mod guard;
+mod hang;
 mod lease;
 mod life;
 mod manuals;

@@ -221,6 +221,7 @@ pub const DYNAMIC: &[Setting] = &[
     row("master_start_timeout", Int(0, MAX), "", Reload),
     row("primary_stop_timeout", Int(0, MAX), "0", Reload),
     row("master_stop_timeout", Int(0, MAX), "", Reload),
+    row("primary_probe_timeout", Int(0, MAX), "0", Reload),
     row("primary_race_backoff", Int(0, MAX), "0", Reload),
     row("synchronous_mode", Word(&["on", "off", "quorum"]), "off", Reload),
     row("synchronous_mode_strict", Bool, "off", Reload),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     citus, failsafe, follow, history, observe, publish, release, slots, standby_cluster, switchover,
-    synchronous,
+    synchronous, unresponsive,
 };
 use crate::cluster::{Cluster, Status};
 use crate::cycle::{Cycle, Flow};
@@ -28,6 +28,9 @@ pub(super) fn hold(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
         }
         release(c, None)?;
         return Ok(Reason::ReleasedNotPrimary);
+    }
+    if let Some(reason) = unresponsive::gives_up(c, cluster)? {
+        return Ok(reason);
     }
     let server = observe::server(c)?;
     if let Some(sql) = server.sql.as_ref().filter(|_| is_primary || is_standby_cluster) {

@@ -290,6 +290,20 @@ pub(crate) fn start_takes_too_long() -> Note {
     Note::info("Demoting self because primary startup is taking too long")
 }
 
+pub(crate) fn unresponsive(lasted: Duration, why: &str) -> Note {
+    Note::error(format!(
+        "the primary has given no sign of life for {} s: {why}",
+        lasted.as_secs()
+    ))
+}
+
+pub(crate) fn unresponsive_without_successor(lasted: Duration, why: &str) -> Note {
+    Note::error(format!(
+        "the primary has given no sign of life for {} s, and nobody can take over: {why}",
+        lasted.as_secs()
+    ))
+}
+
 pub(crate) fn lost_lock_while_starting() -> Note {
     Note::info("Lost lock while starting up. Demoting self.")
 }

@@ -13,7 +13,7 @@ use tamada_ha::facts::{
     Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, FailsafeReply,
     Given, LocalHistory, LockAnswer, LogicalSlot, Moment, Node, Peer, PeerAnswer, PeerStatus, Progress,
     RecoveryDrift, RemoteHistory, Request, RestartConditions, Server, Slot, SlotHorizons, SqlFacts,
-    TaskStatus, WalSender,
+    TaskStatus, Unresponsive, WalSender,
 };
 use tamada_ha::failsafe::{Accepted, Ping};
 use tamada_ha::invariants::may_begin;
@@ -429,6 +429,7 @@ impl Choices {
             "synchronous_mode_strict": self.one_in(3),
             "synchronous_node_count": self.below(3),
             "primary_start_timeout": self.below(2) * 300,
+            "primary_probe_timeout": self.below(2) * 5,
             "primary_race_backoff": self.below(2) * 20,
         });
         let (config, _) = config::DynamicConfig::read(&document, config::Minimums::TAMADA);
@@ -513,6 +514,10 @@ impl Choices {
             is_stopping: self.one_in(12),
             guard_is_missing: self.one_in(8),
             watchdog_is_missing: self.one_in(8),
+            unresponsive: self.one_in(8).then(|| Unresponsive {
+                since: Moment::default(),
+                why: "it hangs".to_owned(),
+            }),
         }
     }
 }

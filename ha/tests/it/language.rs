@@ -32,6 +32,7 @@
 //! request restart                        also: `request reinitialize force`
 //! accepts b 100                          what members answer to a leader without the DCS; also: refuses b
 //! ping a until=40                        such a leader has been accepted
+//! hangs since=5                          the primary gives no sign of life since then; or: hangs no-more
 //! stopping                               the agent was told to end
 //! next                                   from here on, when the next cycle is wanted before loop_wait is over is told too
 //! ===                                    and then what it does
@@ -52,7 +53,7 @@ use tamada_ha::facts::{
     Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, FailsafeReply,
     Given, LocalHistory, LockAnswer, LogicalSlot, Moment, Node, Peer, PeerAnswer, PeerStatus, PlannedRestart,
     Progress, RecoveryDrift, RemoteHistory, Request, RestartConditions, Server, Slot, SlotHorizons, Source,
-    SqlFacts, TaskStatus, WalSender,
+    SqlFacts, TaskStatus, Unresponsive, WalSender,
 };
 use tamada_ha::failsafe::{Accepted, Ping};
 use tamada_ha::memory::{Bootstrap, Lock, Memory, RewindState};
@@ -98,6 +99,7 @@ struct World {
     is_stopping: bool,
     guard_is_missing: bool,
     watchdog_is_missing: bool,
+    unresponsive: Option<Unresponsive>,
 }
 
 /// The words of a line, and its `key=value` pairs.
@@ -200,6 +202,7 @@ impl World {
             is_stopping: false,
             guard_is_missing: false,
             watchdog_is_missing: false,
+            unresponsive: None,
         }
     }
 
@@ -221,6 +224,7 @@ impl World {
             is_stopping: self.is_stopping,
             guard_is_missing: self.guard_is_missing,
             watchdog_is_missing: self.watchdog_is_missing,
+            unresponsive: self.unresponsive.clone(),
         })
     }
 
@@ -379,6 +383,12 @@ impl World {
             }
             "stopping" => self.is_stopping = true,
             "guard-missing" => self.guard_is_missing = true,
+            "hangs" => {
+                self.unresponsive = words.number("since").map(|seconds| Unresponsive {
+                    since: Moment(Duration::from_secs(seconds)),
+                    why: "a new connection is not answered".to_owned(),
+                });
+            }
             "watchdog-missing" => self.watchdog_is_missing = true,
             other => panic!("no such keyword: {other}"),
         }
@@ -428,6 +438,7 @@ impl World {
                     Some("lost-lock") => StopPurpose::LostLock,
                     Some("outage") => StopPurpose::DcsOutage,
                     Some("shutdown") => StopPurpose::Shutdown,
+                    Some("unresponsive") => StopPurpose::Unresponsive,
                     Some("give-up") => StopPurpose::GiveUp,
                     Some("standby-cluster") => StopPurpose::StandbyCluster,
                     other => panic!("stop for {other:?}"),

@@ -16,6 +16,9 @@ use crate::daemon::questions::follow_of;
 /// How long the archiving of the last segment may take, when the cluster becomes a standby cluster.
 const ARCHIVE_TIME: Duration = Duration::from_secs(300);
 
+/// How long a server that does not work may take to end by itself.
+const ABORT_TIME: Duration = Duration::from_secs(1);
+
 /// Starts the server; it may go on starting when its time is over.
 pub(super) async fn start(
     context: &Context,
@@ -56,6 +59,8 @@ pub(super) async fn stop(
     if is_planned && notice::is_worker(&context.local) {
         pause_writes(context).await;
         end(context, mode, false).await?;
+    } else if purpose == StopPurpose::Unresponsive {
+        end_for_certain(context, mode).await?;
     } else {
         end(context, mode, checkpoint).await?;
     }
@@ -105,6 +110,20 @@ pub(super) async fn end(context: &Context, mode: postgres::StopMode, checkpoint:
         checkpoint_first: checkpoint,
         escalate_at: escalation.map(|timeout| Instant::now() + timeout),
     };
+    end_with(context, options).await
+}
+
+/// The same of a server that may not answer to a signal.
+async fn end_for_certain(context: &Context, mode: postgres::StopMode) -> Result<()> {
+    let options = StopOptions {
+        mode,
+        checkpoint_first: false,
+        escalate_at: Some(Instant::now() + ABORT_TIME),
+    };
+    end_with(context, options).await
+}
+
+async fn end_with(context: &Context, options: StopOptions) -> Result<()> {
     let (sender, mut receiver) = watch::channel(StopProgress::Preparing);
     let stopped = context.server.stop(options, Some(&sender), no_deadline());
     tokio::pin!(stopped);
