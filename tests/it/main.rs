@@ -30,6 +30,7 @@ mod explain;
 mod guard;
 mod lease;
 mod life;
+mod log;
 mod manuals;
 mod mixed;
 mod patroni;
