@@ -1,9 +1,13 @@
 //! The log in Patroni's formats (Patroni documentation, "YAML Configuration Settings", `log`).
 //!
-//! A record is formatted where it is made and put into a bounded queue; a thread of its own writes. A slow disk never
-//! holds up the HA loop: records that find the queue full are counted and dropped.
+//! A record is formatted where it is made and put into a bounded queue; a thread of its own writes. A slow disk, or a
+//! journal that does not read, never holds up the HA loop: records that find the queue full are counted and dropped.
+//!
+//! Where standard error leads to systemd's journal, records go there with their fields instead of lines of text.
 
+mod entry;
 mod format;
+mod journal;
 mod queue;
 mod sink;
 
@@ -12,16 +16,19 @@ use std::fmt::Write as _;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use config::LogConfig;
+use config::LocalConfig;
 use tracing::field::{Field, Visit};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
+use self::entry::Entry;
 use self::format::{Format, Record};
+pub use self::journal::Journal;
 use self::queue::Queue;
-use self::sink::Sink;
+pub use self::sink::StandardError;
+use self::sink::{Files, Line};
 
 /// Records of this program's own packages; everything else is shown from `WARNING` on.
 const OWN: &str = "tamada";
@@ -43,11 +50,15 @@ pub struct Backlog {
 pub struct Log {
     settings: Arc<RwLock<Arc<Settings>>>,
     queue: Arc<Queue>,
+    /// What the journal calls this program, where there is a journal.
+    identifier: Option<Arc<str>>,
 }
 
 struct Settings {
     format: Format,
     levels: Levels,
+    /// The fields of every record in the journal, where there is one.
+    always: Option<Entry>,
 }
 
 /// Python's numbers for levels.
@@ -78,24 +89,41 @@ impl Log {
     /// # Errors
     /// The writing thread could not be started, or a log was started before.
     pub fn start() -> anyhow::Result<Self> {
+        let log = Self::to(StandardError::of_this_process())?;
+        tracing::subscriber::set_global_default(log.subscriber())?;
+        Ok(log)
+    }
+
+    /// A log with Patroni's defaults that writes what its [`Log::subscriber`] is told.
+    ///
+    /// # Errors
+    /// The writing thread could not be started.
+    pub fn to(stderr: StandardError) -> std::io::Result<Self> {
+        let identifier = stderr.journal().map(|journal| Arc::from(journal.identifier()));
         let settings = Settings {
             format: Format::default(),
             levels: Levels {
                 level: format::INFO,
                 loggers: BTreeMap::new(),
             },
+            always: identifier.as_deref().map(identified),
         };
-        let log = Self {
+        Ok(Self {
             settings: Arc::new(RwLock::new(Arc::new(settings))),
-            queue: Queue::start(Sink::Stderr)?,
-        };
-        let subscriber = tracing_subscriber::registry().with(PatroniLayer { log: log.clone() });
-        tracing::subscriber::set_global_default(subscriber)?;
-        Ok(log)
+            queue: Queue::start(stderr)?,
+            identifier,
+        })
+    }
+
+    /// What has to hear of events for them to be logged.
+    #[must_use]
+    pub fn subscriber(&self) -> impl Subscriber + Send + Sync + use<> {
+        tracing_subscriber::registry().with(PatroniLayer { log: self.clone() })
     }
 
     /// Puts a configuration into force. What cannot be used in it is told by the log itself, and the rest holds.
-    pub fn configure(&self, config: &LogConfig) {
+    pub fn configure(&self, local: &LocalConfig) {
+        let config = &local.log;
         let (format, mut problems) = Format::from_config(config);
         let mut level = |name: &str| {
             format::level_number(name).unwrap_or_else(|| {
@@ -111,12 +139,24 @@ impl Log {
                 .map(|(logger, name)| (logger.clone(), level(name)))
                 .collect(),
         };
-        let sink = Sink::from_config(config);
-        *self.settings.write().unwrap_or_else(PoisonError::into_inner) =
-            Arc::new(Settings { format, levels });
+        let always = self.identifier.as_deref().map(|identifier| {
+            let mut always = identified(identifier);
+            always.add("TAMADA_SCOPE", &local.scope);
+            always.add("TAMADA_MEMBER", &local.name);
+            for (name, value) in format.fixed() {
+                always.add_foreign(name, &value);
+            }
+            always
+        });
+        let files = Files::from_config(config);
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Settings {
+            format,
+            levels,
+            always,
+        });
         self.queue.limit(config.max_queue_size as usize);
-        match sink {
-            Ok(sink) => self.queue.redirect(sink),
+        match files {
+            Ok(files) => self.queue.redirect(files),
             Err(problem) => problems.push(problem),
         }
         for problem in problems {
@@ -144,6 +184,13 @@ impl Log {
     fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// The first fields of every record.
+fn identified(identifier: &str) -> Entry {
+    let mut always = Entry::default();
+    always.add("SYSLOG_IDENTIFIER", identifier);
+    always
 }
 
 struct PatroniLayer {
@@ -178,15 +225,25 @@ impl<S: Subscriber> Layer<S> for PatroniLayer {
         if level < settings.levels.of(metadata.target()) {
             return;
         }
-        let line = settings.format.line(&Record {
+        let record = Record {
             level,
             target: metadata.target(),
             file: metadata.file().unwrap_or_default(),
             line: metadata.line().unwrap_or_default(),
             message: &fields.message,
             at: jiff::Zoned::now(),
+        };
+        let text = settings.format.line(&record);
+        let entry = settings.always.as_ref().map(|always| {
+            // The journal keeps time and level in fields of their own. JSON is asked for by whoever reads it by program.
+            let message = if settings.format.is_json() {
+                &text
+            } else {
+                record.message
+            };
+            Entry::of_record(always, &record, message, &fields.others)
         });
-        self.log.queue.push(line);
+        self.log.queue.push(Line { text, entry });
     }
 }
 
@@ -194,20 +251,23 @@ impl<S: Subscriber> Layer<S> for PatroniLayer {
 #[derive(Default)]
 struct Fields {
     message: String,
+    /// The other fields apart.
+    others: Vec<(&'static str, String)>,
     is_critical: bool,
 }
 
 impl Fields {
     fn add(&mut self, field: &Field, value: std::fmt::Arguments<'_>) {
-        let written = if field.name() == "message" {
-            // The message stands first whatever the order of the fields.
-            let rest = std::mem::take(&mut self.message);
-            write!(self.message, "{value}{rest}")
-        } else {
-            write!(self.message, " {}={value}", field.name())
-        };
+        let mut text = String::new();
         // Writing to a String cannot fail; a field's own Debug that fails leaves what it has written.
-        let _ = written;
+        let _ = text.write_fmt(value);
+        if field.name() == "message" {
+            // The message stands first whatever the order of the fields.
+            self.message.insert_str(0, &text);
+        } else {
+            let _ = write!(self.message, " {}={text}", field.name());
+            self.others.push((field.name(), text));
+        }
     }
 }
 

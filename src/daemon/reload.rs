@@ -43,7 +43,7 @@ impl Daemon {
             self.world.settings.local = Arc::new(local);
             return;
         }
-        self.log.configure(&local.log);
+        self.log.configure(&local);
         if local.dcs != former.dcs
             && let Err(error) = self.store.reload(&local.dcs).await
         {

@@ -54,7 +54,7 @@ const EVENTS_TIMEOUT: Duration = Duration::from_millis(500);
 pub(crate) async fn run(path: Option<PathBuf>, log: &Log) -> anyhow::Result<Exit> {
     let configuration = ConfigurationSource::new(path)?;
     let (local, warnings) = configuration.read()?;
-    log.configure(&local.log);
+    log.configure(&local);
     settings::log_problems(&warnings);
     tracing::info!(
         "{}, member {} of cluster {}",

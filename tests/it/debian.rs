@@ -189,6 +189,7 @@ fn the_article_works_word_for_word() {
         };
         let expected = format!("18  demo    5432 {status} postgres /var/lib/postgresql/18/demo ");
         assert!(clusters.contains(&expected), "{clusters}");
+        the_journal_has_fields(&hosts, node);
     }
     let table = hosts.run("node2", &format!("{CTL} list"));
     let heading = table.lines().nth(1).unwrap();
@@ -255,6 +256,18 @@ fn the_article_works_word_for_word() {
     writer.assert_lost_at_most_a_second_before(begin);
 
     packages_leave_a_running_server_alone(&hosts, &second);
+}
+
+/// What the agent has said about itself, found by its fields.
+#[track_caller]
+fn the_journal_has_fields(hosts: &Hosts, node: &str) {
+    let wanted = format!("TAMADA_SCOPE=18-demo TAMADA_MEMBER={node} LOGGER=tamada.daemon.start PRIORITY=6");
+    let shown = hosts.run(
+        node,
+        &format!("journalctl -u patroni@18-demo -t patroni -o cat {wanted}"),
+    );
+    let text = format!(", member {node} of cluster 18-demo");
+    assert!(shown.lines().any(|line| line.ends_with(&text)), "{shown}");
 }
 
 /// Debian's own scripts and ours, with the same template and the same arguments.

@@ -31,6 +31,7 @@ mod guard;
 mod hang;
 mod lease;
 mod life;
+mod log;
 mod manuals;
 mod mixed;
 mod patroni;

@@ -125,6 +125,23 @@ impl Format {
         (Self { date, shape }, problems)
     }
 
+    /// Whether lines are JSON.
+    pub(super) fn is_json(&self) -> bool {
+        matches!(self.shape, Shape::Json(..))
+    }
+
+    /// The fixed fields of JSON lines, as text.
+    pub(super) fn fixed(&self) -> impl Iterator<Item = (&str, String)> {
+        let fixed = match &self.shape {
+            Shape::Plain(_) => None,
+            Shape::Json(_, fixed) => Some(fixed),
+        };
+        fixed
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (key.as_str(), text(value)))
+    }
+
     pub(super) fn line(&self, record: &Record<'_>) -> String {
         match &self.shape {
             Shape::Plain(pieces) => {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Backlog;
-use super::sink::Sink;
+use super::sink::{Files, Line, Sink, StandardError};
 
 /// `log.max_queue_size` by default.
 const LIMIT_DEFAULT: usize = 1000;
@@ -17,16 +17,17 @@ pub(super) struct Queue {
 }
 
 struct State {
-    lines: VecDeque<String>,
+    lines: VecDeque<Line>,
     limit: usize,
     lost: u64,
-    redirect: Option<Sink>,
+    /// The outer says whether anything is to change, the inner whether there are files.
+    redirect: Option<Option<Files>>,
     is_writing: bool,
 }
 
 impl Queue {
-    /// Starts the thread that writes to `sink`.
-    pub(super) fn start(sink: Sink) -> std::io::Result<Arc<Self>> {
+    /// Starts the thread that writes to `stderr`, or to files from when it is told to.
+    pub(super) fn start(stderr: StandardError) -> std::io::Result<Arc<Self>> {
         let queue = Arc::new(Self {
             state: Mutex::new(State {
                 lines: VecDeque::new(),
@@ -41,11 +42,11 @@ impl Queue {
         let writer = Arc::clone(&queue);
         std::thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || writer.write_to(sink))?;
+            .spawn(move || writer.write_to(Sink::new(stderr)))?;
         Ok(queue)
     }
 
-    pub(super) fn push(&self, line: String) {
+    pub(super) fn push(&self, line: Line) {
         let mut state = self.lock();
         if state.lines.len() >= state.limit {
             state.lost += 1;
@@ -59,9 +60,9 @@ impl Queue {
         self.lock().limit = limit.max(1);
     }
 
-    /// From now on lines go elsewhere; those that wait, too.
-    pub(super) fn redirect(&self, sink: Sink) {
-        self.lock().redirect = Some(sink);
+    /// From now on lines go to these files, or to standard error; those that wait, too.
+    pub(super) fn redirect(&self, files: Option<Files>) {
+        self.lock().redirect = Some(files);
         self.filled.notify_one();
     }
 
@@ -102,8 +103,8 @@ impl Queue {
             let lines = std::mem::take(&mut state.lines);
             let redirect = state.redirect.take();
             drop(state);
-            if let Some(other) = redirect {
-                sink.replace_by(other);
+            if let Some(files) = redirect {
+                sink.redirect(files);
             }
             for line in &lines {
                 sink.write(line);

@@ -1,4 +1,4 @@
-//! Where lines go: standard error, or files that are rotated by size.
+//! Where lines go: standard error, the journal in its place, or files that are rotated by size.
 
 use std::fs::{File, OpenOptions, rename};
 use std::io::Write;
@@ -7,9 +7,55 @@ use std::path::{Path, PathBuf};
 
 use config::LogConfig;
 
-pub(super) enum Sink {
-    Stderr,
-    Files(Files),
+use super::entry::Entry;
+use super::journal::Journal;
+
+/// A record, ready to be written.
+pub(super) struct Line {
+    pub(super) text: String,
+    /// The same for the journal, where there is one.
+    pub(super) entry: Option<Entry>,
+}
+
+/// Standard error: a stream that takes lines of text, or the journal behind it, which takes records with fields.
+pub struct StandardError {
+    text: Box<dyn Write + Send>,
+    journal: Option<Journal>,
+}
+
+impl StandardError {
+    /// Records go to the journal if there is one, and as lines of text to `text` when it does not take them.
+    pub fn new(text: impl Write + Send + 'static, journal: Option<Journal>) -> Self {
+        Self {
+            text: Box::new(text),
+            journal,
+        }
+    }
+
+    /// That of this process, and the journal if it leads there.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        Self::new(std::io::stderr(), Journal::behind_stderr())
+    }
+
+    pub(super) fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
+    }
+
+    /// Where nobody reads it either, a line is lost: there is no other place to tell it.
+    fn write(&mut self, line: &Line) {
+        if let (Some(journal), Some(entry)) = (&mut self.journal, &line.entry)
+            && journal.send(entry).is_ok()
+        {
+            return;
+        }
+        let _ = write_line(&mut self.text, &line.text);
+    }
+}
+
+pub(super) struct Sink {
+    stderr: StandardError,
+    files: Option<Files>,
 }
 
 /// `<dir>/patroni.log`, and `.1` to `.N` behind it, the newest first.
@@ -23,50 +69,27 @@ pub(super) struct Files {
 }
 
 impl Sink {
-    /// The sink that a configuration asks for.
-    ///
-    /// # Errors
-    /// The directory cannot be made or the file cannot be opened; what is wrong, for the log.
-    pub(super) fn from_config(config: &LogConfig) -> Result<Self, String> {
-        let Some(dir) = &config.dir else {
-            return Ok(Self::Stderr);
-        };
-        let path = dir.join("patroni.log");
-        let open = || {
-            std::fs::create_dir_all(dir)?;
-            open(&path, config.mode)
-        };
-        let (file, size) = open().map_err(|error| {
-            format!(
-                "log.dir: could not open {}: {error}; logging goes on where it went before",
-                path.display()
-            )
-        })?;
-        Ok(Self::Files(Files {
-            path,
-            mode: config.mode,
-            size_max: config.file_size_bytes,
-            kept: config.file_num,
-            file,
-            size,
-        }))
+    pub(super) fn new(stderr: StandardError) -> Self {
+        Self { stderr, files: None }
     }
 
-    pub(super) fn replace_by(&mut self, other: Self) {
-        *self = other;
+    /// From now on lines go to these files; without files, to standard error.
+    pub(super) fn redirect(&mut self, files: Option<Files>) {
+        self.files = files;
     }
 
     /// Writes a line. A log that cannot be written must not stop the daemon, so a failure goes to standard error.
-    pub(super) fn write(&mut self, line: &str) {
-        let failed = match self {
-            Self::Stderr => write_line(&mut std::io::stderr().lock(), line).err(),
-            Self::Files(files) => files.write(line).err(),
+    pub(super) fn write(&mut self, line: &Line) {
+        let Some(files) = &mut self.files else {
+            self.stderr.write(line);
+            return;
         };
-        if let (Some(error), Self::Files(files)) = (failed, &*self) {
+        if let Err(error) = files.write(&line.text) {
             let path = files.path.display();
             let _ = writeln!(
-                std::io::stderr().lock(),
-                "could not write to {path}: {error}\n{line}"
+                self.stderr.text,
+                "could not write to {path}: {error}\n{}",
+                line.text
             );
         }
     }
@@ -93,6 +116,35 @@ fn open(path: &Path, mode: Option<u32>) -> std::io::Result<(File, u64)> {
 }
 
 impl Files {
+    /// The files that a configuration asks for, if it does.
+    ///
+    /// # Errors
+    /// The directory cannot be made or the file cannot be opened; what is wrong, for the log.
+    pub(super) fn from_config(config: &LogConfig) -> Result<Option<Self>, String> {
+        let Some(dir) = &config.dir else {
+            return Ok(None);
+        };
+        let path = dir.join("patroni.log");
+        let open = || {
+            std::fs::create_dir_all(dir)?;
+            open(&path, config.mode)
+        };
+        let (file, size) = open().map_err(|error| {
+            format!(
+                "log.dir: could not open {}: {error}; logging goes on where it went before",
+                path.display()
+            )
+        })?;
+        Ok(Some(Self {
+            path,
+            mode: config.mode,
+            size_max: config.file_size_bytes,
+            kept: config.file_num,
+            file,
+            size,
+        }))
+    }
+
     fn write(&mut self, line: &str) -> std::io::Result<()> {
         let length = line.len() as u64 + 1;
         let is_full = self.size > 0 && self.size + length > self.size_max;
