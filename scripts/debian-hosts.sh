@@ -98,6 +98,12 @@ connect() {
     ip -n "$namespace" route add default via 10.78.0.1
 }
 
+# With its addresses, all of them: what is left of a host that has crashed must not answer for it.
+disconnect() {
+    ip -n "$(prefix)-lan" link delete dev "$1" 2>/dev/null || true
+    ip netns delete "$(prefix)-$1" 2>/dev/null || true
+}
+
 boot() {
     local node=$1 folder=$work/$1
     mkdir -p "$folder/upper" "$folder/work" "$folder/root" "$(cgroup "$node")"
@@ -193,7 +199,7 @@ down() {
     for folder in "$work"/node*/; do
         node=$(basename "$folder")
         crash "$node"
-        ip netns delete "$(prefix)-$node" 2>/dev/null || true
+        disconnect "$node"
     done
     ip netns delete "$(prefix)-lan" 2>/dev/null || true
     rm -rf "$work"
@@ -207,8 +213,8 @@ root) make_root "$work" ;;
 up) root=$1 && up "$2" ;;
 init) init "$1" ;;
 in) inside "$@" ;;
-crash) crash "$1" ;;
-boot) boot "$1" && await_boot "$1" ;;
+crash) crash "$1" && disconnect "$1" ;;
+boot) connect "$1" && boot "$1" && await_boot "$1" ;;
 down) down ;;
 *) usage ;;
 esac
