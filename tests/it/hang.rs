@@ -82,7 +82,10 @@ fn a_disk_that_hangs_is_failed_over() {
     println!("no writes for {:?}", writer.longest_silence(begin));
     drop(frozen);
     let said = cluster.member(&leader).log();
-    assert!(said.contains("a write to ") && said.contains(" does not end"), "{said}");
+    assert!(
+        said.contains("a write to ") && said.contains(" does not end"),
+        "{said}"
+    );
 
     assert_eq!(cluster.wait_until_healthy(seconds(60)), successor);
     witnesses.assert_never_two_primaries();

@@ -31,6 +31,7 @@ pub(super) fn decide(c: &mut Cycle<'_>, failure: &DcsFailure) -> Flow<Reason> {
         return start_read_only(c);
     }
     if !observe::is_primary(c)? {
+        learn_whose_data_it_is(c)?;
         failsafe::keep_slots(c)?;
         return Ok(Reason::DcsNotAccessible);
     }
@@ -70,6 +71,18 @@ pub(super) fn has_stopped_for_it(c: &Cycle<'_>) -> bool {
         }
     );
     has_stopped && !given.is_stopping && !c.config().pause
+}
+
+/// For whoever asks this member for its system identifier: after a start in the outage no cycle has looked at it yet.
+fn learn_whose_data_it_is(c: &mut Cycle<'_>) -> Flow<()> {
+    if c.memory.system_identifier.is_none()
+        && let DataDirectory::Present {
+            control: Ok(control), ..
+        } = c.data_directory()?
+    {
+        c.memory.system_identifier = control.system_identifier;
+    }
+    Ok(())
 }
 
 /// A primary that had to stop serves reads until the DCS is back, unless a rewind has left its data half done.
