@@ -189,6 +189,13 @@ fn absorb_stop(c: &mut Cycle<'_>, purpose: StopPurpose, success: bool) {
         return;
     }
     if purpose.demotion().is_some() {
+        // As Patroni has it: by the end of a handover somebody else may lead already.
+        let role = if purpose.is_handover() {
+            Role::Demoted
+        } else {
+            Role::Primary
+        };
+        c.callback(Callback::OnStop, role);
         // Who leads what has become a standby cluster goes on leading.
         if purpose != StopPurpose::StandbyCluster {
             c.memory.demoted_at = Some(c.now());

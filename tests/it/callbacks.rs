@@ -1,0 +1,77 @@
+//! The callbacks that a member's life calls, with their roles, are those that Patroni calls.
+
+use crate::harness::cluster::{Program, Timers};
+use crate::harness::wait::holds;
+use crate::harness::{Cluster, eventually, newest, seconds, versions};
+use serde_json::json;
+
+/// Patroni sleeps in steps of seconds, and a lease is 20 s.
+const LIMIT: std::time::Duration = seconds(60);
+
+const TIMERS: Timers = Timers {
+    loop_wait: 1,
+    ..Timers::PATRONI
+};
+
+#[test]
+fn a_switchover_a_restart_an_outage_and_the_end_call_what_patroni_calls() {
+    let ours = Cluster::with(newest(), 2, 1, TIMERS);
+    let mut theirs = Cluster::with(newest(), 0, 1, TIMERS);
+    for name in ["pg1", "pg2"] {
+        let program = Program {
+            path: versions::patroni().join("patroni"),
+            arguments: Vec::new(),
+        };
+        theirs.add_member(name, program);
+    }
+    let [ours, theirs] = [ours, theirs].map(story);
+    assert_eq!(ours, theirs);
+    println!("{ours:#?}");
+}
+
+/// What happens, and what it has called on each member.
+fn story(mut cluster: Cluster) -> [Vec<String>; 2] {
+    cluster.note_callbacks();
+    cluster.members[0].start();
+    cluster.wait_for_primary(LIMIT);
+    cluster.members[1].start();
+    cluster.wait_until_healthy(LIMIT);
+    waits_for(&cluster, "pg2", "on_start replica demo");
+
+    let switchover = json!({"leader": "pg1", "candidate": "pg2"});
+    ask(&cluster, "pg1", "/switchover", &switchover.to_string());
+    cluster.wait_until_healthy(LIMIT);
+    waits_for(&cluster, "pg1", "on_role_change replica demo");
+    ask(&cluster, "pg1", "/restart", "{}");
+    waits_for(&cluster, "pg1", "on_restart replica demo");
+    cluster.members[0].stop();
+    waits_for(&cluster, "pg1", "on_stop replica demo");
+
+    cluster.etcd.kill();
+    waits_for(&cluster, "pg2", "on_role_change replica demo");
+    cluster.etcd.start(&cluster.directory.clone());
+    cluster.wait_for_primary(LIMIT);
+    waits_for(&cluster, "pg2", "on_role_change primary demo");
+    cluster.members[1].stop();
+    waits_for(&cluster, "pg2", "on_stop primary demo");
+    ["pg1", "pg2"].map(|name| cluster.member(name).callbacks())
+}
+
+/// The newest callback is this one.
+#[track_caller]
+fn waits_for(cluster: &Cluster, member: &str, callback: &str) {
+    eventually(&format!("{member}: {callback}"), LIMIT, || {
+        let called = cluster.member(member).callbacks();
+        let newest = called.last().is_some_and(|line| line == callback);
+        holds(newest, || called.join("; "))
+    });
+}
+
+#[track_caller]
+fn ask(cluster: &Cluster, member: &str, path: &str, body: &str) {
+    eventually(&format!("{path} at {member}"), LIMIT, || {
+        let body = serde_json::from_str(body).unwrap();
+        let answer = cluster.member(member).ask("POST", path, Some(&body));
+        holds(answer.status == 200, || answer.body)
+    });
+}
