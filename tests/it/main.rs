@@ -33,6 +33,7 @@ mod life;
 mod manuals;
 mod mixed;
 mod patroni;
+mod progress;
 mod query;
 mod rest;
 mod scripts;
