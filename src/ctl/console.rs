@@ -1,16 +1,25 @@
 //! The user's terminal, or what stands in its place.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Zoned;
+use rustix::termios::tcgetwinsize;
 
 use super::error::Error;
+
+/// What a terminal is taken for that does not know its own width.
+const COLUMNS: usize = 80;
+
+/// Whether a painted line stands on the terminal.
+static LINE_STANDS: AtomicBool = AtomicBool::new(false);
 
 /// Writes to standard output.
 ///
 /// # Errors
 /// Standard output is closed.
 pub(crate) fn print(text: &str) -> Result<(), Error> {
+    remove_line();
     let mut output = std::io::stdout().lock();
     output
         .write_all(text.as_bytes())
@@ -47,6 +56,45 @@ pub(crate) fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
+/// Whether a person sees a line that is painted on standard error, and nobody reads the output but that person.
+pub(crate) fn shows_progress() -> bool {
+    let can_move = std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
+    can_move && is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// How wide the terminal is that [`paint_line`] writes to.
+pub(crate) fn columns() -> usize {
+    let size = tcgetwinsize(std::io::stderr());
+    size.map(|size| usize::from(size.ws_col))
+        .ok()
+        .filter(|columns| *columns > 0)
+        .unwrap_or(COLUMNS)
+}
+
+/// Writes a line to standard error over the one that stands there. It has to fit into [`columns`].
+pub(crate) fn paint_line(line: &str) {
+    LINE_STANDS.store(true, Ordering::Relaxed);
+    write_error(&format!("\r{line}\x1b[K"));
+}
+
+/// Removes the line that [`paint_line`] has left, if there is one.
+pub(crate) fn remove_line() {
+    if LINE_STANDS.swap(false, Ordering::Relaxed) {
+        write_error("\r\x1b[K");
+    }
+}
+
+/// Writes to standard error, below what is there for good.
+pub(crate) fn print_error(text: &str) {
+    remove_line();
+    write_error(text);
+}
+
+fn write_error(text: &str) {
+    // There is nobody left to tell when standard error is closed.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// Writes the end of a command to standard error.
 pub(crate) fn report(error: &Error) {
     let text = match error {
@@ -54,8 +102,7 @@ pub(crate) fn report(error: &Error) {
         Error::Aborted => format!("{error}\n"),
         Error::OutputClosed => return,
     };
-    // There is nobody left to tell when standard error is closed.
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    print_error(&text);
 }
 
 /// The local time with `digits` of a second's fraction, as the commands print it.

@@ -7,6 +7,7 @@ use ha::pg::ServerState;
 use net::http::Method;
 
 use super::console::{print, repaint, timestamp};
+use super::copy::CopyProgress;
 use super::error::Error;
 use super::member_table;
 use super::session::Session;
@@ -127,17 +128,16 @@ async fn show_copies(session: &Session, view: &mut View) {
 
 /// How far a copy is, from a member's status document.
 fn copy_progress(document: &serde_json::Value) -> Option<String> {
-    let clone = document.get("tamada_clone")?;
-    let number = |key: &str| clone.get(key).and_then(serde_json::Value::as_u64);
+    let progress = CopyProgress::read(document)?;
     let mebibytes = |bytes: u64| bytes >> 20;
-    let mut text = format!("{} MB", mebibytes(number("bytes")?));
-    if let Some(total) = number("total_bytes") {
+    let mut text = format!("{} MB", mebibytes(progress.bytes));
+    if let Some(total) = progress.total_bytes {
         text.push_str(&format!(" of {} MB", mebibytes(total)));
     }
-    if let Some(rate) = number("bytes_per_second") {
+    if let Some(rate) = progress.bytes_per_second {
         text.push_str(&format!(", {} MB/s", mebibytes(rate)));
     }
-    if let Some(left) = number("seconds_left") {
+    if let Some(left) = progress.seconds_left {
         text.push_str(&format!(", {left} s left"));
     }
     Some(text)

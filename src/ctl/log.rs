@@ -1,13 +1,14 @@
 //! Warnings on standard error, as Python's `%(asctime)s - %(levelname)s - %(message)s`.
 
 use std::fmt::{Debug, Write as _};
-use std::io::Write as _;
 
 use jiff::Zoned;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+use super::console::print_error;
 
 /// The variables that set the level; the last one counts.
 const LEVEL_VARIABLES: [&str; 3] = ["LOGLEVEL", "PATRONI_LOGLEVEL", "PATRONI_LOG_LEVEL"];
@@ -63,9 +64,10 @@ impl<S: Subscriber> Layer<S> for StandardError {
         };
         let milliseconds = now.subsec_nanosecond() / 1_000_000;
         let time = format!("{},{milliseconds:03}", now.strftime("%Y-%m-%d %H:%M:%S"));
-        let line = format!("{time} - {level} - {}{}\n", message.text, message.fields);
-        // There is nobody left to tell when standard error is closed.
-        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        print_error(&format!(
+            "{time} - {level} - {}{}\n",
+            message.text, message.fields
+        ));
     }
 }
 

@@ -1,11 +1,13 @@
 //! `tamada ctl`, also called as patronictl: shows a cluster and steers it, through the DCS and the members' REST API.
 //!
 //! One file per command; [`cli`] lists them. What is computed stands apart from what asks and prints: [`member_table`],
-//! [`table`], [`view`], [`schedule`], [`config_change`].
+//! [`table`], [`view`], [`schedule`], [`config_change`], [`awaited`].
 
+mod awaited;
 mod cli;
 mod config_change;
 mod console;
+mod copy;
 mod dcs_url;
 mod dsn;
 mod edit_config;
@@ -20,6 +22,7 @@ mod log;
 mod member_table;
 mod members;
 mod pause;
+mod progress;
 mod prompt;
 mod query;
 mod reinit;

@@ -9,9 +9,11 @@ use net::http::Method;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use super::awaited;
 use super::console::print_line;
 use super::error::Error;
 use super::members::{Action, confirm, select};
+use super::progress::Progress;
 use super::prompt;
 use super::rest::{SHORT, is_refused, print_verdict};
 use super::session::Session;
@@ -78,9 +80,9 @@ impl Reinit {
         let mut force = self.force;
         loop {
             let body = json!({"force": force, "from_leader": self.from_leader});
-            let response = session
-                .request(member, (Method::POST, "reinitialize"), Some(&body), SHORT)
-                .await?;
+            let asked = session.request(member, (Method::POST, "reinitialize"), Some(&body), SHORT);
+            let progress = Progress::begin(awaited::answer("reinit", member.name.as_str()));
+            let response = progress.during(async || None, asked).await?;
             print_verdict(&response, member, "reinitialize")?;
             if !is_refused(&response) {
                 return Ok(true);
@@ -96,22 +98,20 @@ impl Reinit {
 }
 
 async fn wait(session: &Session, mut members: Vec<&Member>) -> Result<(), Error> {
-    let mut shown = Vec::new();
+    let mut shown = String::new();
+    let progress = Progress::begin(awaited::answer("reinit", &joined(&members)));
     while !members.is_empty() {
-        let names: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
+        let names = joined(&members);
         if names != shown {
-            print_line(&format!(
-                "Waiting for reinitialize to complete on: {}",
-                names.join(", ")
-            ))?;
+            print_line(&format!("Waiting for reinitialize to complete on: {names}"))?;
             shown = names;
         }
-        sleep(POLL).await;
+        let look = async || Some(look(session, &members).await);
+        progress.during(look, sleep(POLL)).await;
         let mut waiting = Vec::new();
         for member in members {
-            let response = session
-                .request(member, (Method::GET, "patroni"), None, SHORT)
-                .await?;
+            let asked = session.request(member, (Method::GET, "patroni"), None, SHORT);
+            let response = progress.during(async || None, asked).await?;
             let state = response.json().unwrap_or_default();
             let state = state
                 .get("state")
@@ -126,4 +126,18 @@ async fn wait(session: &Session, mut members: Vec<&Member>) -> Result<(), Error>
         members = waiting;
     }
     Ok(())
+}
+
+fn joined(members: &[&Member]) -> String {
+    let names: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
+    names.join(", ")
+}
+
+/// What becomes of the members, in words.
+async fn look(session: &Session, members: &[&Member]) -> String {
+    let mut documents = Vec::new();
+    for member in members {
+        documents.push((member.name.as_str(), session.status(member).await));
+    }
+    awaited::reinit(&documents)
 }

@@ -13,6 +13,8 @@ use super::settings::Settings;
 
 /// How long a request may take that a member answers at once. It includes a name's resolution and connecting.
 pub(crate) const SHORT: Duration = Duration::from_secs(60);
+/// How long a member may take to say what it is doing, to a person who only watches.
+pub(crate) const STATUS: Duration = Duration::from_secs(2);
 /// How long a member may take to answer for a switchover or failover: it waits itself until the new leader is there.
 pub(crate) const SWITCHOVER: Duration = Duration::from_secs(600);
 /// How long a restart may take; PostgreSQL may have a large checkpoint to write.

@@ -6,9 +6,11 @@ use jiff::{ToSpan, Zoned};
 use net::http::{Method, StatusCode};
 use serde_json::{Map, Value};
 
+use super::awaited;
 use super::console::print_line;
 use super::error::Error;
 use super::members::{Action, confirm, confirm_scheduled, select};
+use super::progress::Progress;
 use super::prompt;
 use super::rest::{RESTART, SHORT, failure, is_refused};
 use super::schedule;
@@ -162,10 +164,11 @@ fn one_of(members: Vec<&Member>) -> Vec<&Member> {
 }
 
 async fn restart(session: &Session, member: &Member, body: &Value) -> Result<(), Error> {
-    let response = session
-        .request(member, (Method::POST, "restart"), Some(body), RESTART)
-        .await?;
     let name = &member.name;
+    let progress = Progress::begin(awaited::answer("restart", name.as_str()));
+    let look = async || awaited::restart(name.as_str(), &session.status(member).await?);
+    let asked = session.request(member, (Method::POST, "restart"), Some(body), RESTART);
+    let response = progress.during(look, asked).await?;
     print_line(&match response.status {
         StatusCode::OK => format!("Success: restart on member {name}"),
         StatusCode::ACCEPTED => format!("Success: restart scheduled on member {name}"),

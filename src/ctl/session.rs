@@ -13,7 +13,7 @@ use net::http::{Method, Response};
 use serde_json::Value;
 
 use super::error::Error;
-use super::rest::{NoAnswer, Rest};
+use super::rest::{NoAnswer, Rest, STATUS};
 use super::settings::Settings;
 use super::view::View;
 
@@ -94,6 +94,13 @@ impl Session {
         self.rest
             .request(&self.settings, member, target, body, timeout)
             .await
+    }
+
+    /// A member's status document, for a person who watches; `None` without one.
+    pub(crate) async fn status(&self, member: &Member) -> Option<Value> {
+        let target = (Method::GET, "patroni");
+        let response = self.request(member, target, None, STATUS).await.ok()?;
+        response.json()
     }
 
     /// Runs something that Ctrl-C does not end.

@@ -7,9 +7,11 @@ use jiff::{ToSpan, Zoned};
 use net::http::{Method, Response};
 use serde_json::{Map, Value, json};
 
+use super::awaited::Handover;
 use super::console::{print, print_line, timestamp};
 use super::error::Error;
 use super::member_table;
+use super::progress::Progress;
 use super::prompt;
 use super::rest::{NoAnswer, SWITCHOVER};
 use super::schedule;
@@ -253,7 +255,7 @@ impl<'a> Task<'a> {
     /// Asks the leader, or the candidate when there is no leader; without an answer the request goes into the DCS.
     pub(super) async fn carry_out(self, request: &Request) -> Result<(), Error> {
         let verb = verb(request.kind);
-        match self.ask(request).await {
+        match self.ask_and_tell(request).await {
             Ok(response) if matches!(response.status.as_u16(), 200 | 202) => {
                 let view = self.shown_view().await?;
                 // Five digits of the second's fraction are what is printed here since ever.
@@ -296,6 +298,26 @@ impl<'a> Task<'a> {
                 self.show(&self.view)
             }
         }
+    }
+
+    /// Asks, and tells meanwhile how far it is.
+    async fn ask_and_tell(&self, request: &Request) -> Result<Response, NoAnswer> {
+        if request.scheduled_at.is_some() {
+            // It is only taken note of.
+            return self.ask(request).await;
+        }
+        let handover = Handover {
+            verb: verb(request.kind),
+            from: self.leader_name(),
+            to: request.candidate.as_deref().filter(|name| !name.is_empty()),
+        };
+        let look = async || {
+            let view = self.store.view().await.ok()?;
+            Some(handover.awaited(view.cluster()?))
+        };
+        Progress::begin(handover.awaited(&self.cluster))
+            .during(look, self.ask(request))
+            .await
     }
 
     async fn ask(&self, request: &Request) -> Result<Response, NoAnswer> {

@@ -36,6 +36,7 @@ mod log;
 mod manuals;
 mod mixed;
 mod patroni;
+mod progress;
 mod query;
 mod rest;
 mod scripts;
