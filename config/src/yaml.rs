@@ -13,9 +13,10 @@ use crate::problem::Problem;
 use crate::value::{Entry, Kind, Map, Position, Value};
 use libyaml_safer::{Encoding, Event, EventData, Mark, Parser, ScalarStyle};
 use resolve::{Resolved, resolve};
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, UnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::{Arc, Once};
 
 /// Deeper nesting is refused: no configuration needs it, and a stack is finite.
 const MAX_DEPTH: u32 = 100;
@@ -75,8 +76,7 @@ impl Loader<'_, '_> {
 
     fn next(&mut self) -> Result<Event, Problem> {
         // libyaml-safer 0.3.0 panics where a comma follows a tag, as in `[!!str, a]`. Nothing of the parser is used after.
-        let parsed = catch_unwind(AssertUnwindSafe(|| self.parser.parse()));
-        match parsed {
+        match unwound_silently(AssertUnwindSafe(|| self.parser.parse())) {
             Ok(Ok(event)) => Ok(event),
             Ok(Err(error)) => Err(self.syntax_error(&error)),
             Err(_) => {
@@ -369,6 +369,28 @@ impl Loader<'_, '_> {
             column,
         }
     }
+}
+
+thread_local! {
+    /// A panic of this thread is one that is caught, and told as an error.
+    static IS_CAUGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// [`catch_unwind`] without a word about the panic on standard error; those of other threads are told as ever.
+fn unwound_silently<T>(work: impl FnOnce() -> T + UnwindSafe) -> std::thread::Result<T> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let tell = take_hook();
+        set_hook(Box::new(move |panic| {
+            if !IS_CAUGHT.get() {
+                tell(panic);
+            }
+        }));
+    });
+    IS_CAUGHT.set(true);
+    let result = catch_unwind(work);
+    IS_CAUGHT.set(false);
+    result
 }
 
 /// What a person can do about libyaml's terse findings.
