@@ -1,6 +1,7 @@
 //! `DynamicConfig`: the typed view of the DCS's `/config` key. Patroni documentation: dynamic configuration settings.
 
 use crate::problem::{Problem, Problems};
+use crate::settings::unknown_in;
 use crate::value::{Map, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -152,7 +153,8 @@ const SECOND: Duration = Duration::from_secs(1);
 impl DynamicConfig {
     /// Reads the document of the `/config` key. Nothing in it can make it fail: a value that makes no sense is replaced
     /// by its default, timers below their minimum are raised, and `loop_wait` and `retry_timeout` are shortened until
-    /// `loop_wait + 2*retry_timeout <= ttl`; each with a warning.
+    /// `loop_wait + 2*retry_timeout <= ttl`; each with a warning. Keys that nothing reads are warned about too; those of
+    /// `postgresql` when [`crate::PostgresqlSettings`] reads it.
     #[must_use]
     pub fn read(document: &serde_json::Value, minimums: Minimums) -> (Self, Problems) {
         let value = Value::from(document);
@@ -198,6 +200,7 @@ impl DynamicConfig {
             postgresql: reader.mapping("postgresql").cloned().unwrap_or_default(),
             document: document.clone(),
         };
+        reader.problems.0.extend(unknown_in(reader.map).0);
         (config, reader.problems)
     }
 

@@ -174,58 +174,19 @@ const DCS_SECTIONS: [&str; 6] = ["CONSUL", "ETCD", "ETCD3", "EXHIBITOR", "KUBERN
 /// as is a variable of one of our sections that nobody reads.
 #[must_use]
 pub fn read(variables: &BTreeMap<String, String>) -> (Map, Problems) {
-    let mut reader = Reader {
-        variables,
-        tree: Map::new(),
-        problems: Problems::default(),
-        known: Vec::new(),
-    };
-    reader.section("", "", SIMPLE);
-    // Names from before there was a section `log`; the section's own win.
-    for (old, key) in [
-        ("LOGLEVEL", "level"),
-        ("LOGFORMAT", "format"),
-        ("LOG_DATEFMT", "dateformat"),
-    ] {
-        reader.variable(
-            &format!("PATRONI_{old}"),
-            &["log", key],
-            if key == "format" { LogFormat } else { Text },
-        );
-    }
-    for (prefix, path, rows) in [
-        ("LOG_", "log", LOG),
-        ("RESTAPI_", "restapi", RESTAPI),
-        ("RESTAPI_", "restapi.authentication", LOGIN),
-        ("CTL_", "ctl", CTL),
-        ("CTL_", "ctl.authentication", LOGIN),
-        ("POSTGRESQL_", "postgresql", POSTGRESQL),
-        ("POSTGRESQL_BIN_", "postgresql.bin_name", BIN),
-        ("SUPERUSER_", "postgresql.authentication.superuser", ROLE),
-        ("REPLICATION_", "postgresql.authentication.replication", ROLE),
-        ("REWIND_", "postgresql.authentication.rewind", ROLE),
-        ("RAFT_", "raft", RAFT),
-        ("CITUS_", "citus", CITUS),
-    ] {
-        reader.section(prefix, path, rows);
-    }
-    for section in DCS_SECTIONS {
-        let path = section.to_ascii_lowercase();
-        let prefix = format!("{section}_");
-        reader.section(&prefix, &path, DCS);
-        // User and password alone do not make a section.
-        if matches!(section, "ETCD" | "ETCD3") {
-            if reader.tree.contains_key(&path) {
-                reader.section(&prefix, &path, LOGIN);
-            } else {
-                reader
-                    .known
-                    .extend(LOGIN.iter().map(|(name, _)| format!("PATRONI_{prefix}{name}")));
-            }
-        }
-    }
+    let mut reader = Reader::new(variables);
+    reader.all();
     reader.report_unknown();
     (reader.tree, reader.problems)
+}
+
+/// The names of all variables that [`read`] reads.
+#[must_use]
+pub fn names() -> Vec<String> {
+    let nothing = BTreeMap::new();
+    let mut reader = Reader::new(&nothing);
+    reader.all();
+    reader.known
 }
 
 /// Whether this variable is taken out of the environment that our children get.
@@ -241,7 +202,62 @@ struct Reader<'a> {
     known: Vec<String>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(variables: &'a BTreeMap<String, String>) -> Self {
+        Self {
+            variables,
+            tree: Map::new(),
+            problems: Problems::default(),
+            known: Vec::new(),
+        }
+    }
+
+    fn all(&mut self) {
+        self.section("", "", SIMPLE);
+        // Names from before there was a section `log`; the section's own win.
+        for (old, key) in [
+            ("LOGLEVEL", "level"),
+            ("LOGFORMAT", "format"),
+            ("LOG_DATEFMT", "dateformat"),
+        ] {
+            self.variable(
+                &format!("PATRONI_{old}"),
+                &["log", key],
+                if key == "format" { LogFormat } else { Text },
+            );
+        }
+        for (prefix, path, rows) in [
+            ("LOG_", "log", LOG),
+            ("RESTAPI_", "restapi", RESTAPI),
+            ("RESTAPI_", "restapi.authentication", LOGIN),
+            ("CTL_", "ctl", CTL),
+            ("CTL_", "ctl.authentication", LOGIN),
+            ("POSTGRESQL_", "postgresql", POSTGRESQL),
+            ("POSTGRESQL_BIN_", "postgresql.bin_name", BIN),
+            ("SUPERUSER_", "postgresql.authentication.superuser", ROLE),
+            ("REPLICATION_", "postgresql.authentication.replication", ROLE),
+            ("REWIND_", "postgresql.authentication.rewind", ROLE),
+            ("RAFT_", "raft", RAFT),
+            ("CITUS_", "citus", CITUS),
+        ] {
+            self.section(prefix, path, rows);
+        }
+        for section in DCS_SECTIONS {
+            let path = section.to_ascii_lowercase();
+            let prefix = format!("{section}_");
+            self.section(&prefix, &path, DCS);
+            // User and password alone do not make a section.
+            if matches!(section, "ETCD" | "ETCD3") {
+                if self.tree.contains_key(&path) {
+                    self.section(&prefix, &path, LOGIN);
+                } else {
+                    self.known
+                        .extend(LOGIN.iter().map(|(name, _)| format!("PATRONI_{prefix}{name}")));
+                }
+            }
+        }
+    }
+
     fn section(&mut self, prefix: &str, path: &str, rows: &[(&str, Form)]) {
         for (name, form) in rows {
             let key = name.to_ascii_lowercase();

@@ -5,8 +5,8 @@ mod check;
 pub mod schema;
 mod table;
 
-pub(crate) use check::word;
 pub use check::{check_bootstrap, check_dynamic, check_local};
+pub(crate) use check::{unknown_in, word};
 pub use table::{DYNAMIC, LOCAL};
 
 /// One setting, or one family of settings (`*` in the path stands for any key).
@@ -62,6 +62,10 @@ pub enum Expected {
     Mapping,
     /// A mapping with rows of its own.
     Section(&'static [Setting]),
+    /// A mapping of names to sections that all have these rows. What is no section there is not looked into.
+    Named(&'static [Setting]),
+    /// A list of sections that all have these rows. What is no section there is not looked into.
+    Sections(&'static [Setting]),
     /// Anything at all.
     Anything,
 }

@@ -10,6 +10,7 @@ mod verifier;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use config::Secret;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::{ClientConfig, ServerConfig};
@@ -37,10 +38,11 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The key is protected by a passphrase.
+    /// The key is protected by a passphrase, and none is configured.
     #[error(
-        "the private key in {} is encrypted, which is not supported; write it without a passphrase, readable by its \
-         owner alone: openssl pkey -in {} -out NEW_FILE", path.display(), path.display()
+        "the private key in {} is encrypted and there is no passphrase for it (keyfile_password, for PostgreSQL \
+         sslpassword); configure it, or write the key without one, readable by its owner alone: \
+         openssl pkey -in {} -out NEW_FILE", path.display(), path.display()
     )]
     EncryptedKey {
         /// The file.
@@ -97,6 +99,8 @@ pub struct ClientOptions {
     pub cert: Option<PathBuf>,
     /// Its key; `None` when it stands in the same file.
     pub key: Option<PathBuf>,
+    /// The key's passphrase; a key without one needs none.
+    pub key_password: Option<Secret>,
     /// How far the server's certificate is checked.
     pub verify: Verify,
 }
@@ -123,9 +127,10 @@ impl ClientOptions {
                 None => Ok(builder.with_no_client_auth()),
             };
         };
-        let key = self.key.as_ref().unwrap_or(cert);
+        let certificates = pem::certificates(cert)?;
+        let key = pem::key(self.key.as_ref().unwrap_or(cert), self.key_password.as_ref())?;
         builder
-            .with_client_auth_cert(pem::certificates(cert)?, pem::key(key)?)
+            .with_client_auth_cert(certificates, key)
             .map_err(|source| Error::Unusable {
                 what: "the client certificate",
                 path: cert.clone(),
@@ -159,13 +164,13 @@ impl ClientOptions {
     /// A file cannot be read or used.
     pub fn identity(&self) -> Result<Option<Identity>, Error> {
         let Some(cert) = &self.cert else { return Ok(None) };
-        let key = self.key.as_ref().unwrap_or(cert);
+        let (key, password) = (self.key.as_ref().unwrap_or(cert), self.key_password.as_ref());
         // Parsed once for its clear errors.
         pem::certificates(cert)?;
-        pem::key(key)?;
+        pem::key(key, password)?;
         Ok(Some(Identity {
             certificate_pem: pem::read("the certificate", cert)?,
-            key_pem: pem::read("the private key", key)?,
+            key_pem: pem::key_text(key, password)?,
         }))
     }
 
@@ -197,6 +202,8 @@ pub struct ServerOptions {
     pub cert: PathBuf,
     /// Its key; `None` when it stands in the same file.
     pub key: Option<PathBuf>,
+    /// The key's passphrase; a key without one needs none.
+    pub key_password: Option<Secret>,
     /// The CAs of the clients' certificates.
     pub ca: Option<PathBuf>,
     /// Whether clients have to show a certificate.
@@ -258,10 +265,12 @@ impl ServerOptions {
                 builder.with_client_cert_verifier(Arc::new(verifier))
             }
         };
-        let key = self.key.as_ref().unwrap_or(&self.cert);
-        builder
-            .with_single_cert(pem::certificates(&self.cert)?, pem::key(key)?)
-            .map_err(unusable)
+        let certificates = pem::certificates(&self.cert)?;
+        let key = pem::key(
+            self.key.as_ref().unwrap_or(&self.cert),
+            self.key_password.as_ref(),
+        )?;
+        builder.with_single_cert(certificates, key).map_err(unusable)
     }
 }
 

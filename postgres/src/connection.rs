@@ -194,7 +194,7 @@ impl Server {
     }
 
     async fn connect_with(&self, config: &Config, address: &Address, deadline: Instant) -> Result<Client> {
-        let tls = Tls::new(&self.settings().local.authentication.superuser.options)?;
+        let tls = Tls::of(&self.settings().local.authentication.superuser)?;
         open(config, tls, &address.to_string(), deadline).await
     }
 

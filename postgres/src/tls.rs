@@ -2,6 +2,7 @@
 //! lists (`sslcrl`) count where libpq itself connects, not here: the peer is our own server.
 
 use crate::{Error, Result};
+use config::{Role, Secret};
 use net::tls::{ClientOptions, Verify};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -21,7 +22,16 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// From libpq's options `sslmode sslrootcert sslcert sslkey` and its default files in `~/.postgresql`.
+    /// For a role of the configuration.
+    pub(crate) fn of(role: &Role) -> Result<Self> {
+        let mut options = role.options.clone();
+        if let Some(passphrase) = &role.sslpassword {
+            options.insert("sslpassword".to_owned(), passphrase.reveal().to_owned());
+        }
+        Self::new(&options)
+    }
+
+    /// From libpq's options `sslmode sslrootcert sslcert sslkey sslpassword` and its default files in `~/.postgresql`.
     pub(crate) fn new(options: &BTreeMap<String, String>) -> Result<Self> {
         let file = |option: &str, default: &str| -> Option<PathBuf> {
             match options.get(option) {
@@ -51,6 +61,9 @@ impl Tls {
             ca,
             cert,
             key,
+            key_password: options
+                .get("sslpassword")
+                .map(|passphrase| Secret::new(passphrase.clone())),
             verify,
         }
         .client_config()
@@ -129,5 +142,47 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_clients_key_may_have_a_passphrase() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name).display().to_string();
+        let output = Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+            ])
+            .args(["-passout", "pass:secret", "-subj", "/CN=postgres"])
+            .args(["-keyout", &file("key"), "-out", &file("crt")])
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let role = |sslpassword: Option<&str>| Role {
+            sslpassword: sslpassword.map(Secret::from),
+            options: BTreeMap::from([
+                ("sslcert".to_owned(), file("crt")),
+                ("sslkey".to_owned(), file("key")),
+            ]),
+            ..Role::default()
+        };
+        Tls::of(&role(Some("secret"))).unwrap();
+        let message = |role: &Role| Tls::of(role).err().unwrap().to_string();
+        assert!(message(&role(None)).contains("for PostgreSQL sslpassword"));
+        assert!(message(&role(Some("other"))).contains("the passphrase is not the one"));
     }
 }

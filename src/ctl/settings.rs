@@ -103,6 +103,7 @@ impl Settings {
                 ca: ctl.cacert,
                 cert: ctl.certfile,
                 key: ctl.keyfile,
+                key_password: ctl.keyfile_password,
                 verify,
             },
         })

@@ -13,6 +13,7 @@ pub(crate) fn options(local: &LocalConfig) -> Options {
             ca: ctl.cacert.clone().or_else(|| restapi.cafile.clone()),
             cert: ctl.certfile.clone(),
             key: ctl.keyfile.clone(),
+            key_password: ctl.keyfile_password.clone(),
             verify: if ctl.insecure {
                 Verify::None
             } else {

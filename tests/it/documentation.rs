@@ -155,6 +155,8 @@ fn type_name(expected: Expected) -> String {
         Expected::Scalars => "mapping".to_owned(),
         Expected::Mapping => "section".to_owned(),
         Expected::Section(_) => "section: user and connection".to_owned(),
+        Expected::Named(_) => "section by name".to_owned(),
+        Expected::Sections(_) => "list of sections".to_owned(),
         Expected::Anything => "any".to_owned(),
     }
 }

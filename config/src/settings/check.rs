@@ -10,12 +10,7 @@ use crate::value::{Entry, Kind, Map, Value};
 /// Checks the local configuration. Everything that is wrong is reported at once.
 #[must_use]
 pub fn check_local(tree: &Map) -> Problems {
-    let mut check = Check {
-        rows: LOCAL.iter().collect(),
-        root: tree,
-        side: Side::Local,
-        problems: Problems::default(),
-    };
+    let mut check = Check::new(LOCAL.iter().collect(), tree, Side::Local);
     check.map(tree, "", "");
     let mut problems = check.problems;
     if let Some(dcs) = tree
@@ -49,14 +44,7 @@ pub fn check_bootstrap(tree: &Map) -> Problems {
 }
 
 fn findings(document: &Map, prefix: &str) -> Problems {
-    let is_shared = |row: &&Setting| row.path.starts_with("postgresql.") && !is_local_only(row.path);
-    let rows = DYNAMIC.iter().chain(LOCAL.iter().filter(is_shared)).collect();
-    let mut check = Check {
-        rows,
-        root: document,
-        side: Side::Dynamic,
-        problems: Problems::default(),
-    };
+    let mut check = Check::dynamic(document);
     check.map(document, "", prefix);
     check.problems
 }
@@ -66,6 +54,22 @@ fn is_local_only(path: &str) -> bool {
         path.strip_prefix(local)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     })
+}
+
+/// The keys of a dynamic configuration that nothing reads. Those of `postgresql` are left out: the finding about them
+/// comes with the settings that it makes.
+pub(crate) fn unknown_in(document: &Map) -> Problems {
+    let mut check = Check::dynamic(document);
+    check.map(document, "", "");
+    let Check {
+        unknown,
+        mut problems,
+        ..
+    } = check;
+    problems
+        .0
+        .retain(|problem| unknown.contains(&problem.path) && !problem.path.starts_with("postgresql."));
+    problems
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -79,6 +83,26 @@ struct Check<'a> {
     root: &'a Map,
     side: Side,
     problems: Problems,
+    /// Paths of keys that nothing reads.
+    unknown: Vec<String>,
+}
+
+impl<'a> Check<'a> {
+    fn new(rows: Vec<&'a Setting>, root: &'a Map, side: Side) -> Self {
+        Self {
+            rows,
+            root,
+            side,
+            problems: Problems::default(),
+            unknown: Vec::new(),
+        }
+    }
+
+    fn dynamic(document: &'a Map) -> Self {
+        let is_shared = |row: &&Setting| row.path.starts_with("postgresql.") && !is_local_only(row.path);
+        let rows = DYNAMIC.iter().chain(LOCAL.iter().filter(is_shared)).collect();
+        Self::new(rows, document, Side::Dynamic)
+    }
 }
 
 impl Check<'_> {
@@ -101,6 +125,7 @@ impl Check<'_> {
                 self.section(&entry.value, &path, shown);
             } else if !self.is_method(&path, entry) {
                 let problem = self.unknown(entry, table_path, shown);
+                self.unknown.push(problem.path.clone());
                 self.problems.push(problem);
             }
         }
@@ -140,14 +165,10 @@ impl Check<'_> {
     }
 
     fn rows_of(&mut self, rows: &'static [Setting], map: &Map, path: &str) {
-        let mut check = Check {
-            rows: rows.iter().collect(),
-            root: map,
-            side: self.side,
-            problems: Problems::default(),
-        };
+        let mut check = Check::new(rows.iter().collect(), map, self.side);
         check.map(map, "", &format!("{path}."));
         self.problems.0.append(&mut check.problems.0);
+        self.unknown.append(&mut check.unknown);
     }
 
     fn unknown(&self, entry: &Entry, table_path: &str, shown: &str) -> Problem {
@@ -216,24 +237,44 @@ impl Check<'_> {
             },
             Expected::Texts | Expected::Lines => self.texts(value, matches!(expected, Expected::Texts), path),
             Expected::Options => self.options(value, path),
-            Expected::Scalars => match value.as_map() {
-                Some(map) => map.entries().iter().for_each(|entry| {
-                    if entry.value.guc_text().is_none() {
-                        self.wrong(
-                            &entry.value,
-                            "a text, a number or a boolean",
-                            &format!("{path}.{}", entry.key),
-                        );
-                    }
-                }),
-                None => self.wrong(value, "a mapping", path),
-            },
+            Expected::Scalars => self.scalars(value, path),
             Expected::Mapping if value.as_map().is_some() => {}
             Expected::Mapping => self.wrong(value, "a mapping", path),
             Expected::Section(rows) => match value.as_map() {
                 Some(map) => self.rows_of(rows, map, path),
                 None => self.wrong(value, "a mapping", path),
             },
+            Expected::Named(rows) => match value.as_map() {
+                Some(map) => self.sections(rows, map.iter(), path),
+                None => self.wrong(value, "a mapping", path),
+            },
+            Expected::Sections(rows) => {
+                for (n, item) in value.as_list().into_iter().flatten().enumerate() {
+                    self.sections(rows, [(n.to_string().as_str(), item)].into_iter(), path);
+                }
+            }
+        }
+    }
+
+    fn scalars(&mut self, value: &Value, path: &str) {
+        let Some(map) = value.as_map() else {
+            return self.wrong(value, "a mapping", path);
+        };
+        for (name, item) in map.iter().filter(|(_, item)| item.guc_text().is_none()) {
+            self.wrong(item, "a text, a number or a boolean", &format!("{path}.{name}"));
+        }
+    }
+
+    fn sections<'a>(
+        &mut self,
+        rows: &'static [Setting],
+        sections: impl Iterator<Item = (&'a str, &'a Value)>,
+        path: &str,
+    ) {
+        for (name, section) in sections {
+            if let Some(map) = section.as_map() {
+                self.rows_of(rows, map, &format!("{path}.{name}"));
+            }
         }
     }
 

@@ -138,6 +138,13 @@ fn of(expected: Expected) -> Map<String, Value> {
             rows.iter().for_each(|row| node.add(row.path, row));
             return node.schema();
         }
+        Expected::Named(rows) => json!({
+            "type": ["object", "null"],
+            "additionalProperties": { "anyOf": [of(Expected::Section(rows)), { "not": { "type": "object" } }] },
+        }),
+        Expected::Sections(rows) => {
+            json!({ "type": ["array", "null"], "items": of(Expected::Section(rows)) })
+        }
     };
     match schema {
         Value::Object(schema) => schema,

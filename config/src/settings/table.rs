@@ -2,8 +2,8 @@
 
 use super::Change::{Bootstrap, Reload, Restart};
 use super::Expected::{
-    Address, Anything, Bool, Int, Lines, Mapping, Options, Quantity, Scalars, Secret, Section, Text, Texts,
-    Word,
+    Address, Anything, Bool, Int, Lines, Mapping, Named, Options, Quantity, Scalars, Secret, Section,
+    Sections, Text, Texts, Word,
 };
 use super::{Change, Expected, Setting};
 
@@ -229,10 +229,10 @@ pub const DYNAMIC: &[Setting] = &[
     row("failsafe_mode", Bool, "off", Reload),
     row("pause", Bool, "off", Reload),
     row("member_slots_ttl", Quantity(0, MAX, "s"), "1800", Reload),
-    row("slots", Mapping, "{}", Reload),
-    row("permanent_slots", Mapping, "", Reload),
-    row("permanent_replication_slots", Mapping, "", Reload),
-    row("ignore_slots", Anything, "[]", Reload),
+    row("slots", Named(SLOT), "{}", Reload),
+    row("permanent_slots", Named(SLOT), "", Reload),
+    row("permanent_replication_slots", Named(SLOT), "", Reload),
+    row("ignore_slots", Sections(SLOT_MATCHER), "[]", Reload),
     row("standby_cluster.host", Texts, "", Reload),
     row("standby_cluster.port", Texts, "", Reload),
     row("standby_cluster.primary_slot_name", Text, "", Reload),
@@ -262,6 +262,22 @@ const ROLE: &[Setting] = &[
     row("keepalives_idle", Text, "", Reload),
     row("keepalives_interval", Text, "", Reload),
     row("keepalives_count", Text, "", Reload),
+];
+
+/// The rows of one permanent slot.
+const SLOT: &[Setting] = &[
+    row("type", Word(&["physical", "logical"]), "", Reload),
+    row("database", Text, "", Reload),
+    row("plugin", Text, "", Reload),
+    row("cluster_type", Word(&["primary", "standby"]), "", Reload),
+];
+
+/// The rows of one pattern of `ignore_slots`.
+const SLOT_MATCHER: &[Setting] = &[
+    row("name", Text, "", Reload),
+    row("type", Text, "", Reload),
+    row("database", Text, "", Reload),
+    row("plugin", Text, "", Reload),
 ];
 
 /// The rows of a method of `create_replica_methods` or of `bootstrap.method`; all other keys are its own.

@@ -206,7 +206,7 @@ fn parameters_that_are_no_mapping_refuse_the_whole_configuration() {
     assert!(layers::effective(&tree(FILE), &value(json!({"postgresql": {"parameters": null}}))).is_ok());
 }
 
-fn any_map() -> impl Strategy<Value = Map> {
+pub(crate) fn any_map() -> impl Strategy<Value = Map> {
     let leaf = prop_oneof![
         Just(Value::default()),
         any::<bool>().prop_map(Value::from),

@@ -3,15 +3,18 @@
     missing_docs,
     clippy::unwrap_used,
     clippy::panic,
+    clippy::disallowed_methods,
     clippy::needless_pass_by_value,
     reason = "tests"
 )]
 
 mod dynamic;
 mod environment;
+mod keys;
 mod layers;
 mod local;
 mod postgresql;
+mod precedence;
 mod yaml;
 
 use std::collections::BTreeMap;

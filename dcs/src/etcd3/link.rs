@@ -69,6 +69,7 @@ pub(super) fn tls(config: &Etcd3Config) -> ClientOptions {
         ca: config.cacert.clone(),
         cert: config.cert.clone(),
         key: config.key.clone(),
+        key_password: None,
         verify: if config.cacert.is_some() {
             Verify::ChainAndHostName
         } else {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use config::Secret;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::ServerName;
 use tamada_net::tls::{ClientOptions, Error, Server, ServerOptions, Verify, VerifyClient};
@@ -39,6 +40,7 @@ fn server(cert: &Path, ca: Option<&Path>, verify_client: VerifyClient) -> Server
     ServerOptions {
         cert: cert.to_owned(),
         key: None,
+        key_password: None,
         ca: ca.map(Path::to_owned),
         verify_client,
         ciphers: None,
@@ -50,6 +52,7 @@ fn client(ca: &Path, cert: Option<&Path>, verify: Verify) -> ClientOptions {
         ca: Some(ca.to_owned()),
         cert: cert.map(Path::to_owned),
         key: None,
+        key_password: None,
         verify,
     }
 }
@@ -210,6 +213,91 @@ fn what_is_wrong_with_a_file_is_said() {
         ..ClientOptions::default()
     };
     assert!(matches!(keyless.client_config(), Err(Error::Incomplete(_))));
+}
+
+/// What openssl makes of a key, under the passphrase `secret`.
+fn encrypt(key: &Path, arguments: &[&str]) -> String {
+    let output = std::process::Command::new("openssl")
+        .args(arguments)
+        .args(["-passout", "pass:secret", "-in"])
+        .arg(key)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn a_key_may_be_encrypted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, params) = (
+        KeyPair::generate().unwrap(),
+        ca_params("localhost", &["localhost"]),
+    );
+    let cert = params.self_signed(&key).unwrap().pem();
+    let plain = write(dir.path(), "plain.key", &key.serialize_pem());
+    let ca = write(dir.path(), "ca.pem", &cert);
+    let of = |file: &Path, password: Option<&str>| {
+        let key_password = password.map(Secret::from);
+        let server = ServerOptions {
+            key_password: key_password.clone(),
+            ..server(file, Some(file), VerifyClient::Required)
+        };
+        let client = ClientOptions {
+            key_password,
+            ..client(&ca, Some(file), Verify::Chain)
+        };
+        (server, client)
+    };
+    for form in [
+        ["pkcs8", "-topk8", "-v2", "aes256"],
+        ["pkcs8", "-topk8", "-v2", "des3"],
+        ["pkcs8", "-topk8", "-scrypt", "-outform=pem"],
+    ] {
+        // Behind the certificate in one file, as the plain one may be.
+        let file = write(
+            dir.path(),
+            "both.pem",
+            &format!("{cert}{}", encrypt(&plain, &form)),
+        );
+        let (server, client) = of(&file, Some("secret"));
+        exchange(&server, &client, "localhost").await.unwrap();
+        let identity = client.identity().unwrap().unwrap();
+        assert_eq!(
+            String::from_utf8(identity.key_pem).unwrap(),
+            std::fs::read_to_string(&plain).unwrap().replace("\r\n", "\n"),
+            "for libraries that know no passphrase"
+        );
+        let message = of(&file, Some("other"))
+            .0
+            .server_config()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.ends_with("the passphrase is not the one that it is encrypted with"),
+            "{message}"
+        );
+        assert!(
+            matches!(of(&file, None).1.client_config(), Err(Error::EncryptedKey { path }) if path == file)
+        );
+    }
+    for (arguments, said) in [
+        (&["ec", "-aes256"][..], "old form"),
+        (&["pkcs8", "-topk8", "-v2prf", "hmacWithSHA1"], "unsupported"),
+    ] {
+        let file = write(dir.path(), "odd.key", &encrypt(&plain, arguments));
+        let options = ClientOptions {
+            key: Some(file),
+            ..of(&ca, Some("secret")).1
+        };
+        let message = options.client_config().unwrap_err().to_string();
+        assert!(message.contains(said), "{message}");
+        assert!(message.contains("write it anew: openssl pkcs8"), "{message}");
+    }
 }
 
 #[test]

@@ -283,6 +283,7 @@ fn tls_of(restapi: &RestApiConfig) -> Result<Option<tls::Server>, tls::Error> {
     let options = tls::ServerOptions {
         cert: cert.clone(),
         key: restapi.keyfile.clone(),
+        key_password: restapi.keyfile_password.clone(),
         ca: restapi.cafile.clone(),
         verify_client,
         ciphers: restapi.ciphers.clone(),

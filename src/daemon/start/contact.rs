@@ -37,7 +37,8 @@ pub(super) async fn agree(
     lease: Option<String>,
 ) -> anyhow::Result<Agreed> {
     let remembered = remembered_config(local);
-    let provisional = settings::read_dynamic(&remembered, Minimums::TAMADA);
+    // What is wrong with it is told when it counts.
+    let (provisional, _) = DynamicConfig::read(&remembered, Minimums::TAMADA);
     let store = connect(local, &provisional, lease).await?;
     let cluster = first_reading(&store).await;
     refuse_second_member(local, &cluster, http).await?;

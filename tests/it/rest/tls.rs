@@ -9,7 +9,7 @@ use crate::harness::process::{command, run};
 use crate::harness::wait::holds;
 use crate::harness::{Cluster, Member, eventually, newest, seconds};
 
-/// Makes a key and a certificate with CA:TRUE in one file.
+/// Makes a key, with a passphrase, and a certificate with CA:TRUE.
 fn make_certificate(cluster: &Cluster, name: &str) {
     let path = cluster.directory.path();
     let mut openssl = command(&cluster.directory, "openssl");
@@ -21,7 +21,8 @@ fn make_certificate(cluster: &Cluster, name: &str) {
             "ec",
             "-pkeyopt",
             "ec_paramgen_curve:P-256",
-            "-nodes",
+            "-passout",
+            "pass:key-secret",
             "-days",
             "2",
         ])
@@ -78,7 +79,7 @@ fn one_certificate_is_enough_and_can_be_replaced() {
     use_certificate(&cluster, "one");
     trust(&cluster, &["one"]);
     let files = format!(
-        "  certfile: {0}/used.crt\n  keyfile: {0}/used.key\n  cafile: {0}/ca.crt\n",
+        "  certfile: {0}/used.crt\n  keyfile: {0}/used.key\n  keyfile_password: key-secret\n  cafile: {0}/ca.crt\n",
         path.display()
     );
     let ctl = files.replace("cafile", "cacert");
@@ -113,7 +114,14 @@ fn one_certificate_is_enough_and_can_be_replaced() {
 
     let member = cluster.member("pg1");
     let own = [path.join("one.crt"), path.join("one.key")].map(|file| file.display().to_string());
-    let with_certificate = ["-cert", own[0].as_str(), "-key", own[1].as_str()];
+    let with_certificate = [
+        "-cert",
+        own[0].as_str(),
+        "-key",
+        own[1].as_str(),
+        "-pass",
+        "pass:key-secret",
+    ];
     let look_with = |more: &[&str]| look(&path, member, &[&with_certificate, more].concat());
     let (_, before) = look_with(&["-tls1_2"]);
     assert!(before.contains("ECDHE-ECDSA-AES256-GCM-SHA384"), "{before}");
