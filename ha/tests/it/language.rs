@@ -915,6 +915,24 @@ pub(crate) fn run(text: &str) -> String {
     tell(text).0
 }
 
+/// The steps that the one cycle of a scenario takes.
+pub(crate) fn steps(text: &str) -> Vec<Step> {
+    let mut world = World::new();
+    let mut memory = Memory::new(Role::Replica, ServerState::Running);
+    text.lines().for_each(|line| world.read(line, &mut memory));
+    let mut facts = world.facts();
+    let mut taken = Vec::new();
+    loop {
+        let step = decide(&facts, &mut memory);
+        taken.push(step.clone());
+        if matches!(step, Step::Finish(_)) {
+            return taken;
+        }
+        let answer = world.answer(&step);
+        facts.learn(step, answer, world.now);
+    }
+}
+
 /// Runs a scenario; also returns the events of its cycles.
 pub(crate) fn tell(text: &str) -> (String, Vec<Event>) {
     let mut chronicle = Chronicle::default();

@@ -13,4 +13,5 @@ mod events;
 mod language;
 mod props;
 mod quorum;
+mod quorum_model;
 mod scenarios;
