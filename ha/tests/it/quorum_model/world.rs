@@ -202,7 +202,7 @@ pub(super) struct State<const N: usize> {
     pub(super) number: usize,
     /// `synchronous_mode` is `quorum`, not `on`.
     pub(super) by_quorum: bool,
-    /// How many changes were made since something else was wanted.
+    /// How many changes the primary has made since something else was wanted.
     pub(super) changes: u8,
     pub(super) left: Left,
 }
@@ -344,6 +344,7 @@ impl<const N: usize> State<N> {
     pub(super) fn crash(&mut self) {
         self.up = self.up.without(self.leader);
         self.phase = Phase::Leaderless;
+        self.changes = 0;
         self.arm(Setting::default(), None);
     }
 
