@@ -50,10 +50,9 @@ const REQUIRED: [&str; 7] = [
 ];
 
 /// What is told to other hosts.
-const FOR_OTHERS: [&str; 4] = [
+const FOR_OTHERS: [&str; 3] = [
     "restapi.connect_address",
     "postgresql.connect_address",
-    "restapi.proxy_address",
     "postgresql.proxy_address",
 ];
 
