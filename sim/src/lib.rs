@@ -11,6 +11,7 @@ mod dcs;
 mod faults;
 mod journal;
 mod marks;
+mod meanwhile;
 mod plan;
 mod questions;
 mod random;
