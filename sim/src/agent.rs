@@ -103,6 +103,11 @@ impl Agent {
         &self.config
     }
 
+    /// Between two cycles: what it remembers is what it believes.
+    pub(crate) fn rests(&self) -> bool {
+        self.is_alive && self.cycle.is_none()
+    }
+
     /// The position and role that its REST API told after the last cycle.
     pub(crate) fn memory(&self) -> &Memory {
         &self.memory
@@ -179,7 +184,7 @@ impl World {
     /// Starts a member's agent.
     pub(crate) fn boot_agent(&mut self, id: Id) {
         let member = &mut self.members[id];
-        if member.agent.is_alive {
+        if member.agent.is_alive || id >= self.plan.members {
             return;
         }
         let lease = member.agent.session.lease().filter(|_| self.plan.keeps_lease);

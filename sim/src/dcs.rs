@@ -379,4 +379,12 @@ impl World {
         session.write(&mut self.dcs.store, key, value, Expect::Anything);
         self.store_changed();
     }
+
+    /// A person removes a key.
+    pub(crate) fn delete_by_hand(&mut self, key: Key) {
+        self.advance_store();
+        let session = self.members[0].agent.session.clone();
+        session.delete(&mut self.dcs.store, key, Expect::Anything);
+        self.store_changed();
+    }
 }

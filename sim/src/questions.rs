@@ -311,7 +311,7 @@ impl World {
             Some(data) if data.condition == Condition::Good => Ok(self.local_history(server.process, data)),
             Some(_) | None => Err("no usable data directory".to_owned()),
         };
-        let remote = source.member.as_ref().and_then(|name| self.find(name));
+        let remote = self.source_server(source);
         let remote = remote.filter(|other| self.reaches(id, *other));
         let remote = remote
             .map(|other| &self.members[other].server)

@@ -4,7 +4,7 @@ use tamada_sim::Marks;
 use tamada_sim::run::{Setup, run};
 
 /// Paths that these seeds must have been on, else they prove little.
-const SOMETIMES: [&str; 39] = [
+const SOMETIMES: [&str; 45] = [
     "another primary",
     "clone",
     "dcs call failed",
@@ -40,7 +40,13 @@ const SOMETIMES: [&str; 39] = [
     "reason: StartingReadOnlyWithLock",
     "reason: StoppedAfterStartTimeout",
     "reason: StoppedToFailOver",
+    "reason: StandbyLeaderByAcquiringLock",
+    "reason: StartingStandbyLeader",
     "rewind",
+    "standby cluster: demoted",
+    "standby cluster: handed over in quiet",
+    "standby cluster: promoted",
+    "standby cluster: there and back in quiet",
     "start timed out",
     "switchover in quiet",
     "writes lost",
