@@ -13,7 +13,7 @@ use ha::facts::{
 use ha::failsafe::Promise;
 use ha::memory::Memory;
 use ha::pg::{Role, ServerState};
-use ha::step::{Exit, Outcome, Step, Task, TaskOutcome};
+use ha::step::{Action, Exit, Outcome, Step, Task, TaskOutcome};
 use ha::{Facts, STEPS_MAX};
 use jiff::Timestamp;
 
@@ -29,12 +29,16 @@ pub(crate) struct Agent {
     pub(crate) life: u64,
     memory: Memory,
     /// The cycle that is going on, and its step that waits for an answer.
-    cycle: Option<(Facts, Step)>,
+    pub(crate) cycle: Option<(Facts, Step)>,
     pub(crate) session: Session,
     /// The newest revision of the store that this agent has written.
     pub(crate) revision: i64,
     /// The number of the newest call to the store, or of no call when it has been answered.
     pub(crate) call: u64,
+    /// The number of the renewal that may be sent, or was, while the step is waited for.
+    pub(crate) renewal: u64,
+    /// The renewal that was sent.
+    pub(crate) meanwhile: Option<Action>,
     config: Arc<DynamicConfig>,
     config_version: Option<Version>,
     pub(crate) job: Option<Job>,
@@ -68,6 +72,8 @@ impl Agent {
             session: session(node, None, plan.ttl()),
             revision: 0,
             call: 0,
+            renewal: 0,
+            meanwhile: None,
             config: Arc::new(config),
             config_version: None,
             job: None,
@@ -90,6 +96,16 @@ impl Agent {
     /// It believes that the cluster is paused.
     pub(crate) fn is_paused(&self) -> bool {
         self.config.pause
+    }
+
+    /// The dynamic configuration in force.
+    pub(crate) fn config(&self) -> &DynamicConfig {
+        &self.config
+    }
+
+    /// Between two cycles: what it remembers is what it believes.
+    pub(crate) fn rests(&self) -> bool {
+        self.is_alive && self.cycle.is_none()
     }
 
     /// The position and role that its REST API told after the last cycle.
@@ -121,7 +137,7 @@ fn brief(step: &Step, answer: &Answer) -> String {
             let members: String = members.collect();
             format!("Cluster: leader {leader}, optime {optime}, failover {failover:?},{members}")
         }
-        (Step::Act(ha::step::Action::TouchMember(data)), answer) => {
+        (Step::Act(Action::TouchMember(data)), answer) => {
             format!(
                 "TouchMember {:?} {:?} {:?} -> {answer:?}",
                 data.state, data.role, data.xlog_location
@@ -168,7 +184,7 @@ impl World {
     /// Starts a member's agent.
     pub(crate) fn boot_agent(&mut self, id: Id) {
         let member = &mut self.members[id];
-        if member.agent.is_alive {
+        if member.agent.is_alive || id >= self.plan.members {
             return;
         }
         let lease = member.agent.session.lease().filter(|_| self.plan.keeps_lease);
@@ -279,7 +295,6 @@ impl World {
     /// The answer to the step that a member's cycle waits for.
     pub(crate) fn learn(&mut self, id: Id, answer: Answer) {
         let now = self.clock(id);
-        let ttl = self.plan.ttl();
         let Some((mut facts, step)) = self.members[id].agent.cycle.take() else {
             return;
         };
@@ -289,33 +304,41 @@ impl World {
             _ => {}
         }
         if let Answer::Lock(LockAnswer::Held { sent_at }) = &answer {
-            let deadline = sent_at.after(ttl);
-            self.members[id].agent.guard_deadline = Some(deadline);
-            if self.plan.has_guard {
-                let delay = self.until(id, deadline).saturating_sub(Duration::from_millis(50));
-                // The guard is a process of its own: it outlives the agent.
-                self.schedule(delay, Self::WORLD, move |world| world.guard(id));
-            }
+            self.move_deadline(id, *sent_at);
         }
         self.note(id, || format!("  {}", brief(&step, &answer)));
         facts.learn(step, answer, now);
         self.advance(id, facts);
     }
 
+    /// The lease was prolonged by a request that was sent then.
+    pub(crate) fn move_deadline(&mut self, id: Id, sent_at: Moment) {
+        let deadline = sent_at.after(self.plan.ttl());
+        self.members[id].agent.guard_deadline = Some(deadline);
+        if self.plan.has_guard {
+            let delay = self.until(id, deadline).saturating_sub(Duration::from_millis(50));
+            // The guard is a process of its own: it outlives the agent.
+            self.schedule(delay, Self::WORLD, move |world| world.guard(id));
+        }
+    }
+
     fn advance(&mut self, id: Id, facts: Facts) {
         let agent = &mut self.members[id].agent;
         let step = ha::decide(&facts, &mut agent.memory);
-        if facts.journal.len() > STEPS_MAX {
+        let steps = facts.journal.iter().filter(|entry| !entry.is_meanwhile);
+        if steps.count() > STEPS_MAX {
             self.break_rule(id, "a cycle took too many steps");
             return;
         }
         match step.clone() {
             Step::Observe(question) => {
                 self.members[id].agent.cycle = Some((facts, step));
+                self.keep_lease(id);
                 self.ask(id, question);
             }
             Step::Act(action) => {
                 self.members[id].agent.cycle = Some((facts, step));
+                self.keep_lease(id);
                 self.perform(id, action);
             }
             Step::Finish(outcome) => self.finish(id, *outcome),

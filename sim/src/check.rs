@@ -20,6 +20,8 @@ pub struct Violation {
 impl World {
     /// What holds after every event.
     pub(crate) fn check(&mut self) {
+        self.check_lease();
+        self.check_standby_cluster();
         let writable: Vec<Id> = (0..self.members.len())
             .filter(|id| self.takes_writes(*id))
             .collect();
@@ -36,6 +38,21 @@ impl World {
             .map(|id| self.members[*id].name().to_string())
             .collect();
         self.break_rule_text(format!("two members take writes: {}", names.join(", ")));
+    }
+
+    /// A lease is one member's, whatever it is good for.
+    fn check_lease(&mut self) {
+        let believes = |id: &Id| {
+            let member = &self.members[*id];
+            let lock = member.agent.memory().lock.filter(|_| member.agent.rests());
+            !member.is_frozen && lock.is_some_and(|lock| self.clock(*id) < lock.valid_until)
+        };
+        let mut believers = self.ids().filter(believes);
+        let (first, second) = (believers.next(), believers.next());
+        if let (Some(first), Some(second)) = (first, second) {
+            let first = self.members[first].name().clone();
+            self.break_rule(second, &format!("believes in its lease, and so does {first}"));
+        }
     }
 
     /// Two primaries are to be expected because of this member: it has just woken, or goes on in pause.
@@ -147,6 +164,9 @@ impl World {
 
     /// Whether the cluster is as it should be: one primary with the key, and everybody streams from it.
     pub(crate) fn trouble(&self) -> Option<String> {
+        if self.plan.is_standby_cluster {
+            return self.standby_trouble();
+        }
         let primaries: Vec<Id> = (0..self.members.len())
             .filter(|id| self.takes_writes(*id))
             .collect();
@@ -157,8 +177,9 @@ impl World {
         if self.dcs.holder().as_ref() != Some(name) {
             return Some(format!("{name} takes writes and the key is not its own"));
         }
-        let mut followers =
-            (0..self.members.len()).filter(|id| *id != primary && !self.members[*id].is_foreign);
+        let mut followers = self
+            .ids()
+            .filter(|id| *id != primary && !self.members[*id].is_foreign);
         let since = self.members[primary]
             .server
             .waiting

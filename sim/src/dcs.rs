@@ -98,6 +98,8 @@ pub(crate) enum Request {
 #[derive(Debug, Clone)]
 struct Call {
     number: u64,
+    /// It prolongs the lease while a step of the cycle is waited for; `number` is that of the renewal.
+    is_meanwhile: bool,
     request: Request,
     begun: Duration,
     sent_at: Moment,
@@ -111,12 +113,58 @@ impl World {
         agent.call += 1;
         let call = Call {
             number: agent.call,
+            is_meanwhile: false,
             request,
             begun: self.now,
             sent_at: Moment::default(),
             attempt: 0,
         };
         self.attempt(id, call);
+    }
+
+    /// Sends a renewal beside the step that is waited for; the answer goes to [`World::learn_meanwhile`].
+    pub(crate) fn call_dcs_meanwhile(&mut self, id: Id) {
+        let call = Call {
+            number: self.members[id].agent.renewal,
+            is_meanwhile: true,
+            request: Request::Renew,
+            begun: self.now,
+            sent_at: Moment::default(),
+            attempt: 0,
+        };
+        // A store without a leader of its own may say so at once.
+        if self.dcs.is_down && self.random.percent(30) {
+            let delay = self.latency();
+            let owner = self.as_agent(id);
+            self.schedule(delay, owner, move |world| {
+                if world.is_awaited(id, &call) {
+                    let failure = DcsFailure("the store has no leader".to_owned());
+                    world.learn_meanwhile(id, LockAnswer::Unknown(failure));
+                }
+            });
+            return;
+        }
+        self.attempt(id, call);
+    }
+
+    fn is_awaited(&self, id: Id, call: &Call) -> bool {
+        let agent = &self.members[id].agent;
+        let newest = if call.is_meanwhile {
+            agent.renewal
+        } else {
+            agent.call
+        };
+        newest == call.number
+    }
+
+    fn end_call(&mut self, id: Id, call: &Call, answer: Answer) {
+        match answer {
+            Answer::Lock(lock) if call.is_meanwhile => self.learn_meanwhile(id, lock),
+            answer => {
+                self.members[id].agent.call += 1;
+                self.learn(id, answer);
+            }
+        }
     }
 
     fn latency(&mut self) -> Duration {
@@ -145,14 +193,13 @@ impl World {
     }
 
     fn give_up_attempt(&mut self, id: Id, call: Call) {
-        if self.members[id].agent.call != call.number {
+        if !self.is_awaited(id, &call) {
             return;
         }
         if call.begun + self.plan.retry_timeout() > self.now + Duration::from_millis(10) {
             self.attempt(id, call);
             return;
         }
-        self.members[id].agent.call += 1;
         self.marks.hit("dcs call failed");
         let failure = DcsFailure("the store did not answer in time".to_owned());
         let answer = match call.request {
@@ -165,7 +212,7 @@ impl World {
             Request::Write(..) | Request::Delete(..) => Answer::Written(Err(failure)),
             Request::Touch(_) => Answer::Done(Err(failure.0)),
         };
-        self.learn(id, answer);
+        self.end_call(id, &call, answer);
     }
 
     /// The request is at the store, whether or not anybody still waits for it.
@@ -178,17 +225,18 @@ impl World {
         let answer = self.apply(id, &mut session, call);
         self.store_changed();
         let revision = self.dcs.store.revision();
-        let (number, back) = (call.number, self.latency());
+        let (call, back) = (call.clone(), self.latency());
         self.schedule(back, Owner::Agent(id, life), move |world| {
-            let is_awaited = world.members[id].agent.call == number;
-            if !is_awaited || !world.reaches_dcs(id) {
+            if !world.is_awaited(id, &call) || !world.reaches_dcs(id) {
                 return;
             }
             let agent = &mut world.members[id].agent;
-            agent.call += 1;
-            agent.session = session;
+            // A renewal may have been answered while the store was read.
+            if !matches!(call.request, Request::Load) {
+                agent.session = session;
+            }
             agent.revision = agent.revision.max(revision);
-            world.learn(id, answer);
+            world.end_call(id, &call, answer);
         });
     }
 
@@ -329,6 +377,14 @@ impl World {
         self.advance_store();
         let session = self.members[0].agent.session.clone();
         session.write(&mut self.dcs.store, key, value, Expect::Anything);
+        self.store_changed();
+    }
+
+    /// A person removes a key.
+    pub(crate) fn delete_by_hand(&mut self, key: Key) {
+        self.advance_store();
+        let session = self.members[0].agent.session.clone();
+        session.delete(&mut self.dcs.store, key, Expect::Anything);
         self.store_changed();
     }
 }

@@ -34,10 +34,13 @@ impl World {
 
     /// The primary, more often than chance would have it.
     fn victim(&mut self) -> Id {
-        let primary = (0..self.members.len()).find(|id| self.takes_writes(*id));
+        let primary = self
+            .ids()
+            .find(|id| self.takes_writes(*id))
+            .or(self.standby_leader());
         match primary.filter(|_| self.random.percent(50)) {
             Some(primary) => primary,
-            None => self.random.index(self.members.len()),
+            None => self.random.index(self.plan.members),
         }
     }
 
@@ -87,6 +90,9 @@ impl World {
             Fault::ForeignData => self.put_foreign_data(id, duration),
             Fault::LoseData => self.lose_data(id, duration),
             Fault::HangServer => self.hang_server(id, duration),
+            Fault::LoseRemote => self.lose_remote(duration),
+            Fault::RemoteFailover => self.fail_over_remotely(),
+            Fault::ChangePlaces => self.change_places(),
         }
     }
 
@@ -151,7 +157,7 @@ impl World {
         self.schedule(duration, Self::WORLD, move |world| world.heal_network());
     }
 
-    fn heal_network(&mut self) {
+    pub(crate) fn heal_network(&mut self) {
         self.disturb();
         self.note_world(|| "the network is whole".to_owned());
         self.cut.clear();
@@ -204,7 +210,7 @@ impl World {
             return;
         };
         let Some(from) = self.find(&leader) else { return };
-        let others: Vec<Id> = (0..self.members.len()).filter(|id| *id != from).collect();
+        let others: Vec<Id> = self.ids().filter(|id| *id != from).collect();
         let candidate = self
             .random
             .pick(&others)
@@ -337,7 +343,7 @@ impl World {
 
     /// Whether the cluster's data is on another member too.
     fn others_have_data(&self, id: Id) -> bool {
-        let mut others = self.members.iter().enumerate();
+        let mut others = self.members.iter().take(self.plan.members).enumerate();
         others.any(|(other, member)| other != id && !member.is_foreign && member.server.is_good())
     }
 
@@ -363,6 +369,7 @@ impl World {
         }
         self.slow = crate::world::Slow::default();
         self.heal_network();
+        self.remote_is_up();
         for id in 0..self.members.len() {
             self.thaw(id);
         }

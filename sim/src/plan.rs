@@ -54,6 +54,12 @@ pub enum Fault {
     LoseData,
     /// A postmaster hangs: its sessions go on, and a look at it finds no sign of life.
     HangServer,
+    /// Nobody reaches what a standby cluster replicates from.
+    LoseRemote,
+    /// What a standby cluster replicates from goes on to a new timeline.
+    RemoteFailover,
+    /// A standby cluster is promoted, or demoted again.
+    ChangePlaces,
 }
 
 /// All kinds but those that need a guard to be harmless.
@@ -130,6 +136,10 @@ pub struct Plan {
     pub fault_interval: Duration,
     /// How long faults are in play.
     pub chaos: Duration,
+    /// There is a remote cluster to replicate from.
+    pub has_remote: bool,
+    /// `standby_cluster` is in the configuration now.
+    pub is_standby_cluster: bool,
 }
 
 impl Plan {
@@ -159,7 +169,7 @@ impl Plan {
         if probes {
             faults.push(Fault::HangServer);
         }
-        Self {
+        let mut plan = Self {
             members: [2, 3, 3, 3, 4, 5][random.index(6)],
             timing_seconds,
             primary_start_timeout_seconds: [300, 300, 20, 0][random.index(4)],
@@ -185,7 +195,27 @@ impl Plan {
             faults,
             fault_interval: Duration::from_millis(random.below(ttl * 3000) + ttl * 300),
             chaos: Duration::from_secs(ttl * 12 + random.below(ttl * 12)),
+            has_remote: false,
+            is_standby_cluster: false,
+        };
+        if !agent_dies && !is_synchronous {
+            plan.choose_remote(&mut random.clone());
         }
+        plan
+    }
+
+    /// Some clusters replicate from another one. The stream is a copy, so that the runs of all others stay as they are.
+    fn choose_remote(&mut self, random: &mut Random) {
+        if !random.percent(15) {
+            return;
+        }
+        self.has_remote = true;
+        self.is_standby_cluster = true;
+        // A standby leader whose WAL has parted has nobody to be copied from.
+        self.use_pg_rewind = true;
+        let kinds = [Fault::LoseRemote, Fault::RemoteFailover, Fault::ChangePlaces];
+        let chosen = kinds.into_iter().filter(|_| random.percent(50));
+        self.faults.extend(chosen);
     }
 
     /// Commits wait for standbys.
@@ -221,6 +251,12 @@ impl Plan {
         }
         if let (Some(seconds), Some(map)) = (self.primary_probe_timeout_seconds, config.as_object_mut()) {
             map.insert("primary_probe_timeout".to_owned(), seconds.into());
+        }
+        if self.is_standby_cluster
+            && let Some(map) = config.as_object_mut()
+        {
+            let remote = json!({"host": "remote", "port": 5432});
+            map.insert("standby_cluster".to_owned(), remote);
         }
         if is_paused && let Some(map) = config.as_object_mut() {
             map.insert("pause".to_owned(), Value::Bool(true));

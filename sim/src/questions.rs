@@ -20,11 +20,16 @@ use crate::world::{Id, Owner, World};
 impl World {
     /// Answers a question after the time that it takes.
     pub(crate) fn ask(&mut self, id: Id, question: Question) {
-        let delay = self.local_delay();
+        let needed = self.local_delay();
+        let delay = needed.min(self.patience(id));
         match question {
             Question::Cluster => self.call_dcs(id, Request::Load),
             Question::Server => {
-                self.answer_after(id, delay, |world, id| Answer::Server(world.server_facts(id)))
+                let delay = needed.min(self.sql_patience(id));
+                self.answer_after(id, delay, move |world, id| {
+                    let facts = world.server_facts(id);
+                    Answer::Server(if needed > delay { without_sql(facts) } else { facts })
+                });
             }
             Question::DataDirectory => {
                 self.answer_after(id, delay, |world, id| {
@@ -62,7 +67,8 @@ impl World {
 
     fn local_delay(&mut self) -> Duration {
         if self.slow.server {
-            self.random.mostly(5, 300, 10, 2_000)
+            let retry = self.plan.retry_timeout().as_millis() as u64;
+            self.random.mostly(5, 300, 10, retry * 5 / 4)
         } else {
             self.random.mostly(1, 8, 1, 200)
         }
@@ -305,7 +311,7 @@ impl World {
             Some(data) if data.condition == Condition::Good => Ok(self.local_history(server.process, data)),
             Some(_) | None => Err("no usable data directory".to_owned()),
         };
-        let remote = source.member.as_ref().and_then(|name| self.find(name));
+        let remote = self.source_server(source);
         let remote = remote.filter(|other| self.reaches(id, *other));
         let remote = remote
             .map(|other| &self.members[other].server)
@@ -361,4 +367,9 @@ impl World {
             RecoveryDrift::Reload
         }
     }
+}
+
+/// The query was not answered in time.
+fn without_sql(facts: ServerFacts) -> ServerFacts {
+    ServerFacts { sql: None, ..facts }
 }

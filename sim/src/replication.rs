@@ -41,7 +41,7 @@ impl World {
     fn possible_upstream(&mut self, id: Id) -> Option<Id> {
         let server = &self.members[id].server;
         let source = server.running_source.as_ref()?;
-        let upstream = self.find(source.member.as_ref()?)?;
+        let upstream = self.source_server(source)?;
         if upstream == id || !self.reaches(id, upstream) {
             return None;
         }
@@ -61,6 +61,19 @@ impl World {
             self.marks.hit("stream refused: no slot");
             return None;
         }
+        let goes_on = self.wal.timeline(theirs.at.branch) > self.wal.timeline(mine.at.branch);
+        if Some(upstream) == self.remote() && goes_on {
+            // The WAL receiver fetches history files before it asks for WAL.
+            let lineage = self.wal.lineage(theirs.at.branch);
+            if let Some(data) = self.members[id].server.data.as_mut() {
+                data.histories.extend(lineage);
+            }
+        }
+        let server = &self.members[id].server;
+        let (mine, theirs) = (
+            server.data.as_ref()?,
+            self.members[upstream].server.data.as_ref()?,
+        );
         if !self.wal.includes(theirs.at, mine.at) {
             let same_number = self.wal.timeline(mine.at.branch) == self.wal.timeline(theirs.at.branch);
             let diverged = mine.at.branch != theirs.at.branch && same_number;

@@ -125,11 +125,15 @@ fn heal(world: &mut World) {
 
 /// An operator looks at members that do not follow, and has those copied anew that cannot be mended in another way.
 fn help(world: &mut World) -> bool {
-    let Some(primary) = (0..world.members.len()).find(|id| world.takes_writes(*id)) else {
+    if world.begin_anew() {
+        return true;
+    }
+    let leader = world.ids().find(|id| world.takes_writes(*id));
+    let Some(primary) = leader.or(world.standby_leader()) else {
         return allow_failover(world);
     };
     let mut has_helped = false;
-    for id in (0..world.members.len()).filter(|id| *id != primary) {
+    for id in world.ids().filter(|id| *id != primary) {
         if world.members[id].is_foreign || world.streams_from(id, primary) {
             continue;
         }
@@ -161,7 +165,7 @@ fn help(world: &mut World) -> bool {
 /// far behind what was published. Somebody has to say that it shall, all the same.
 fn allow_failover(world: &mut World) -> bool {
     let good = |id: &usize| world.members[*id].server.is_good() && !world.members[*id].is_foreign;
-    let with_data: Vec<usize> = (0..world.members.len()).filter(good).collect();
+    let with_data: Vec<usize> = world.ids().filter(good).collect();
     let may_run = with_data
         .iter()
         .copied()
@@ -220,6 +224,10 @@ fn hand_over(world: &mut World) {
     if world.violation.is_some() || !settle(world, "before a switchover") {
         return;
     }
+    if world.plan.is_standby_cluster {
+        hand_over_standby_cluster(world, calm);
+        return;
+    }
     let before = world.last_primary;
     world.inject(Fault::Switchover, 0);
     let end = world.now + world.plan.ttl() + Duration::from_secs(20);
@@ -244,6 +252,46 @@ fn hand_over(world: &mut World) {
     let end = world.now + Duration::from_secs(95);
     world.run_until(end);
     settle(world, "after a graceful stop");
+}
+
+/// A healthy standby cluster gets another leader, changes places with the remote cluster, and back.
+fn hand_over_standby_cluster(world: &mut World, calm: Duration) {
+    let patience = world.plan.ttl() + Duration::from_secs(95);
+    for fault in [Fault::Switchover, Fault::StopAgent] {
+        let before = world.standby_leader();
+        if fault == Fault::Switchover {
+            world.ask_switchover();
+        } else if let Some(leader) = before {
+            world.stop_agent(leader, Some(Duration::ZERO));
+        }
+        let end = world.now + patience;
+        world.run_until_true(end, |world| {
+            world
+                .standby_leader()
+                .is_some_and(|leader| Some(leader) != before)
+        });
+        if world.standby_leader() != before {
+            world.marks.hit("standby cluster: handed over in quiet");
+        }
+        let end = world.now + patience;
+        world.run_until(end);
+        if !settle(world, "after another standby leader was asked for") {
+            return;
+        }
+    }
+    for when in ["after the promotion of the cluster", "after its demotion"] {
+        world.disturb();
+        world.change_places();
+        // A checkpoint after the remote promotion is waited for.
+        let end = world.now + Duration::from_secs(10);
+        world.run_until(end);
+        if !settle(world, when) {
+            return;
+        }
+        let end = world.now + calm;
+        world.run_until(end);
+    }
+    world.marks.hit("standby cluster: there and back in quiet");
 }
 
 /// With `failsafe_mode` a cluster in which nothing else is wrong keeps its primary however long the DCS is away.

@@ -374,6 +374,7 @@ impl World {
         let member = &self.members[id];
         member.server.process == Process::Primary
             && !member.is_frozen
+            && id < self.plan.members
             && member.server.data.as_ref().is_some_and(|data| data.takes_clients)
     }
 

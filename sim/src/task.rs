@@ -184,8 +184,9 @@ impl World {
 
     fn end_post_bootstrap(&mut self, id: Id) {
         let server = &mut self.members[id].server;
-        let is_primary = server.process == Process::Primary;
-        match server.data.as_mut().filter(|_| is_primary) {
+        let is_made = server.process == Process::Primary
+            || (server.process == Process::Standby && self.plan.is_standby_cluster);
+        match server.data.as_mut().filter(|_| is_made) {
             Some(data) => {
                 data.takes_clients = true;
                 self.end_task(id, TaskOutcome::Success);
@@ -197,11 +198,8 @@ impl World {
     fn begin_clone(&mut self, id: Id, from: &CloneSource, follow: Option<Source>) {
         self.check_clone(id);
         self.server_dies(id);
-        let source = from.source().and_then(|source| source.member.as_ref());
-        let Some(source) = source
-            .and_then(|name| self.find(name))
-            .filter(|source| *source != id)
-        else {
+        let source = from.source().and_then(|source| self.source_server(source));
+        let Some(source) = source.filter(|source| *source != id) else {
             self.members[id].server.data = None;
             self.later(id, Duration::from_millis(5), |world, id| {
                 world.fail_task(id, "nobody to copy from")
@@ -323,7 +321,7 @@ impl World {
     }
 
     fn rewind(&mut self, id: Id, source: &Source) {
-        let upstream = source.member.as_ref().and_then(|name| self.find(name));
+        let upstream = self.source_server(source);
         let upstream = upstream.filter(|other| {
             self.reaches(id, *other) && self.members[*other].server.process == Process::Primary
         });

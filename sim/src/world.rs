@@ -124,6 +124,8 @@ pub(crate) struct World {
     /// How much of everything is slow now.
     pub(crate) slow: Slow,
     pub(crate) is_paused: bool,
+    /// When this last became a standby cluster, if it was none before.
+    pub(crate) standby_since: Option<Duration>,
     /// Where the primary was when writes were last taken.
     pub(crate) last_primary: Option<Id>,
     pub(crate) next_request: u64,
@@ -149,7 +151,7 @@ pub(crate) struct Slow {
 impl World {
     /// The cluster of `plan` before anything has happened.
     pub(crate) fn new(plan: Plan, mut random: Random, journal: Journal) -> Self {
-        let members = (0..plan.members)
+        let members = (0..plan.members + usize::from(plan.has_remote))
             .map(|id| member(&plan, &mut random, id))
             .collect();
         let mut world = Self {
@@ -171,11 +173,13 @@ impl World {
             disturbed_at: Duration::ZERO,
             slow: Slow::default(),
             is_paused: false,
+            standby_since: None,
             last_primary: None,
             next_request: 0,
             handover: None,
         };
-        for id in 0..world.members.len() {
+        world.create_remote();
+        for id in world.ids() {
             let delay = world.random.millis(0, 2000);
             world.schedule(delay, Owner::World, move |world| world.boot_agent(id));
         }
@@ -287,6 +291,11 @@ impl World {
         }
     }
 
+    /// All members.
+    pub(crate) fn ids(&self) -> std::ops::Range<Id> {
+        0..self.plan.members
+    }
+
     /// Whether two members reach each other, and both are there to answer.
     pub(crate) fn reaches(&self, from: Id, to: Id) -> bool {
         let pair = (from.min(to), from.max(to));
@@ -333,7 +342,11 @@ impl World {
 }
 
 fn member(plan: &Plan, random: &mut Random, id: Id) -> Member {
-    let name = format!("m{}", id + 1);
+    let name = if id < plan.members {
+        format!("m{}", id + 1)
+    } else {
+        "remote".to_owned()
+    };
     let mut tags = serde_json::Map::new();
     if plan.has_nofailover && id == 1 {
         tags.insert("nofailover".to_owned(), true.into());

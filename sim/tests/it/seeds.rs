@@ -4,13 +4,16 @@ use tamada_sim::Marks;
 use tamada_sim::run::{Setup, run};
 
 /// Paths that these seeds must have been on, else they prove little.
-const SOMETIMES: [&str; 36] = [
+const SOMETIMES: [&str; 45] = [
     "another primary",
     "clone",
     "dcs call failed",
     "exit with failure",
     "graceful stop in quiet",
     "guard",
+    "meanwhile: held",
+    "meanwhile: sent",
+    "meanwhile: unknown",
     "operator: two timelines of one number",
     "quiet handover",
     "reason: AcquiredLockAsLeader",
@@ -37,7 +40,13 @@ const SOMETIMES: [&str; 36] = [
     "reason: StartingReadOnlyWithLock",
     "reason: StoppedAfterStartTimeout",
     "reason: StoppedToFailOver",
+    "reason: StandbyLeaderByAcquiringLock",
+    "reason: StartingStandbyLeader",
     "rewind",
+    "standby cluster: demoted",
+    "standby cluster: handed over in quiet",
+    "standby cluster: promoted",
+    "standby cluster: there and back in quiet",
     "start timed out",
     "switchover in quiet",
     "writes lost",
