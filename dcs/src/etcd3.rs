@@ -401,7 +401,13 @@ impl Dcs for Etcd3 {
         let answer = self.unbound(OPERATION, self.calls.brief(), &txn).await?;
         let is_released = verbs::is_released(&answer.value, answer.is_repeat);
         if answer.value.succeeded {
-            self.learn(&self.layout.leader(), answer.value.revision, None);
+            let revision = answer.value.revision;
+            // First the position: who finds the key gone finds it, too.
+            if let Some(value) = status {
+                let record = record(value, revision, 0);
+                self.learn(&self.layout.key(Key::Status), revision, Some(record));
+            }
+            self.learn(&self.layout.leader(), revision, None);
         } else {
             self.learn_found(&self.layout.leader(), &answer.value);
         }
