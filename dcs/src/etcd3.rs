@@ -282,7 +282,7 @@ impl Etcd3 {
     fn budget(&self, key: Key) -> Budget {
         match key {
             Key::Status | Key::Failsafe => self.calls.brief(),
-            Key::Initialize | Key::Config | Key::Failover | Key::Sync | Key::History => {
+            Key::Initialize | Key::Config | Key::Failover | Key::Sync | Key::History | Key::Origin => {
                 self.calls.persistent()
             }
         }

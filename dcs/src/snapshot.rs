@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use ha::cluster::{
-    Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, Status, SyncState, Version,
+    Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, Origins, Status, SyncState,
+    Version,
 };
 use ha::pg::MemberName;
 use serde_json::Value;
@@ -59,6 +60,9 @@ impl Snapshot {
                 .map(|record| SyncState::parse(Version(record.mod_revision), &record.value))
                 .unwrap_or_default(),
             history: get("history").map(|record| History::parse(&record.value)),
+            origins: get("origin")
+                .map(|record| Origins::parse(&record.value))
+                .unwrap_or_default(),
             failsafe: get("failsafe").and_then(failsafe),
             workers: self.workers(layout),
         }

@@ -8,6 +8,7 @@ mod heartbeat;
 mod history;
 mod leader;
 mod member;
+mod origin;
 mod status;
 mod sync;
 mod tags;
@@ -21,6 +22,7 @@ pub use heartbeat::{Expired, Heartbeat};
 pub use history::{History, HistoryLine};
 pub use leader::Leader;
 pub use member::{Member, MemberData, PendingRestartReason, ScheduledRestart};
+pub use origin::{Origin, Origins, Promotion};
 pub use status::Status;
 pub use sync::SyncState;
 pub use tags::Tags;
@@ -61,6 +63,9 @@ pub struct Cluster {
     pub sync: SyncState,
     /// The key `history`.
     pub history: Option<History>,
+    /// The key `origin`: the promotions that led to the leader's timeline.
+    #[serde(default)]
+    pub origins: Origins,
     /// The key `failsafe`: the members that must agree before a leader goes on without the DCS, and their REST
     /// addresses. `None` when absent or malformed.
     pub failsafe: Option<BTreeMap<MemberName, String>>,

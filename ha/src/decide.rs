@@ -9,6 +9,7 @@ mod failsafe;
 mod follow;
 mod history;
 mod observe;
+mod origin;
 mod peers;
 mod primary;
 mod publish;
@@ -165,7 +166,10 @@ fn notice_end_of_pause(c: &mut Cycle<'_>) {
     let paused = c.config().pause;
     if std::mem::replace(&mut c.memory.was_paused, paused) && !paused {
         c.memory.system_identifier = None;
-        if matches!(c.memory.rewind, RewindState::Failed | RewindState::Needed) {
+        if matches!(
+            c.memory.rewind,
+            RewindState::Failed | RewindState::Needed | RewindState::OtherOrigin
+        ) {
             c.memory.rewind = RewindState::Check;
         }
     }

@@ -12,7 +12,7 @@ use config::DynamicConfig;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, PendingRestartReason, ScheduledRestart, Tags, Version};
+use crate::cluster::{Cluster, Origin, PendingRestartReason, ScheduledRestart, Tags, Version};
 use crate::failsafe::Accepted;
 use crate::pg::{ControlData, HistoryEntry, Lsn, MemberName, ReplicationState, Role, SlotName, Timeline};
 use crate::step::{RequestId, Task, TaskOutcome};
@@ -267,6 +267,9 @@ pub struct SqlFacts {
     pub in_recovery: bool,
     /// A primary's own; a standby's as its WAL receiver, else its control data or `IDENTIFY_SYSTEM` tells it.
     pub timeline: Option<Timeline>,
+    /// Which promotion that timeline comes from, as far as its beginning is still in `pg_wal`.
+    #[serde(default)]
+    pub origin: Option<Origin>,
     /// Primary: `pg_current_wal_flush_lsn()`.
     pub flushed: Option<Lsn>,
     /// Standby: the larger of written and received.
@@ -447,6 +450,9 @@ pub struct PeerStatus {
     pub replayed: Option<Lsn>,
     /// Its timeline.
     pub timeline: Option<Timeline>,
+    /// Which promotion that comes from; Patroni does not tell.
+    #[serde(default)]
+    pub origin: Option<Origin>,
     /// Its tags.
     pub tags: Tags,
     /// It needs a watchdog or a guard and has none.
@@ -454,6 +460,9 @@ pub struct PeerStatus {
 }
 
 impl PeerStatus {
+    /// Where a member tells of its timeline's origin in the answer to `GET /patroni`.
+    pub const ORIGIN: &str = "tamada_origin";
+
     /// Reads the body of `GET /patroni`. `None` without a position, as for a member whose server is down.
     #[must_use]
     pub fn from_json(body: &serde_json::Value) -> Option<Self> {
@@ -471,6 +480,7 @@ impl PeerStatus {
             position: location.or_else(|| lsn("received_location").max(lsn("replayed_location"))),
             replayed: lsn("replayed_location"),
             timeline: timeline.and_then(|number| number.try_into().ok()).map(Timeline),
+            origin: body.get(PeerStatus::ORIGIN).and_then(Origin::from_json),
             tags: Tags(
                 body.get("tags")
                     .and_then(serde_json::Value::as_object)
@@ -512,6 +522,9 @@ pub struct LocalHistory {
     pub lsn: Lsn,
     /// It is, or was when it stopped, a standby.
     pub was_standby: bool,
+    /// Which promotions the timeline and those before it come from, as far as their beginnings are still in `pg_wal`.
+    #[serde(default)]
+    pub origins: Vec<Origin>,
     /// Where the record of a former primary's shutdown checkpoint ends; `None` when not asked or not found out.
     pub checkpoint_end: Option<Lsn>,
 }

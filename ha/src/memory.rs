@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, Version};
+use crate::cluster::{Cluster, Origin, Version};
 use crate::facts::Moment;
 use crate::pg::{Lsn, MemberName, Role, ServerState, SlotName, SystemIdentifier, Timeline, Xid};
 use crate::step::RequestId;
@@ -20,6 +20,8 @@ pub enum RewindState {
     Check,
     /// It parted: a rewind or a new copy is needed.
     Needed,
+    /// Our timeline is another one of that number than the leader's: pg_rewind, which goes by the numbers, would ruin the data.
+    OtherOrigin,
     /// pg_rewind did its work and the server has not been started since.
     Done,
     /// pg_rewind failed, and trying again would not help.
@@ -190,6 +192,10 @@ pub struct Memory {
     pub last_position: Option<Lsn>,
     /// Our last known timeline as a standby.
     pub last_timeline: Option<Timeline>,
+    /// Which promotion our last known timeline comes from. That stays true when its beginning is not in `pg_wal` any more.
+    pub origin: Option<Origin>,
+    /// The same of a timeline before that one.
+    pub origin_before: Option<Origin>,
     /// Since when this standby runs without streaming.
     pub awaits_stream_since: Option<Moment>,
     /// How many jobs have failed since the last one that did not.
@@ -239,6 +245,8 @@ impl Memory {
             published_status: None,
             last_position: None,
             last_timeline: None,
+            origin: None,
+            origin_before: None,
             awaits_stream_since: None,
             failed_tasks: 0,
             hold_off_until: None,
@@ -247,6 +255,26 @@ impl Memory {
             synchronous: Synchronous::default(),
             failsafe: Failsafe::default(),
         }
+    }
+
+    /// Takes note of the server's timeline, and of what is seen of its origin.
+    pub(crate) fn see_timeline(&mut self, timeline: Timeline, origin: Option<Origin>) {
+        self.last_timeline = Some(timeline);
+        if self.origin_of(timeline).is_none() {
+            self.origin_before = self.origin.take().filter(|before| before.timeline < timeline);
+        }
+        self.origin = origin.or(self.origin);
+    }
+
+    /// Which promotion that timeline of ours comes from.
+    #[must_use]
+    pub fn origin_of(&self, timeline: Timeline) -> Option<Origin> {
+        self.origin.filter(|origin| origin.timeline == timeline)
+    }
+
+    /// The data is not what it was.
+    pub(crate) fn forget_origin(&mut self) {
+        (self.origin, self.origin_before) = (None, None);
     }
 
     /// Whether the lock is certainly ours at `now`.

@@ -220,6 +220,8 @@ pub enum Reason {
     Rewinding(String),
     /// Logical slots are copied from the leader, and the server is restarted for it.
     CopyingLogicalSlots(Vec<SlotName>),
+    /// Our timeline is another one of that number than this leader's, and nothing may be done about it.
+    OtherOrigin(String),
     /// A new copy is made because the WAL parted.
     ReinitializingDiverged,
     /// The data directory has no readable identity.
@@ -326,6 +328,12 @@ impl fmt::Display for Reason {
                 );
             }
             Self::Rewinding(from) => return write!(f, "running pg_rewind from {from}"),
+            Self::OtherOrigin(leader) => {
+                return write!(
+                    f,
+                    "not following {leader}: a timeline here is another one of that number; reinitialize this member"
+                );
+            }
             Self::TryingTo(job) => return write!(f, "trying to {job}"),
             Self::DataNotAccessible(why) => {
                 return write!(f, "data directory is not accessible: {why}");

@@ -63,6 +63,8 @@ pub enum Key {
     Sync,
     /// `history`.
     History,
+    /// `origin`.
+    Origin,
     /// `status`.
     Status,
     /// `failsafe`.
@@ -79,6 +81,7 @@ impl Key {
             Self::Failover => "failover",
             Self::Sync => "sync",
             Self::History => "history",
+            Self::Origin => "origin",
             Self::Status => "status",
             Self::Failsafe => "failsafe",
         }

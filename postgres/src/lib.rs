@@ -23,6 +23,7 @@ mod server;
 pub mod session;
 pub mod slots;
 pub mod status;
+mod timeline_start;
 mod tls;
 mod version;
 mod wal_end;

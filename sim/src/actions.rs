@@ -155,6 +155,7 @@ fn store_key(key: ha::step::Key) -> ::dcs::Key {
         Key::Failover => ::dcs::Key::Failover,
         Key::Sync => ::dcs::Key::Sync,
         Key::History => ::dcs::Key::History,
+        Key::Origin => ::dcs::Key::Origin,
         Key::Status => ::dcs::Key::Status,
         Key::Failsafe => ::dcs::Key::Failsafe,
     }

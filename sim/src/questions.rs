@@ -133,6 +133,7 @@ impl World {
         SqlFacts {
             in_recovery,
             timeline: Some(self.wal.timeline(data.at.branch)),
+            origin: self.wal.origin(data.at.branch),
             flushed: (!in_recovery).then_some(data.at.lsn),
             received: (in_recovery && server.receiver.is_some()).then_some(data.at.lsn),
             replayed: in_recovery.then_some(data.replayed),
@@ -300,6 +301,7 @@ impl World {
             position: Some(position),
             replayed: Some(data.replayed),
             timeline: Some(self.wal.timeline(data.at.branch)),
+            origin: self.wal.origin(data.at.branch),
             tags: Tags(member.node.tags.0.clone()),
             watchdog_failed: false,
         })
@@ -328,6 +330,8 @@ impl World {
 
     fn local_history(&self, process: Process, data: &Data) -> LocalHistory {
         let timeline = self.wal.timeline(data.at.branch);
+        let lineage = self.wal.lineage(data.at.branch).into_iter();
+        let origins = lineage.filter_map(|branch| self.wal.origin(branch)).collect();
         let was_standby = matches!(
             data.state,
             DatabaseState::InArchiveRecovery | DatabaseState::ShutDownInRecovery
@@ -337,6 +341,7 @@ impl World {
                 timeline,
                 lsn: data.replayed,
                 was_standby: true,
+                origins,
                 checkpoint_end: None,
             };
         }
@@ -345,6 +350,7 @@ impl World {
             timeline: data.checkpoint_timeline,
             lsn: data.checkpoint,
             was_standby: false,
+            origins,
             checkpoint_end: is_clean.then_some(Lsn(data.checkpoint.0 + CHECKPOINT_RECORD)),
         }
     }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use ha::cluster::Origin;
 use ha::pg::{HistoryEntry, Lsn, Timeline};
 
 /// The WAL that one server wrote between its promotion and its end as a primary.
@@ -21,7 +22,7 @@ pub(crate) struct Position {
 }
 
 #[derive(Debug)]
-struct Origin {
+struct Begin {
     timeline: Timeline,
     parent: Option<Position>,
 }
@@ -29,13 +30,13 @@ struct Origin {
 /// All branches that were ever written.
 #[derive(Debug, Default)]
 pub(crate) struct Wal {
-    branches: Vec<Origin>,
+    branches: Vec<Begin>,
 }
 
 impl Wal {
     /// Where the WAL of a cluster that was just created ends.
     pub(crate) fn create(&mut self) -> Position {
-        self.branches.push(Origin {
+        self.branches.push(Begin {
             timeline: Timeline(1),
             parent: None,
         });
@@ -47,7 +48,7 @@ impl Wal {
 
     /// A new branch from `parent` on.
     pub(crate) fn fork(&mut self, parent: Position, timeline: Timeline) -> Branch {
-        self.branches.push(Origin {
+        self.branches.push(Begin {
             timeline,
             parent: Some(parent),
         });
@@ -58,6 +59,17 @@ impl Wal {
     #[must_use]
     pub(crate) fn timeline(&self, branch: Branch) -> Timeline {
         self.branches[branch.0].timeline
+    }
+
+    /// Which promotion the branch comes from; `None` of the first one.
+    #[must_use]
+    pub(crate) fn origin(&self, branch: Branch) -> Option<Origin> {
+        let parent = self.branches[branch.0].parent?;
+        Some(Origin {
+            timeline: self.timeline(branch),
+            switch_lsn: parent.lsn,
+            nonce: branch.0 as u32,
+        })
     }
 
     /// The branch's history file, oldest line first.

@@ -374,6 +374,7 @@ impl Daemon {
                 .as_ref()
                 .and_then(|sql| sql.timeline)
                 .or(self.memory.last_timeline),
+            origin: self.memory.origin,
             latest_end_lsn: seen.latest_end_lsn,
             system_identifier: self.memory.system_identifier.clone(),
             pending_restart: seen.pending_restart.clone(),

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use config::DynamicConfig;
 use futures_util::future::join_all;
+use ha::cluster::Origin;
 use ha::facts::{
     Accepts, Answer, DataDirectory, DcsFailure, Divergence, FailsafeReply, LocalHistory, LogicalSlot, Peer,
     PeerAnswer, PeerStatus, RecoveryDrift, RemoteHistory, Slot, Source, SqlFacts, WaitsFor, WalSender,
 };
 use ha::failsafe::Ping;
-use ha::pg::{Lsn, ReplicationState};
+use ha::pg::{Lsn, ReplicationState, Timeline};
 use ha::step::Question;
 use net::http::{Method, Reason, StatusCode};
 use postgres::process::{Readiness, WalSenders};
@@ -153,6 +154,7 @@ impl World {
         SqlFacts {
             in_recovery: status.in_recovery,
             timeline: status.timeline,
+            origin: status.timeline.and_then(|timeline| self.origin(timeline)),
             flushed: (!status.in_recovery).then_some(status.lsn),
             received: status.received,
             replayed: status.replayed,
@@ -170,6 +172,21 @@ impl World {
             synchronous_standby_names: status.synchronous_standby_names,
             checkpointer_is_current: status.checkpointer_is_current,
         }
+    }
+
+    /// A file that cannot be read, or is gone the moment it is looked for, tells nothing.
+    fn origin(&self, timeline: Timeline) -> Option<Origin> {
+        self.server.origin(timeline).unwrap_or_else(|error| {
+            tracing::debug!("could not tell where timeline {timeline} comes from: {error}");
+            None
+        })
+    }
+
+    fn origins(&self, timeline: Timeline) -> Vec<Origin> {
+        self.server.origins(timeline).unwrap_or_else(|error| {
+            tracing::debug!("could not tell where the timelines before {timeline} come from: {error}");
+            Vec::new()
+        })
     }
 
     fn slot_facts(&self, slots: Vec<postgres::Slot>) -> Vec<Slot> {
@@ -278,7 +295,7 @@ impl World {
         let deadline = self.deadline();
         if let Ok(both) = self.server.divergence(&leader, deadline).await {
             return Divergence {
-                local: Ok(local_history(&both.local, both.shutdown_checkpoint_end)),
+                local: Ok(self.local_history(&both.local, both.shutdown_checkpoint_end)),
                 remote: Ok(remote_history(both.leader)),
             };
         }
@@ -290,9 +307,19 @@ impl World {
         .await;
         Divergence {
             local: local
-                .map(|local| local_history(&local, None))
+                .map(|local| self.local_history(&local, None))
                 .map_err(|error| error.to_string()),
             remote: remote.map(remote_history).map_err(|error| error.to_string()),
+        }
+    }
+
+    fn local_history(&self, local: &postgres::LocalPosition, checkpoint_end: Option<Lsn>) -> LocalHistory {
+        LocalHistory {
+            timeline: local.timeline,
+            lsn: local.lsn,
+            was_standby: local.in_recovery,
+            origins: self.origins(local.timeline),
+            checkpoint_end,
         }
     }
 
@@ -399,15 +426,6 @@ fn wal_sender(sender: postgres::WalSender) -> WalSender {
         written: sender.write,
         flushed: sender.flush,
         replayed: sender.replay,
-    }
-}
-
-fn local_history(local: &postgres::LocalPosition, checkpoint_end: Option<ha::pg::Lsn>) -> LocalHistory {
-    LocalHistory {
-        timeline: local.timeline,
-        lsn: local.lsn,
-        was_standby: local.in_recovery,
-        checkpoint_end,
     }
 }
 

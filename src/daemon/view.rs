@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::{DynamicConfig, LocalConfig};
-use ha::cluster::{Cluster, PendingRestartReason, ScheduledRestart};
+use ha::cluster::{Cluster, Origin, PendingRestartReason, ScheduledRestart};
 use ha::facts::{Moment, Node, SqlFacts, TaskStatus};
 use ha::memory::Memory;
 use ha::pg::{Lsn, MemberName, Role, ServerState, SystemIdentifier, Timeline};
@@ -35,6 +35,8 @@ pub struct View {
     pub sql: Option<SqlFacts>,
     /// The timeline: a primary's own, a standby's last known one.
     pub timeline: Option<Timeline>,
+    /// Which promotion that timeline comes from.
+    pub origin: Option<Origin>,
     /// A standby: the newest position of its upstream that its WAL receiver has heard of (`latest_end_lsn`).
     pub latest_end_lsn: Option<Lsn>,
     /// The identity of the data directory.
@@ -110,6 +112,7 @@ impl View {
             state: memory.state,
             sql: None,
             timeline: None,
+            origin: None,
             latest_end_lsn: None,
             system_identifier: None,
             pending_restart: BTreeMap::new(),

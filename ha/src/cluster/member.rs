@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Tags, Version};
+use super::{Origin, Tags, Version};
 use crate::pg::{Lsn, MemberName, ReplicationState, Role, ServerState, Timeline};
 
 /// A setting that differs from the running one, and both values in human units.
@@ -55,6 +55,8 @@ pub struct MemberData {
     pub replication_state: Option<ReplicationState>,
     /// Its timeline.
     pub timeline: Option<Timeline>,
+    /// Primary: which promotion that timeline comes from; Patroni does not say.
+    pub origin: Option<Origin>,
     /// A restart scheduled on it.
     pub scheduled_restart: Option<ScheduledRestart>,
     /// It has seen that the cluster is paused.
@@ -122,6 +124,7 @@ impl MemberData {
                 .and_then(Value::as_u64)
                 .and_then(|t| t.try_into().ok())
                 .map(Timeline),
+            origin: object.get("origin").and_then(Origin::from_json),
             scheduled_restart: map("scheduled_restart").map(ScheduledRestart),
             pause: flag("pause").unwrap_or(false),
             agent: text("agent"),
@@ -178,6 +181,7 @@ impl MemberData {
             self.replication_state.map(|state| state.as_str().into()),
         );
         put("timeline", self.timeline.map(|timeline| json!(timeline)));
+        put("origin", self.origin.as_ref().map(Origin::to_json));
         put(
             "scheduled_restart",
             self.scheduled_restart.as_ref().map(|restart| json!(restart)),
@@ -213,7 +217,7 @@ mod tests {
             r#""state":"running","role":"replica","version":"4.1.5","tags":{"clonefrom":true,"x":"y"},"#,
             r#""pending_restart":true,"pending_restart_reason":{"max_connections":{"old_value":"100","#,
             r#""new_value":"200"}},"xlog_location":67108968,"replay_lsn":67108968,"receive_lsn":67108968,"#,
-            r#""replication_state":"streaming","timeline":1,"pause":true,"agent":"tamada 0.1.0"}"#
+            r#""replication_state":"streaming","timeline":2,"origin":{"timeline":2,"switch_lsn":7,"nonce":"0000002a"},"pause":true,"agent":"tamada 0.1.0"}"#
         );
         assert_eq!(MemberData::parse(text).to_json(), text);
     }

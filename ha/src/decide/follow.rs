@@ -85,7 +85,7 @@ pub(super) fn follow(
 }
 
 /// Brings the recovery settings in line with what this member is to follow.
-fn change_source(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<Source>) -> Flow<()> {
+pub(super) fn change_source(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<Source>) -> Flow<()> {
     match c.recovery_drift(target.clone())? {
         RecoveryDrift::None => notice_new_timeline(c, cluster),
         RecoveryDrift::Reload => {
@@ -148,7 +148,7 @@ pub(super) fn source(c: &Cycle<'_>, member: &Member) -> Option<Source> {
 
 /// Has the next look at the leader tell whether our WAL parted from its.
 pub(super) fn arm_rewind_check(c: &mut Cycle<'_>) {
-    if !matches!(c.memory.rewind, RewindState::Needed) {
+    if !matches!(c.memory.rewind, RewindState::Needed | RewindState::OtherOrigin) {
         c.memory.rewind = RewindState::Check;
     }
 }

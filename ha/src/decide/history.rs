@@ -26,13 +26,17 @@ pub(super) fn keep(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {
         return Ok(());
     };
     let now = c.given().wall_clock.to_string().replace('Z', "+00:00");
-    let limit = c
-        .config()
-        .max_timelines_history
-        .and_then(|limit| usize::try_from(limit).ok());
-    let history = merge(&known, &entries, &now, c.me().as_str(), limit);
+    let history = merge(&known, &entries, &now, c.me().as_str(), limit(c));
     drop(c.write(Key::History, history.to_json(), Expect::Anything)?);
     Ok(())
+}
+
+/// How many timelines are remembered in the DCS.
+pub(super) fn limit(c: &Cycle<'_>) -> Option<usize> {
+    let limit = c.config().max_timelines_history;
+    limit
+        .and_then(|limit| usize::try_from(limit).ok())
+        .filter(|limit| *limit > 0)
 }
 
 /// The lines of the history file; those that are known keep their time and leader, the last one gets `now` and `me`.
@@ -61,7 +65,7 @@ fn merge(known: &History, entries: &[HistoryEntry], now: &str, me: &str, limit: 
         }
     };
     let mut lines: Vec<HistoryLine> = entries.iter().enumerate().map(line).collect();
-    if let Some(limit) = limit.filter(|limit| *limit > 0) {
+    if let Some(limit) = limit {
         lines.drain(..lines.len().saturating_sub(limit));
     }
     History { lines }

@@ -46,7 +46,9 @@ pub(super) fn server(c: &mut Cycle<'_>) -> Flow<Server> {
             Role::Primary
         };
         c.memory.last_position = sql.position().or(c.memory.last_position);
-        c.memory.last_timeline = sql.timeline.or(c.memory.last_timeline);
+        if let Some(timeline) = sql.timeline {
+            c.memory.see_timeline(timeline, sql.origin);
+        }
     } else if is_starting(c, &server) {
         c.memory.state = ServerState::Starting;
         let now = c.now();

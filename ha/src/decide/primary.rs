@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    citus, failsafe, follow, history, observe, publish, release, slots, standby_cluster, switchover,
+    citus, failsafe, follow, history, observe, origin, publish, release, slots, standby_cluster, switchover,
     synchronous, unresponsive,
 };
 use crate::cluster::{Cluster, Status};
@@ -88,6 +88,7 @@ pub(super) fn enforce(
         checkpoint_after_promotion(c)?;
         synchronous::keep(c, cluster)?;
         history::keep(c, cluster)?;
+        origin::keep(c, cluster)?;
         citus::keep(c, cluster)?;
         return Ok(is_one);
     }

@@ -69,6 +69,9 @@ fn member_data(c: &mut Cycle<'_>) -> Flow<MemberData> {
     if let Some(sql) = server.and_then(|server| server.sql) {
         data.xlog_location = sql.position();
         data.timeline = sql.timeline;
+        let is_primary = !sql.in_recovery;
+        let timeline = sql.timeline.filter(|_| is_primary);
+        data.origin = timeline.and_then(|timeline| c.memory.origin_of(timeline));
         data.pending_restart = !sql.pending_restart.is_empty();
         data.pending_restart_reason = sql.pending_restart;
         if sql.in_recovery {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{backoff, failsafe, follow, observe, peers, primary, standby_cluster, synchronous};
-use crate::cluster::{Cluster, Failover, FailoverKind};
+use super::{backoff, failsafe, follow, observe, origin, peers, primary, standby_cluster, synchronous};
+use crate::cluster::{Cluster, Failover, FailoverKind, Origin};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{LockAnswer, Peer, PeerAnswer, PeerStatus, SqlFacts};
 use crate::pg::{Lsn, MemberName, ServerState, Timeline};
@@ -281,11 +281,18 @@ fn compare(
             return Ok(false);
         }
     }
+    let own_origin = sql.timeline.and_then(|timeline| c.memory.origin_of(timeline));
+    let led = c.memory.led_cluster.as_ref();
+    if led.is_some_and(|led| origin::is_another(c, led, own_origin.as_ref())) {
+        c.note(notes::other_origin());
+        return Ok(false);
+    }
     let rivals = rivals(c, cluster, without);
     let answers = c.peers(rivals)?;
     let own = Own {
         position: mine,
         timeline: sql.timeline,
+        origin: own_origin,
         lacks_wal: check_lag && mine < published,
         counts_votes: synchronous::counts_votes(c, cluster),
     };
@@ -297,10 +304,23 @@ fn compare(
 struct Own {
     position: Lsn,
     timeline: Option<Timeline>,
+    origin: Option<Origin>,
     /// More has been written than it has.
     lacks_wal: bool,
     /// Being ahead of those that answer is not enough.
     counts_votes: bool,
+}
+
+impl Own {
+    /// Both timelines have one number and come from different promotions.
+    fn is_rival_of(self, peer: &PeerStatus) -> bool {
+        let theirs = peer
+            .origin
+            .filter(|origin| Some(origin.timeline) == peer.timeline);
+        let (own, theirs) = (self.origin.as_ref(), theirs.as_ref());
+        own.zip(theirs)
+            .is_some_and(|(own, theirs)| own.is_rival_of(theirs))
+    }
 }
 
 /// Judges what the others have answered.
@@ -339,7 +359,7 @@ fn nobody_is_fitter(c: &mut Cycle<'_>, cluster: &Cluster, answers: Vec<PeerAnswe
     has_votes
 }
 
-/// A member of `/sync` that is not ahead of this one. What is on an older timeline is not, however far it goes, unless it
+/// A member of `/sync` that is not ahead of this one. Who is on another timeline of our number tells nothing of ours. What is on an older timeline is not, however far it goes, unless it
 /// is that of who wrote `/sync` last: what leads away from there is a branch that nobody went on with.
 fn votes_for(cluster: &Cluster, name: &MemberName, peer: &PeerStatus, own: Own) -> bool {
     let (Some(theirs), Some(timeline)) = (peer.position, peer.timeline) else {
@@ -347,6 +367,7 @@ fn votes_for(cluster: &Cluster, name: &MemberName, peer: &PeerStatus, own: Own) 
     };
     let wrote_sync = cluster.sync.leader.as_ref() == Some(name);
     cluster.sync.lists(name, true)
+        && !own.is_rival_of(peer)
         && (Some(timeline), theirs) <= (own.timeline, own.position)
         && (!wrote_sync || Some(timeline) == own.timeline)
 }
@@ -376,6 +397,20 @@ fn is_fitter(c: &mut Cycle<'_>, cluster: &Cluster, name: &MemberName, peer: &Pee
             c.note(notes::peer_is_ahead(name));
         }
         return peer.timeline > own.timeline;
+    }
+    if own.is_rival_of(peer) {
+        // Nor do they on two of one number. Which one the cluster went on with the key may tell.
+        if own.counts_votes {
+            return false;
+        }
+        let known = peer.timeline.and_then(|timeline| cluster.origins.of(timeline));
+        if known.is_some() && known == own.origin.as_ref() {
+            return false;
+        }
+        if known.is_some() && known == peer.origin.as_ref() {
+            c.note(notes::peer_is_ahead(name));
+            return true;
+        }
     }
     let is_voter = cluster.sync.lists(name, true);
     let priority = if own.counts_votes && !is_voter {

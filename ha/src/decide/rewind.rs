@@ -1,6 +1,6 @@
 //! Whether our WAL parted from the leader's, and what is done about it (PostgreSQL manual, "pg_rewind").
 
-use super::{bootstrap, follow, observe, standby_cluster};
+use super::{bootstrap, follow, observe, origin, standby_cluster};
 use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DataDirectory, Divergence, LocalHistory, RemoteHistory, Source};
@@ -14,16 +14,11 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<&Sourc
     let Some(source) = compared_with(c, cluster) else {
         return Ok(None);
     };
-    if c.memory.rewind == RewindState::Check && is_allowed(c) {
-        if follow::streams_from_leader(c, cluster)? {
-            c.memory.rewind = RewindState::Unneeded;
-        } else {
-            look(c, &source)?;
-        }
-    }
+    look_when_due(c, cluster, &source)?;
     match c.memory.rewind {
         RewindState::Unneeded | RewindState::Check | RewindState::Done => Ok(None),
         RewindState::Needed => act(c, cluster, source, target),
+        RewindState::OtherOrigin => keep_apart(c, cluster, source, target).map(Some),
         RewindState::Failed => after_failure(c, cluster, target),
     }
 }
@@ -43,8 +38,44 @@ fn is_allowed(c: &Cycle<'_>) -> bool {
     c.node().use_pg_rewind || c.node().remove_data_directory_on_diverged_timelines
 }
 
-fn look(c: &mut Cycle<'_>, source: &Source) -> Flow<()> {
+fn look_when_due(c: &mut Cycle<'_>, cluster: &Cluster, source: &Source) -> Flow<()> {
+    let is_due = match c.memory.rewind {
+        RewindState::Check => is_allowed(c) || origin::is_told(c, cluster),
+        RewindState::OtherOrigin => origin::is_told(c, cluster),
+        RewindState::Unneeded | RewindState::Needed | RewindState::Done | RewindState::Failed => false,
+    };
+    if !is_due {
+        return Ok(());
+    }
+    if !follow::streams_from_leader(c, cluster)? {
+        return look(c, cluster, source);
+    }
+    let timeline = observe::server(c)?.sql.and_then(|sql| sql.timeline);
+    let own = timeline.and_then(|timeline| c.memory.origin_of(timeline));
+    if origin::is_another(c, cluster, own.as_ref()) {
+        set_apart(c);
+    } else {
+        c.memory.rewind = RewindState::Unneeded;
+    }
+    Ok(())
+}
+
+fn look(c: &mut Cycle<'_>, cluster: &Cluster, source: &Source) -> Flow<()> {
     let Divergence { local, remote } = c.divergence(source.clone())?;
+    if let Ok(local) = &local {
+        let known = c.memory.origin_of(local.timeline);
+        let mut ours = local.origins.iter().chain(&known);
+        if ours.any(|own| origin::is_another(c, cluster, Some(own))) {
+            set_apart(c);
+            return Ok(());
+        }
+        if !is_allowed(c) {
+            c.memory.rewind = RewindState::Check;
+        }
+    }
+    if !is_allowed(c) {
+        return Ok(());
+    }
     let (local, remote) = match (local, remote) {
         (Ok(local), Ok(remote)) => (local, remote),
         (Err(why), _) | (_, Err(why)) => {
@@ -69,10 +100,10 @@ fn look(c: &mut Cycle<'_>, source: &Source) -> Flow<()> {
         RewindState::Unneeded
     } else if local.timeline == remote.timeline {
         // pg_rewind goes by the numbers too and would find nothing to do.
-        c.note(notes::timelines_of_one_number(local.timeline));
-        RewindState::Failed
+        set_apart(c);
+        return Ok(());
     } else {
-        c.note(notes::timelines_of_one_number(local.timeline));
+        c.note(notes::timelines_of_one_number());
         RewindState::Needed
     };
     Ok(())
@@ -163,13 +194,35 @@ fn act(
     Ok(None)
 }
 
+fn set_apart(c: &mut Cycle<'_>) {
+    if c.memory.rewind != RewindState::OtherOrigin {
+        c.note(notes::timelines_of_one_number());
+    }
+    c.memory.rewind = RewindState::OtherOrigin;
+}
+
+/// Neither started nor streaming: what comes from the leader does not fit to what is here.
+fn keep_apart(c: &mut Cycle<'_>, cluster: &Cluster, source: Source, target: Option<&Source>) -> Flow<Reason> {
+    if may_reclone(c) && !source.is_remote() {
+        return reclone(c, source, target);
+    }
+    if observe::server(c)?.is_running {
+        follow::change_source(c, cluster, None)?;
+    }
+    Ok(Reason::OtherOrigin(source.name().to_owned()))
+}
+
+fn may_reclone(c: &Cycle<'_>) -> bool {
+    let node = c.node();
+    node.remove_data_directory_on_rewind_failure || node.remove_data_directory_on_diverged_timelines
+}
+
 fn after_failure(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<&Source>) -> Flow<Option<Reason>> {
     let leader = cluster.leader_member().filter(|leader| &leader.name != c.me());
     let Some(source) = leader.and_then(|leader| follow::source(c, leader)) else {
         return Ok(None);
     };
-    let node = c.node();
-    if node.remove_data_directory_on_rewind_failure || node.remove_data_directory_on_diverged_timelines {
+    if may_reclone(c) {
         return reclone(c, source, target).map(Some);
     }
     Ok(None)
@@ -208,6 +261,7 @@ mod tests {
             timeline: Timeline(timeline),
             lsn: Lsn(lsn),
             was_standby,
+            origins: Vec::new(),
             checkpoint_end: end.map(Lsn),
         };
         for (what, local, remote, parted) in [

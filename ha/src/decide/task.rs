@@ -46,6 +46,7 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
         Task::Clone { from, .. } => {
             c.memory.system_identifier = None;
             c.memory.rewind = RewindState::Unneeded;
+            c.memory.forget_origin();
             c.memory.start_was_announced &= success;
             c.memory.role = if success {
                 Role::Replica
@@ -75,6 +76,7 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
             c.memory.state = ServerState::Stopped;
         }
         Task::Rewind { .. } => {
+            c.memory.forget_origin();
             c.memory.rewind = match outcome {
                 TaskOutcome::Success => RewindState::Done,
                 TaskOutcome::Cancelled | TaskOutcome::SourceNotReady(_) => RewindState::Check,

@@ -216,11 +216,17 @@ pub(crate) fn remote_timeline(timeline: Timeline) -> Note {
     Note::info(format!("primary_timeline={timeline}"))
 }
 
-pub(crate) fn timelines_of_one_number(timeline: Timeline) -> Note {
-    Note::error(format!(
-        "timeline {timeline} here is not the timeline {timeline} of the leader: both were made by promotions that \
-         did not know of each other"
-    ))
+pub(crate) fn timelines_of_one_number() -> Note {
+    Note::error(
+        "a timeline here is not the one of that number which led to the leader's: both were made by promotions that did \
+         not know of each other",
+    )
+}
+
+pub(crate) fn other_origin() -> Note {
+    Note::warning(
+        "this member is on a timeline that the cluster did not go on with, so it does not run for the leader key",
+    )
 }
 
 pub(crate) fn leader_is_in_recovery() -> Note {

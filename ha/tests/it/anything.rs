@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tamada_ha::cluster::{
-    Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, Status, SyncState, Tags,
-    Version,
+    Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, Origin, Origins, Promotion,
+    Status, SyncState, Tags, Version,
 };
 use tamada_ha::facts::{
     Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, FailsafeReply,
@@ -108,6 +108,7 @@ impl Choices {
                     api_url: Some(format!("http://{name}")),
                     role: Some(self.role()),
                     state: Some(ServerState::ALL[self.below(15) as usize]),
+                    origin: self.origin(),
                     timeline: Some(self.timeline()),
                     tags: self.tags(),
                     ..MemberData::default()
@@ -159,6 +160,7 @@ impl Choices {
             members,
             failover: failover.flatten(),
             sync: SyncState::parse(version, sync),
+            origins: self.origins(),
             history: self.one_in(2).then(|| History::parse(r#"[[1,100,"x"]]"#)),
             workers: BTreeMap::new(),
             failsafe: self.one_in(3).then(|| self.failsafe_members()),
@@ -182,6 +184,7 @@ impl Choices {
         let sql = (!self.one_in(5)).then(|| SqlFacts {
             in_recovery,
             timeline: Some(self.timeline()),
+            origin: self.origin(),
             flushed: (!in_recovery).then_some(position),
             received: in_recovery.then_some(position),
             replayed: in_recovery.then_some(position),
@@ -304,11 +307,29 @@ impl Choices {
         }
     }
 
+    fn origin(&mut self) -> Option<Origin> {
+        self.one_in(2).then(|| Origin {
+            timeline: self.timeline(),
+            switch_lsn: Lsn(100),
+            nonce: self.below(2) as u32,
+        })
+    }
+
+    fn origins(&mut self) -> Origins {
+        let promotion = |origin| Promotion {
+            origin,
+            promoter: None,
+        };
+        let origins = [self.origin(), self.origin()];
+        Origins(origins.into_iter().flatten().map(promotion).collect())
+    }
+
     fn divergence(&mut self) -> Divergence {
         let local = LocalHistory {
             timeline: self.timeline(),
             lsn: self.lsn(),
             was_standby: self.one_in(2),
+            origins: self.origin().into_iter().collect(),
             checkpoint_end: self.one_in(2).then(|| self.lsn()),
         };
         let history = vec![HistoryEntry {
@@ -358,6 +379,7 @@ impl Choices {
                                 in_recovery: !self.one_in(4),
                                 position: Some(self.lsn()),
                                 replayed: Some(self.lsn()),
+                                origin: self.origin(),
                                 timeline: Some(self.timeline()),
                                 tags: self.tags(),
                                 watchdog_failed: self.one_in(8),

@@ -11,6 +11,8 @@
 //! cluster leader=a heartbeat=a:7         the leader's last renewal, by its revision; its ttl is 30 s
 //! member a primary 100                   a member key: role, position; tags: nofailover priority=2 checkpoint=pending starting
 //! cluster leader=a sync=a,b,c quorum=1   the key sync: its leader, then its voters
+//! cluster leader=a origins=2:7,3:8        the key origin: timelines with their nonces, each begun at 100 * (timeline - 1)
+//! server replica 100 tl=2 origin=7       our timeline's; also of a member, a peer, and of `parted`; there also before=2:6
 //! server replica 100 tl=1 streaming      or: server gone | server starting; also: restoring replay-paused slots=a,c
 //! server primary 100 names=ANY_1_(b,c)   synchronous_standby_names, _ for a blank; busy: the checkpointer is
 //! slot feed logical=app/pgoutput 90      a slot of the server: position (restart_lsn, or confirmed_flush); catalog=7 xmin active lost
@@ -45,8 +47,8 @@ use std::time::Duration;
 
 use tamada_ha::citus::Group;
 use tamada_ha::cluster::{
-    Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, ScheduledRestart, Status,
-    SyncState, Tags, Version,
+    Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, Origin, Origins, Promotion,
+    ScheduledRestart, Status, SyncState, Tags, Version,
 };
 use tamada_ha::event::{Chronicle, Event, Record};
 use tamada_ha::facts::{
@@ -130,6 +132,10 @@ impl<'a> Words<'a> {
 
     fn timeline(&self) -> Timeline {
         Timeline(self.number("tl").map_or(1, |number| number.try_into().unwrap()))
+    }
+
+    fn origin(&self, timeline: Timeline) -> Option<Origin> {
+        self.number("origin").map(|nonce| origin(timeline, nonce))
     }
 
     fn tags(&self) -> Tags {
@@ -614,6 +620,27 @@ fn remote() -> Source {
     }
 }
 
+/// What begins that timeline, as the histories of the scenarios have it.
+fn origin(timeline: Timeline, nonce: u64) -> Origin {
+    Origin {
+        timeline,
+        switch_lsn: Lsn(u64::from(timeline.0 - 1) * 100),
+        nonce: nonce.try_into().unwrap(),
+    }
+}
+
+/// `2:7,3:8`
+fn read_origins(text: &str) -> Origins {
+    let promotion = |pair: &str| {
+        let (timeline, nonce) = pair.split_once(':').unwrap();
+        Promotion {
+            origin: origin(Timeline(timeline.parse().unwrap()), nonce.parse().unwrap()),
+            promoter: Some("a".into()),
+        }
+    };
+    Origins(text.split(',').map(promotion).collect())
+}
+
 fn conn_url(name: &str) -> String {
     format!("postgres://{name}:5432/postgres")
 }
@@ -714,6 +741,7 @@ fn read_cluster(words: &Words<'_>) -> Result<Cluster, DcsFailure> {
                 .collect()
         }),
         history: lines.map(|lines| History::parse(&format!("[{lines}]"))),
+        origins: words.value("origins").map(read_origins).unwrap_or_default(),
         ..Cluster::default()
     })
 }
@@ -748,6 +776,7 @@ fn read_member(words: &Words<'_>) -> Member {
         role: Role::parse(words.0[1]),
         xlog_location: words.position(),
         timeline: Some(words.timeline()),
+        origin: words.origin(words.timeline()),
         tags: words.tags(),
         checkpoint_after_promote: words.has("checkpoint=pending").then_some(false),
         ..MemberData::default()
@@ -797,6 +826,7 @@ fn read_server(words: &Words<'_>) -> Server {
             let sql = SqlFacts {
                 in_recovery,
                 timeline: Some(words.timeline()),
+                origin: words.origin(words.timeline()),
                 flushed: position.filter(|_| !in_recovery),
                 received: position.filter(|_| in_recovery),
                 replayed: position.filter(|_| in_recovery),
@@ -888,6 +918,7 @@ fn read_peer(words: &Words<'_>) -> Result<PeerStatus, String> {
                 .or(words.number("mib").map(|mebibytes| Lsn(mebibytes << 20))),
             replayed: words.number("replayed-mib").map(|mebibytes| Lsn(mebibytes << 20)),
             timeline: Some(words.timeline()),
+            origin: words.origin(words.timeline()),
             tags: words.tags(),
             watchdog_failed: false,
         }),
@@ -909,6 +940,8 @@ fn read_divergence(words: &Words<'_>) -> Divergence {
     let (timeline, lsn) = pair(words.0[0]);
     let (remote_timeline, switch_lsn) = pair(words.0[2]);
     let was_standby = !words.has("primary");
+    let before = words.value("before").map(read_origins).unwrap_or_default();
+    let before = before.0.into_iter().map(|promotion| promotion.origin);
     let history = (1..remote_timeline.0)
         .map(|number| HistoryEntry {
             timeline: Timeline(number),
@@ -921,6 +954,7 @@ fn read_divergence(words: &Words<'_>) -> Divergence {
             timeline,
             lsn,
             was_standby,
+            origins: words.origin(timeline).into_iter().chain(before).collect(),
             checkpoint_end: words.number("ends").map(Lsn),
         }),
         remote: Ok(RemoteHistory {

@@ -1,8 +1,8 @@
 //! The status document: what `GET /patroni` and the bodies of health checks say (Patroni documentation, "Patroni REST
 //! API", "Monitoring endpoint"). The order of its keys is Patroni's, since people compare its text.
 
-use ha::cluster::Cluster;
-use ha::facts::Moment;
+use ha::cluster::{Cluster, Origin};
+use ha::facts::{Moment, PeerStatus};
 use ha::pg::{Lsn, Role, ServerState};
 use postgres::{CloneProgress, RestStatus, WalSender};
 use serde_json::{Map, Value, json};
@@ -110,6 +110,10 @@ pub(crate) fn document(view: &View, now: Moment, server: Shown<'_>) -> Value {
             sql.timeline
         };
         put("timeline", json!(timeline));
+        let is_of_it = |origin: &&Origin| Some(origin.timeline) == timeline;
+        if let Some(origin) = view.origin.as_ref().filter(is_of_it) {
+            put(PeerStatus::ORIGIN, origin.to_json());
+        }
         if let Some(state) = sql.replication_state {
             put("replication_state", state.as_str().into());
         }

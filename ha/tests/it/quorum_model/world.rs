@@ -125,6 +125,11 @@ impl Wal {
         self.last() >> 4
     }
 
+    /// What tells the timeline from another one of that number; nothing does with the first one.
+    fn nonce(self) -> Option<u64> {
+        (self.timeline() > 1).then_some(self.last() & 0xf)
+    }
+
     fn first(self, length: u32) -> Self {
         Self(self.0 >> (8 * (self.length() - length)))
     }
@@ -354,17 +359,15 @@ impl<const N: usize> State<N> {
         self.arm(setting, None);
     }
 
-    /// Begins a timeline. With an archive the histories of all are there to find a number that is free.
-    pub(super) fn promote(&mut self, has_archive: bool) {
+    /// Begins a timeline. Of what others have begun it knows nothing.
+    pub(super) fn promote(&mut self) {
         let mine = self.wal[self.leader];
-        let known = if has_archive { &self.wal[..] } else { &[mine] };
-        let newest = known.iter().map(|wal| wal.timeline()).max().unwrap();
-        self.wal[self.leader] = mine.begin(newest + 1, self.leader);
+        self.wal[self.leader] = mine.begin(mine.timeline() + 1, self.leader);
         self.phase = Phase::Led;
     }
 
     /// What a member knows in a race, in the language of the scenarios.
-    pub(super) fn scenario(&self, me: Place, by_quorum: bool) -> String {
+    pub(super) fn scenario(&self, me: Place, by_quorum: bool, tell_origins: bool) -> String {
         let mode = if by_quorum { "quorum" } else { "on" };
         let listed = self.published.voters.places().map(|place| NAMES[place]);
         let listed: Vec<&str> = std::iter::once(NAMES[self.leader]).chain(listed).collect();
@@ -373,7 +376,10 @@ impl<const N: usize> State<N> {
         writeln!(text, "config synchronous_mode={mode}").unwrap();
         write!(text, "cluster sync={listed} quorum={quorum}").unwrap();
         for (place, (name, wal)) in NAMES.iter().zip(&self.wal).enumerate() {
-            let shown = format!("replica {} tl={}", wal.length(), wal.timeline());
+            let mut shown = format!("replica {} tl={}", wal.length(), wal.timeline());
+            if let Some(nonce) = wal.nonce().filter(|_| tell_origins) {
+                write!(shown, " origin={nonce}").unwrap();
+            }
             write!(text, "\nmember {name} {shown}").unwrap();
             if place == me {
                 write!(text, "\nserver {shown}").unwrap();

@@ -106,6 +106,7 @@ pub(crate) fn replica(config: &Value) -> View {
         state: ServerState::Running,
         sql: None,
         timeline: Some(Timeline(2)),
+        origin: None,
         latest_end_lsn: None,
         system_identifier: "7268616322854375442".parse().ok(),
         pending_restart: BTreeMap::new(),

@@ -1,0 +1,139 @@
+//! The key `origin`: which promotions led to the leader's timeline, and whether ours is another one of that number.
+
+use super::{observe, standby_cluster};
+use crate::cluster::{Cluster, Origin, Origins, Promotion};
+use crate::cycle::{Cycle, Flow};
+use crate::pg::HistoryEntry;
+use crate::step::{Expect, Key};
+
+/// Keeps `/origin` in line with the timeline this primary is on.
+pub(super) fn keep(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {
+    let server = observe::server(c)?;
+    let Some(timeline) = server.sql.and_then(|sql| sql.timeline) else {
+        return Ok(());
+    };
+    if c.memory.origin_of(timeline).is_none() {
+        // An agent before this one has written it, and the beginning of the timeline is not in `pg_wal` any more.
+        let ours = cluster
+            .origins
+            .0
+            .last()
+            .filter(|promotion| promotion.promoter.as_ref() == Some(c.me()));
+        c.memory.origin = ours.map(|promotion| promotion.origin);
+    }
+    let Some(own) = c.memory.origin_of(timeline) else {
+        return Ok(());
+    };
+    if cluster.origins.newest() == Some(&own) {
+        return Ok(());
+    }
+    let Some(history) = c.history_file(own.timeline)? else {
+        return Ok(());
+    };
+    let promotion = |origin| Promotion {
+        origin,
+        promoter: Some(c.me().clone()),
+    };
+    let mut origins = earlier(&cluster.origins, &history, c.memory.origin_before);
+    origins.0.push(promotion(own));
+    if let Some(limit) = super::history::limit(c) {
+        origins.0.drain(..origins.0.len().saturating_sub(limit));
+    }
+    drop(c.write(Key::Origin, origins.to_json(), Expect::Anything)?);
+    Ok(())
+}
+
+/// The promotions before the newest one that can be vouched for: those that lie on the way of our history, up to the timeline
+/// that we were on `before`, if the key means the same one by that number. All that led to it led to it for everybody.
+fn earlier(known: &Origins, history: &[HistoryEntry], before: Option<Origin>) -> Origins {
+    let Some(before) = before else {
+        return Origins::default();
+    };
+    let lies_on_the_way = |origin: &Origin| {
+        let mut ends = history.windows(2);
+        ends.any(|pair| pair[1].timeline == origin.timeline && pair[0].switch_lsn == origin.switch_lsn)
+    };
+    let up_to_it = known
+        .0
+        .iter()
+        .filter(|promotion| promotion.origin.timeline <= before.timeline);
+    if known.of(before.timeline) == Some(&before) {
+        let kept = up_to_it.filter(|promotion| lies_on_the_way(&promotion.origin));
+        return Origins(kept.cloned().collect());
+    }
+    let mut origins = vec![Promotion {
+        origin: before,
+        promoter: None,
+    }];
+    origins.retain(|promotion| lies_on_the_way(&promotion.origin));
+    Origins(origins)
+}
+
+/// Somebody leads who tells which promotion its timeline comes from.
+pub(super) fn is_told(c: &Cycle<'_>, cluster: &Cluster) -> bool {
+    // The members of a standby cluster are on timelines of the remote one, of which the key does not tell.
+    let leader = cluster.leader_member().filter(|leader| &leader.name != c.me());
+    !standby_cluster::is_one(c) && leader.is_some_and(|leader| leader.data.origin.is_some())
+}
+
+/// Whether our timeline is certainly not the one of that number that led to the leader's. What a leader says of its own
+/// timeline is true at any time; the key is where it agrees with that, or it is what a leader before has left.
+pub(super) fn is_another(c: &Cycle<'_>, cluster: &Cluster, own: Option<&Origin>) -> bool {
+    let Some(own) = own.filter(|_| is_told(c, cluster)) else {
+        return false;
+    };
+    let leader = cluster
+        .leader_member()
+        .and_then(|leader| leader.data.origin.as_ref());
+    let is_vouched_for = leader.is_some() && cluster.origins.newest() == leader;
+    let told = match leader {
+        Some(leader) if leader.timeline == own.timeline => Some(leader),
+        _ if is_vouched_for => cluster.origins.of(own.timeline),
+        _ => None,
+    };
+    told.is_some_and(|told| told.is_rival_of(own))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::{Lsn, Timeline};
+
+    fn origin(timeline: u32, lsn: u64, nonce: u32) -> Origin {
+        Origin {
+            timeline: Timeline(timeline),
+            switch_lsn: Lsn(lsn),
+            nonce,
+        }
+    }
+
+    #[test]
+    fn only_promotions_that_led_here_are_vouched_for() {
+        let line = |timeline, lsn| HistoryEntry {
+            timeline: Timeline(timeline),
+            switch_lsn: Lsn(lsn),
+            reason: String::new(),
+        };
+        let history = [line(1, 100), line(2, 200), line(3, 300)];
+        let promotion = |origin| Promotion {
+            origin,
+            promoter: None,
+        };
+        let origins = |list: &[Origin]| Origins(list.iter().copied().map(promotion).collect());
+        let (second, third) = (origin(2, 100, 7), origin(3, 200, 8));
+        let all = origins(&[second, third]);
+        let vouched_for = |known: &Origins, before| earlier(known, &history, before);
+        assert_eq!(vouched_for(&all, Some(third)), all);
+        assert_eq!(
+            vouched_for(&all, None),
+            Origins::default(),
+            "nothing is known of ourselves"
+        );
+        let other = origin(3, 200, 9);
+        let replaced = vouched_for(&all, Some(other));
+        assert_eq!(replaced, origins(&[other]), "we were on another third timeline");
+        let elsewhere = origins(&[origin(2, 90, 7), third]);
+        let kept = vouched_for(&elsewhere, Some(third));
+        assert_eq!(kept, origins(&[third]), "that second one was left elsewhere");
+    }
+}
