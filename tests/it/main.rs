@@ -35,6 +35,7 @@ mod life;
 mod log;
 mod manuals;
 mod mixed;
+mod origin;
 mod patroni;
 mod progress;
 mod query;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{observe, primary, rewind, standby_cluster};
+use super::{observe, origin, primary, rewind, standby_cluster};
 use crate::cluster::{Cluster, Member, MemberData};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{RecoveryDrift, Source};
@@ -87,7 +87,10 @@ pub(super) fn follow(
 /// Brings the recovery settings in line with what this member is to follow.
 pub(super) fn change_source(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<Source>) -> Flow<()> {
     match c.recovery_drift(target.clone())? {
-        RecoveryDrift::None => notice_new_timeline(c, cluster),
+        RecoveryDrift::None => {
+            notice_new_timeline(c, cluster);
+            origin::learn(c, cluster)?;
+        }
         RecoveryDrift::Reload => {
             arm_rewind_check(c);
             drop(c.perform(Action::Follow(target))?);

@@ -1,8 +1,9 @@
 //! The key `origin`: which promotions led to the leader's timeline, and whether ours is another one of that number.
 
-use super::{observe, standby_cluster};
+use super::{follow, observe, standby_cluster};
 use crate::cluster::{Cluster, Origin, Origins, Promotion};
 use crate::cycle::{Cycle, Flow};
+use crate::memory::RewindState;
 use crate::pg::HistoryEntry;
 use crate::step::{Expect, Key};
 
@@ -67,6 +68,21 @@ fn earlier(known: &Origins, history: &[HistoryEntry], before: Option<Origin>) ->
     }];
     origins.retain(|promotion| lies_on_the_way(&promotion.origin));
     Origins(origins)
+}
+
+/// A copy does not have the beginning of its timeline, nor does a standby that is long on it: who streams from the leader is
+/// on the leader's.
+pub(super) fn learn(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {
+    let told = cluster.leader_member().and_then(|leader| leader.data.origin);
+    let Some(told) = told.filter(|told| is_told(c, cluster) && c.memory.last_timeline == Some(told.timeline))
+    else {
+        return Ok(());
+    };
+    let is_known = c.memory.origin_of(told.timeline).is_some();
+    if !is_known && c.memory.rewind == RewindState::Unneeded && follow::streams_from_leader(c, cluster)? {
+        c.memory.see_timeline(told.timeline, Some(told));
+    }
+    Ok(())
 }
 
 /// Somebody leads who tells which promotion its timeline comes from.
