@@ -38,6 +38,7 @@ mod mixed;
 mod patroni;
 mod progress;
 mod query;
+mod reinitialize;
 mod rest;
 mod scripts;
 mod supervise;
