@@ -480,7 +480,7 @@ impl PeerStatus {
             position: location.or_else(|| lsn("received_location").max(lsn("replayed_location"))),
             replayed: lsn("replayed_location"),
             timeline: timeline.and_then(|number| number.try_into().ok()).map(Timeline),
-            origin: body.get(PeerStatus::ORIGIN).and_then(Origin::from_json),
+            origin: body.get(Self::ORIGIN).and_then(Origin::from_json),
             tags: Tags(
                 body.get("tags")
                     .and_then(serde_json::Value::as_object)

@@ -2,6 +2,7 @@
 
 use crate::command::{Invocation, Output};
 use crate::connection::{quote_ident, quote_literal, rows};
+use crate::data_directory::Leftovers;
 use crate::files::passfile::Credentials;
 use crate::files::{ensure_directory, mode_for, pg_hba, remove, signal, write_if_changed};
 use crate::process::watch::Watch;
@@ -35,7 +36,10 @@ impl Server {
     /// Runs a program that fills the data directory; the directory is marked as unfinished until
     /// [`Server::mark_finished`].
     pub(crate) async fn fill(&self, invocation: &Invocation, deadline: Instant) -> Result<Output> {
+        // Declared first, so that it looks after the program was killed.
+        let _leftovers;
         let mut running = invocation.spawn()?;
+        _leftovers = Leftovers(self.data_dir());
         let pid = running.id();
         self.note_copying(|copying| copying.group = pid);
         tokio::select! {

@@ -19,6 +19,17 @@ use std::time::SystemTime;
 /// Marks a directory whose contents are not complete; holds the process id of the program that fills it.
 pub(crate) const UNFINISHED: &str = "tamada.unfinished";
 
+/// One of these is the first that a program which fills a directory makes in it. `PG_VERSION` may come last of all:
+/// pg_basebackup gets the files in the order in which the source's file system happens to list them.
+const FIRST_FILES: [&str; 6] = [
+    "PG_VERSION",
+    "backup_label",
+    "base",
+    "global",
+    "pg_wal",
+    "pg_xlog",
+];
+
 /// What the data directory holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataDirectory {
@@ -142,21 +153,16 @@ impl Server {
             } else {
                 Watch::new(&[&parent])
             };
-            if data_dir.join("PG_VERSION").exists() {
+            if has_first_files(&data_dir) {
                 break;
             }
             if exists == data_dir.is_dir() {
-                watch.changed(|file| file == "PG_VERSION" || file == name).await;
+                watch
+                    .changed(|file| FIRST_FILES.contains(&file) || file == name)
+                    .await;
             }
         }
-        let process = pid
-            .and_then(|pid| i32::try_from(pid).ok())
-            .and_then(|pid| Postmaster::open(pid, 0));
-        let started = process.as_ref().and_then(Postmaster::started_ticks).unwrap_or(0);
-        let text = format!("{} {started}\n", process.map_or(0, |process| process.pid()));
-        if let Err(error) = write_if_changed(&data_dir.join(UNFINISHED), &text, 0o600) {
-            tracing::warn!("the directory could not be marked as unfinished: {error}");
-        }
+        mark_unfinished(&data_dir, pid);
         std::future::pending::<()>().await;
     }
 
@@ -218,6 +224,33 @@ impl Server {
             ))),
             None => Ok(()),
         }
+    }
+}
+
+/// What a program leaves that is ended before it has filled a directory: marked, even if that is so soon that
+/// [`Server::mark_when_filled`] has not seen its first file.
+pub(crate) struct Leftovers(pub(crate) PathBuf);
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        if has_first_files(&self.0) && !self.0.join(UNFINISHED).exists() {
+            mark_unfinished(&self.0, None);
+        }
+    }
+}
+
+fn has_first_files(data_dir: &Path) -> bool {
+    FIRST_FILES.iter().any(|file| data_dir.join(file).exists())
+}
+
+fn mark_unfinished(data_dir: &Path, pid: Option<u32>) {
+    let process = pid
+        .and_then(|pid| i32::try_from(pid).ok())
+        .and_then(|pid| Postmaster::open(pid, 0));
+    let started = process.as_ref().and_then(Postmaster::started_ticks).unwrap_or(0);
+    let text = format!("{} {started}\n", process.map_or(0, |process| process.pid()));
+    if let Err(error) = write_if_changed(&data_dir.join(UNFINISHED), &text, 0o600) {
+        tracing::warn!("the directory could not be marked as unfinished: {error}");
     }
 }
 

@@ -5,7 +5,8 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use config::Map;
+use config::settings::check_dynamic;
+use config::{Map, Problem};
 use dcs::{Expect, Key};
 
 use super::config_change::{diff, read, set, to_json, to_yaml};
@@ -76,6 +77,9 @@ impl EditConfig {
         if !self.quiet {
             show(&diff(&before_text, &after_text))?;
         }
+        for finding in findings(&before, &after) {
+            tracing::warn!("{finding}");
+        }
         if !self.force
             && [&self.apply, &self.replace]
                 .into_iter()
@@ -124,6 +128,23 @@ impl EditConfig {
         let has_files = self.apply.is_some() || self.replace.is_some();
         Ok((has_files || !self.set.is_empty() || !self.pg.is_empty()).then_some(after))
     }
+}
+
+/// What the change brings that nothing knows, or that makes no sense where it stands: members ignore it and say so in
+/// their logs, where nobody may look. It is none of a change's business what was there before.
+fn findings(before: &Map, after: &Map) -> Vec<Problem> {
+    let known = check_dynamic(before, "").0;
+    let is_new = |finding: &Problem| {
+        let is_same = |known: &Problem| known.path == finding.path && known.message == finding.message;
+        !known.iter().any(is_same)
+    };
+    let mut found = check_dynamic(after, "").0;
+    found.retain(is_new);
+    for finding in &mut found {
+        // In an option, or in a file that the editor has left and that is gone.
+        finding.position = None;
+    }
+    found
 }
 
 fn is_stdin(path: &Path) -> bool {

@@ -39,6 +39,7 @@ mod origin;
 mod patroni;
 mod progress;
 mod query;
+mod reinitialize;
 mod rest;
 mod scripts;
 mod supervise;

@@ -1,5 +1,7 @@
 //! Which events a cycle is: only what changes something, so that a cluster in which all is well writes none.
 
+mod task;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use jiff::Timestamp;
 use super::{Event, Gain, Loss, Origin, Race, Rival, Verdict, What};
 use crate::cluster::{Cluster, Failover, SyncState};
 use crate::cycle::{Entry, Facts};
-use crate::facts::{Answer, LockAnswer, Moment, PeerAnswer, Progress, SqlFacts, TaskStatus};
+use crate::facts::{Answer, LockAnswer, Moment, PeerAnswer, SqlFacts};
 use crate::memory::Memory;
 use crate::pg::MemberName;
 use crate::reason::{Level, Reason};
@@ -100,33 +102,6 @@ impl Chronicle {
         if !changed.is_empty() {
             let origin = Origin::Cluster;
             look.tell(look.facts.given.now, What::Configuration { origin, changed });
-        }
-    }
-
-    fn task_ended(&mut self, look: &mut Look<'_>) {
-        let at = look.facts.given.now;
-        match &look.facts.given.task {
-            TaskStatus::Done { task, outcome } => {
-                let since = self.task_since.take().filter(|(begun, _)| begun == task);
-                self.has_shut_down = false;
-                look.tell(
-                    at,
-                    What::TaskEnded {
-                        task: task.clone(),
-                        outcome: outcome.clone(),
-                        took: since.map(|(_, since)| at.since(since)),
-                    },
-                );
-            }
-            TaskStatus::Running {
-                progress: Progress::ShutDown { checkpoint },
-                ..
-            } if !self.has_shut_down => {
-                self.has_shut_down = true;
-                let checkpoint = *checkpoint;
-                look.tell(at, What::ShutdownCheckpoint { checkpoint });
-            }
-            TaskStatus::Running { .. } | TaskStatus::Idle => {}
         }
     }
 
@@ -231,24 +206,6 @@ impl Chronicle {
             self.race = Some(essence);
             let at = compared_at(look.facts).unwrap_or(look.ended_at);
             look.tell(at, What::Race(Box::new(race)));
-        }
-    }
-
-    fn actions(&mut self, look: &mut Look<'_>) {
-        for entry in &look.facts.journal {
-            let Step::Act(action) = &entry.step else { continue };
-            if let (Action::Begin(task), Answer::Done(Ok(()))) = (action, &entry.answer) {
-                self.task_since = Some((task.clone(), entry.at));
-                if let Task::Stop { purpose, .. } = task
-                    && purpose.demotion().is_some()
-                {
-                    let (purpose, because) = (*purpose, look.outcome.reason.to_string());
-                    look.tell(entry.at, What::Demotion { purpose, because });
-                }
-                look.tell(entry.at, What::TaskBegun { task: task.clone() });
-            } else if let Some(what) = deed(action, entry) {
-                look.tell(entry.at, what);
-            }
         }
     }
 

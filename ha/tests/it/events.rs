@@ -119,6 +119,44 @@ fn a_switchover() {
     );
 }
 
+/// The job has ended before a cycle saw that the checkpoint was written.
+#[test]
+fn a_switchover_with_a_short_stop() {
+    check(
+        "\
+# The server is down before anything is told of how far it is.
+me a
+remember known primary running lock=30
+cluster leader=a optime=100 failover=a>b timeline=1
+member a primary 100
+member b replica 100
+server primary 100
+peer b replica 100
+cycle asked to hand over to b
+===
+
+cycle stopped
+at 11
+server gone
+data shut-down checkpoint=110
+task done stop for=switchover
+===
+",
+        &expect![[r#"
+            10.000 asked: somebody asked for a switchover from a to b
+            10.000 demotion: Demoting self (graceful): switchover: demoting myself
+            10.000 task_begun: switchover: demote began
+            10.000 server: the server was primary and is demoted, running
+            10.000 status: switchover: demoting myself
+            11.000 shutdown_checkpoint: PostgreSQL has written its shutdown checkpoint at 0/6E
+            11.000 task_ended: switchover: demote is done, after 1 s
+            11.000 lock_lost: gave the leader key up
+            11.000 server: the server (demoted) was running and is stopped
+            11.000 status: removed leader lock because postgres is not running
+        "#]],
+    );
+}
+
 #[test]
 fn a_dcs_that_is_away() {
     check(
@@ -130,6 +168,7 @@ fn a_dcs_that_is_away() {
         12.000 task_begun: stop began
         12.000 server: the server was primary and is demoted, running
         12.000 status: demoted self because DCS is not accessible and I was a leader
+        13.000 shutdown_checkpoint: PostgreSQL has written its shutdown checkpoint at 0/64
         13.000 task_ended: stop is done
         13.000 task_begun: starting after demotion began
         13.000 server: the server (demoted) was running and is stopped

@@ -26,6 +26,8 @@ impl Server {
     /// When a postmaster runs in it, or neither works.
     pub(crate) async fn make_place(&self) -> Result<()> {
         self.refuse_while_running("replaced")?;
+        // What made it may have been killed a moment ago, and not be gone.
+        self.remove_unfinished_copy().await?;
         let data_dir = self.data_dir();
         let moved = blocking({
             let data_dir = data_dir.clone();
@@ -79,6 +81,10 @@ fn move_aside(data_dir: &Path) -> io::Result<bool> {
     }
     let former = with_suffix(data_dir, SUFFIX);
     if former.join(MARK).exists() {
+        if data_dir.join("backup_label").exists() {
+            // A whole copy that was never started: what it has replaced may be the last that works.
+            return Ok(false);
+        }
         // Of a copy that has not run since: what is there now is newer.
         remove_marked(&former)?;
     }
@@ -220,6 +226,26 @@ mod tests {
             !move_aside(&data).unwrap(),
             "a copy that was broken off is not kept"
         );
+    }
+
+    #[test]
+    fn a_copy_that_never_ran_does_not_replace_what_it_has_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let data = root.path().join("data");
+        fs::create_dir_all(data.join("global")).unwrap();
+        fs::write(data.join("global/pg_control"), "first").unwrap();
+        assert!(move_aside(&data).unwrap());
+        let former = root.path().join("data.former/global/pg_control");
+        fs::create_dir_all(data.join("global")).unwrap();
+        for file in ["global/pg_control", "backup_label"] {
+            fs::write(data.join(file), "copy").unwrap();
+        }
+        assert!(!move_aside(&data).unwrap());
+        assert_eq!(fs::read_to_string(&former).unwrap(), "first");
+        // PostgreSQL renames the label as soon as it has begun with it.
+        fs::remove_file(data.join("backup_label")).unwrap();
+        assert!(move_aside(&data).unwrap());
+        assert_eq!(fs::read_to_string(&former).unwrap(), "copy");
     }
 
     #[test]

@@ -12,6 +12,7 @@ tests![
     a_custom_method_makes_a_replica,
     a_method_keeps_the_data_and_needs_no_leader,
     a_copy_that_is_broken_off_is_recognised,
+    a_copy_is_marked_from_its_first_file_on,
 ];
 
 async fn passwords_do_not_reach_the_log(installation: Installation) {
@@ -265,6 +266,39 @@ async fn a_method_keeps_the_data_and_needs_no_leader(installation: Installation)
     let error = clone(named).await.unwrap_err().to_string();
     assert!(error.contains("exit code 4"), "{error}");
     assert_eq!(b.server.data_directory(), DataDirectory::Empty);
+}
+
+async fn a_copy_is_marked_from_its_first_file_on(installation: Installation) {
+    let a = Node::new(&installation, "a");
+    let dir = tempfile::tempdir().unwrap();
+    // The order is that of the source's file system: `PG_VERSION` may come last.
+    let text = format!(
+        "mkdir -p {0}/pg_wal; touch {0}/backup_label; sleep 300",
+        a.data_dir().display()
+    );
+    let command = script(dir.path(), "slow", &text);
+    a.configure(&format!(
+        "postgresql: {{create_replica_methods: [slow], slow: {{command: '{command}', no_leader: true}}}}"
+    ));
+    // As soon as there is something in it, or when it is marked.
+    for begun in ["pg_wal", "tamada.unfinished"] {
+        let begun = a.data_dir().join(begun);
+        let server = a.server.clone();
+        let copying = tokio::spawn(async move {
+            let from = CloneSource {
+                name: None,
+                source: None,
+            };
+            server
+                .create_replica(&from, &CloneMethods::Configured, soon())
+                .await
+        });
+        until("the copy has begun", async || begun.exists()).await;
+        copying.abort();
+        assert!(copying.await.unwrap_err().is_cancelled());
+        assert!(a.server.remove_unfinished_copy().await.unwrap());
+        assert_eq!(a.server.data_directory(), DataDirectory::Empty);
+    }
 }
 
 async fn a_copy_that_is_broken_off_is_recognised(installation: Installation) {
