@@ -228,7 +228,7 @@ fn hand_over(world: &mut World) {
         hand_over_standby_cluster(world, calm);
         return;
     }
-    let before = world.last_primary;
+    let (before, beginnings) = (world.last_primary, world.consumer.beginnings);
     world.inject(Fault::Switchover, 0);
     let end = world.now + world.plan.ttl() + Duration::from_secs(20);
     world.run_until_true(end, |world| world.last_primary != before);
@@ -251,7 +251,9 @@ fn hand_over(world: &mut World) {
     }
     let end = world.now + Duration::from_secs(95);
     world.run_until(end);
-    settle(world, "after a graceful stop");
+    if settle(world, "after a graceful stop") && world.consumer.beginnings != beginnings {
+        world.break_rule_text("the consumer of a logical slot had to begin anew in quiet".to_owned());
+    }
 }
 
 /// A healthy standby cluster gets another leader, changes places with the remote cluster, and back.
