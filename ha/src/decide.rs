@@ -192,8 +192,16 @@ fn identity(c: &mut Cycle<'_>, cluster: &Cluster, held: bool) -> Flow<Option<Rea
         match c.data_directory()? {
             DataDirectory::Empty => return no_data(c, cluster, held, None).map(Some),
             DataDirectory::Inaccessible(why) => return no_data(c, cluster, held, Some(why)).map(Some),
-            DataDirectory::Present { control, .. } => {
-                c.memory.system_identifier = control.ok().and_then(|control| control.system_identifier);
+            DataDirectory::Present {
+                control,
+                has_backup_label,
+                ..
+            } => {
+                let control = control.ok();
+                if let Some(control) = control.as_ref().filter(|_| !has_backup_label) {
+                    slots::notice_primary(c, control)?;
+                }
+                c.memory.system_identifier = control.and_then(|control| control.system_identifier);
             }
         }
     }

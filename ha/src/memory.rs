@@ -124,9 +124,16 @@ pub struct Slots {
     pub adopted: bool,
     /// A standby: in which postmaster the logical slots below were found.
     pub found_in: Option<i64>,
+    /// A standby: who led then, and the timeline here: what the last primary has kept the next one may throw away.
+    pub found_under: Option<(MemberName, Option<Timeline>)>,
     /// A standby: logical slots of which it is not certain yet that the primary has kept the catalog rows that they need.
     /// With the `catalog_xmin` that the slot had on the primary when our physical slot began to keep some there.
     pub unproven: BTreeMap<SlotName, Option<Xid>>,
+    /// A standby: how far those were confirmed when they were found. WAL that they need is here once they have moved on.
+    pub found_at: BTreeMap<SlotName, Lsn>,
+    /// On which timeline this server last was the leader's: while its WAL is of that one, its logical slots are what they
+    /// were then.
+    pub led_on: Option<Timeline>,
     /// A standby: no logical slot is copied before then.
     pub copy_not_before: Option<Moment>,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ha::facts::{Answer, CheckpointStatus, LockAnswer, Source};
 use ha::standby_names::StandbyNames;
-use ha::step::{Action, SlotChange};
+use ha::step::Action;
 
 use crate::dcs::Request;
 use crate::server::Process;
@@ -57,7 +57,7 @@ impl World {
                 let delay = self.random.millis(2, 20);
                 self.done_after(id, delay, Ok(()));
             }
-            Action::BeginSlotWork(_) => self.done_after(id, Duration::from_millis(1), Ok(())),
+            Action::BeginSlotWork(work) => self.begin_slot_work(id, work),
             Action::ResumeReplay => self.done_after(id, Duration::from_millis(2), Ok(())),
             Action::SetSynchronousStandbyNames(names) => {
                 let names = StandbyNames::parse(names.as_deref().unwrap_or_default());
@@ -79,7 +79,7 @@ impl World {
         self.members[id].agent.promise.begin_race(now)
     }
 
-    fn done_after(&mut self, id: Id, delay: Duration, result: Result<(), String>) {
+    pub(crate) fn done_after(&mut self, id: Id, delay: Duration, result: Result<(), String>) {
         self.answer_after(id, delay, move |_, _| Answer::Done(result));
     }
 
@@ -113,37 +113,6 @@ impl World {
                 self.disconnect_receiver(id);
             }
         }
-    }
-
-    fn change_slots(&mut self, id: Id, changes: Vec<SlotChange>) -> Result<(), String> {
-        let at = self.position(id).map(|position| position.lsn);
-        let is_active = |change: &SlotChange| match change {
-            SlotChange::Drop(name) => self.slot_user(id, &name.0).is_some(),
-            SlotChange::CreatePhysical(_) | SlotChange::Advance(..) => false,
-        };
-        // PostgreSQL does not drop a slot that is in use.
-        let changes: Vec<SlotChange> = changes.into_iter().filter(|change| !is_active(change)).collect();
-        let server = &mut self.members[id].server;
-        if !server.is_up() {
-            return Err("could not connect".to_owned());
-        }
-        let data = server.data.as_mut().ok_or("no data directory")?;
-        for change in changes {
-            match change {
-                SlotChange::CreatePhysical(name) => {
-                    data.slots.entry(name).or_insert(at);
-                }
-                SlotChange::Drop(name) => {
-                    data.slots.remove(&name);
-                }
-                SlotChange::Advance(name, lsn) => {
-                    if let Some(restart_lsn) = data.slots.get_mut(&name) {
-                        *restart_lsn = Some(lsn);
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 }
 

@@ -19,8 +19,9 @@ use jiff::Timestamp;
 
 use crate::plan::Plan;
 use crate::server::{Condition, Process};
+use crate::slot_work::Work;
 use crate::task::Job;
-use crate::world::{Id, World};
+use crate::world::{Id, Member, World};
 
 /// An agent.
 pub(crate) struct Agent {
@@ -45,6 +46,7 @@ pub(crate) struct Agent {
     pub(crate) done: Option<(Task, TaskOutcome)>,
     pub(crate) jobs: u64,
     pub(crate) checkpoint: CheckpointStatus,
+    pub(crate) slot_work: Work,
     pub(crate) requests: Vec<Request>,
     /// What it has promised to a leader that does not reach the DCS.
     pub(crate) promise: Promise,
@@ -80,6 +82,7 @@ impl Agent {
             done: None,
             jobs: 0,
             checkpoint: CheckpointStatus::Idle,
+            slot_work: Work::default(),
             requests: Vec::new(),
             promise: Promise::default(),
             is_stopping: false,
@@ -362,6 +365,7 @@ impl World {
             self.break_rule(id, "decide calls itself defective");
             return;
         }
+        self.settle_slots(id, &outcome);
         let was_paused = self.members[id].agent.config.pause;
         let name = self.members[id].name().clone();
         let agent = &mut self.members[id].agent;
@@ -389,6 +393,19 @@ impl World {
             return;
         }
         self.sleep(id, outcome.again_at);
+    }
+
+    /// What the end of a cycle means for logical slots: whether somebody was warned of one, and which settings hold.
+    fn settle_slots(&mut self, id: Id, outcome: &Outcome) {
+        let Member {
+            node, agent, server, ..
+        } = &mut self.members[id];
+        let warning = "Logical replication slots that might be unsafe";
+        let is_warned_of = outcome.notes.iter().any(|note| note.text.starts_with(warning));
+        server.is_slot_doubtful.get_or_insert(is_warned_of);
+        if let Some((cluster, _)) = &agent.memory.cluster {
+            server.has_feedback = ha::forces_hot_standby_feedback(node, &agent.config, cluster);
+        }
     }
 
     fn sleep(&mut self, id: Id, again_at: Option<Moment>) {
@@ -440,6 +457,8 @@ impl World {
 
     /// The agent's process is gone; the server is left as it is.
     pub(crate) fn kill_agent(&mut self, id: Id) {
+        // What it would have said is not known.
+        self.members[id].server.is_slot_doubtful.get_or_insert(true);
         let agent = &mut self.members[id].agent;
         agent.is_alive = false;
         agent.cycle = None;

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use ha::invariants;
+use ha::pg::SlotName;
 
+use crate::slots::{FEED, Slot};
 use crate::wal::Branch;
 use crate::workload::Lost;
 use crate::world::{Id, World};
@@ -191,7 +193,7 @@ impl World {
             return Some(format!("commits wait on {name} for {names}"));
         }
         let behind = followers.find(|id| !self.streams_from(*id, primary));
-        behind.map(|id| {
+        let trouble = behind.map(|id| {
             let member = &self.members[id];
             let reason = &member.agent.reason;
             format!(
@@ -199,7 +201,82 @@ impl World {
                 member.name(),
                 member.server.process
             )
-        })
+        });
+        trouble.or_else(|| self.slot_trouble(primary))
+    }
+
+    /// A permanent logical slot is on the primary and in use, and others have copies that can be used after a failover.
+    fn slot_trouble(&self, primary: Id) -> Option<String> {
+        if !self.is_to_have_feed(primary) {
+            return None;
+        }
+        let name = self.members[primary].name();
+        let branch = self.position(primary)?.branch;
+        if self.feed(primary).is_none() {
+            return Some(format!("{name} has no logical slot"));
+        }
+        if !self.consumer.is_on(branch) {
+            return Some(format!("the consumer does not read from {name}"));
+        }
+        let mut others = self
+            .ids()
+            .filter(|id| *id != primary && self.is_to_have_feed(*id));
+        let other = others.find(|id| !self.members[*id].is_foreign && !self.is_feed_ready(*id))?;
+        let (name, slot) = (self.members[other].name(), self.feed(other));
+        Some(format!(
+            "{name} has no copy of the logical slot that is safe to use: {slot:?}"
+        ))
+    }
+
+    /// A permanent logical slot is dropped by the agent.
+    pub(crate) fn check_slot_drop(&mut self, id: Id, name: &SlotName) {
+        if name.0 == FEED && self.is_to_have_feed(id) {
+            self.break_rule(id, "drops the permanent logical slot");
+        }
+    }
+
+    /// What keeps the consumer from going on from a member's slot.
+    fn slot_flaw(&self, id: Id, slot: Slot) -> Option<&'static str> {
+        let confirmed = slot.logical.map(|logical| logical.confirmed);
+        let reach = self.reach_until(id, confirmed.unwrap_or_default());
+        let wal_from = self.members[id].server.data.as_ref().map(|data| data.wal_from);
+        let has_rows = match (self.rows_from(id), slot.catalog_xmin) {
+            (Some(rows_from), Some(needed)) => rows_from.is_not_after(needed),
+            (_, _) => true,
+        };
+        if !self.consumer.has_all(&reach) {
+            Some("is ahead of what its consumer has confirmed")
+        } else if slot.restart_lsn < wal_from {
+            Some("needs WAL that was removed")
+        } else {
+            (!has_rows).then_some("needs catalog rows that were removed")
+        }
+    }
+
+    /// Whether the consumer can go on from a new primary's slot; it must, if nobody was warned of it.
+    pub(crate) fn check_slot(&mut self, id: Id, slot: Slot, is_warned_of: bool) -> bool {
+        let Some(flaw) = self.slot_flaw(id, slot) else {
+            return true;
+        };
+        self.note(id, || format!("the slot {flaw}: {slot:?}"));
+        if !is_warned_of {
+            self.break_rule(id, &format!("its logical slot is said to be safe and {flaw}"));
+        }
+        false
+    }
+
+    /// A copy that is said to be safe is so; until the next cycle after another leader has come it may still be said.
+    pub(crate) fn check_copy(&mut self, id: Id) {
+        if !self.is_feed_ready(id) {
+            return;
+        }
+        let Some((slot, _)) = self.feed(id) else { return };
+        // What somebody was warned of before is over.
+        self.members[id].server.is_slot_doubtful = None;
+        if let Some(flaw) = self.slot_flaw(id, slot) {
+            self.marks.hit(&format!("slots: a copy {flaw}"));
+            self.note(id, || format!("its copy {flaw}: {slot:?}"));
+        }
     }
 
     /// Whether two members' WAL parted in a way that a member cannot see, or cannot mend by pg_rewind: by timelines of

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::random::Random;
+use crate::slots::{DATABASE, FEED, PLUGIN};
 
 /// A kind of trouble, or something that people do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,6 +139,8 @@ pub struct Plan {
     pub chaos: Duration,
     /// There is a remote cluster to replicate from.
     pub has_remote: bool,
+    /// `slots` has a permanent logical slot.
+    pub has_logical_slot: bool,
     /// `standby_cluster` is in the configuration now.
     pub is_standby_cluster: bool,
 }
@@ -197,14 +200,25 @@ impl Plan {
             chaos: Duration::from_secs(ttl * 12 + random.below(ttl * 12)),
             has_remote: false,
             is_standby_cluster: false,
+            has_logical_slot: false,
         };
-        if !agent_dies && !is_synchronous {
-            plan.choose_remote(&mut random.clone());
+        if !agent_dies {
+            plan.choose_replication(&mut random.clone(), is_synchronous);
         }
         plan
     }
 
-    /// Some clusters replicate from another one. The stream is a copy, so that the runs of all others stay as they are.
+    /// What only some clusters have. The stream is a copy, so that the runs of all others stay as they are.
+    fn choose_replication(&mut self, random: &mut Random, is_synchronous: bool) {
+        if !is_synchronous {
+            self.choose_remote(&mut random.clone());
+        }
+        // Not the number that has decided on a remote cluster.
+        random.next();
+        self.has_logical_slot = self.use_slots && !self.has_remote && random.percent(35);
+    }
+
+    /// Some clusters replicate from another one.
     fn choose_remote(&mut self, random: &mut Random) {
         if !random.percent(15) {
             return;
@@ -243,6 +257,12 @@ impl Plan {
                 "synchronous_node_count".to_owned(),
                 self.synchronous_node_count.into(),
             );
+        }
+        if self.has_logical_slot
+            && let Some(map) = config.as_object_mut()
+        {
+            let slot = json!({"type": "logical", "database": DATABASE, "plugin": PLUGIN});
+            map.insert("slots".to_owned(), json!({FEED: slot}));
         }
         if self.is_failsafe
             && let Some(map) = config.as_object_mut()

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ha::cluster::Tags;
 use ha::facts::{
     Accepts, Answer, CrashRecovery, DataDirectory, Divergence, FailsafeReply, LocalHistory, Peer, PeerAnswer,
-    PeerStatus, RecoveryDrift, RemoteHistory, Server as ServerFacts, Slot, Source, SqlFacts, WalSender,
+    PeerStatus, RecoveryDrift, RemoteHistory, Server as ServerFacts, Source, SqlFacts, WalSender,
 };
 use ha::failsafe::Ping;
 use ha::pg::{ControlData, DatabaseState, HistoryEntry, Lsn, ReplicationState, SystemIdentifier, Timeline};
@@ -108,18 +108,10 @@ impl World {
     fn sql_facts(&self, id: Id, data: &Data) -> SqlFacts {
         let server = &self.members[id].server;
         let in_recovery = server.process == Process::Standby;
-        let slots = data.slots.iter().map(|(name, restart_lsn)| Slot {
-            name: name.clone(),
-            logical: None,
-            is_active: self.slot_user(id, name.0.as_str()).is_some(),
-            restart_lsn: *restart_lsn,
-            confirmed_flush: None,
-            has_xmin: false,
-            catalog_xmin: None,
-            is_lost: false,
-            lacks_wal: false,
-            has_failover: false,
-            is_synced: false,
+        let work = &self.members[id].agent.slot_work;
+        let slots = data.slots.iter().map(|(name, slot)| {
+            let lacks_wal = work.lacks_wal.contains(name);
+            slot.facts(name, self.is_slot_active(id, name), lacks_wal)
         });
         let standbys = (0..self.members.len()).filter(|other| self.upstream(*other) == Some(id));
         let wal_senders = standbys.map(|other| WalSender {
@@ -140,6 +132,7 @@ impl World {
             replay_paused: false,
             replication_state: server.receiver.map(|_| ReplicationState::Streaming),
             slots: slots.collect(),
+            slot_horizons: work.horizons.clone(),
             wal_senders: wal_senders.collect(),
             synchronous_standby_names: server.running_names.to_string(),
             checkpointer_is_current: true,

@@ -46,6 +46,7 @@ impl World {
             has_backup_label: false,
             source: None,
             slots: BTreeMap::new(),
+            wal_from: at.lsn,
             histories: BTreeSet::new(),
             names: StandbyNames::default(),
             takes_clients: true,

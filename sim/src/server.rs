@@ -8,6 +8,7 @@ use ha::pg::{DatabaseState, Lsn, SlotName, Timeline};
 use ha::standby_names::StandbyNames;
 use ha::step::{StartAs, StopMode};
 
+use crate::slots::Slot;
 use crate::wal::{Branch, Position};
 use crate::world::{Id, Owner, World};
 
@@ -43,7 +44,9 @@ pub(crate) struct Data {
     pub(crate) has_backup_label: bool,
     /// `primary_conninfo` and `primary_slot_name` in the configuration files.
     pub(crate) source: Option<Source>,
-    pub(crate) slots: BTreeMap<SlotName, Option<Lsn>>,
+    pub(crate) slots: BTreeMap<SlotName, Slot>,
+    /// The oldest WAL that is here.
+    pub(crate) wal_from: Lsn,
     /// The branches whose history files are in `pg_wal`.
     pub(crate) histories: BTreeSet<Branch>,
     /// `synchronous_standby_names` in the configuration files.
@@ -95,6 +98,10 @@ pub(crate) struct Server {
     pub(crate) running_names: StandbyNames,
     /// Commits that wait for standbys, and since when.
     pub(crate) waiting: Vec<(Position, Duration)>,
+    /// `hot_standby_feedback`, when it runs as a standby.
+    pub(crate) has_feedback: bool,
+    /// Whether its promotion came with a warning that the logical slot might be unsafe; `None` until that is known.
+    pub(crate) is_slot_doubtful: Option<bool>,
 }
 
 impl Server {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ha::facts::{Moment, Progress, Source, TaskStatus};
-use ha::pg::{DatabaseState, Lsn, Timeline};
+use ha::pg::{DatabaseState, Lsn, SlotName, Timeline};
 use ha::standby_names::StandbyNames;
 use ha::step::{CloneSource, StartAs, StopMode, StopPurpose, Task, TaskOutcome};
 
@@ -91,9 +91,11 @@ impl World {
             Task::Promote { lock_valid_until } => {
                 let delay = self.random.mostly(1, 40, 5, 3000);
                 self.later(id, delay, move |world, id| world.promote(id, lock_valid_until));
+                // A slot that somebody was warned of is no better for the next promotion.
+                let server = &mut self.members[id].server;
+                server.is_slot_doubtful = server.is_slot_doubtful.filter(|is_warned_of| *is_warned_of);
             }
-            // No slot of the simulator's is logical.
-            Task::CopyLogicalSlots { .. } => self.fail_task(id, "there are no logical slots"),
+            Task::CopyLogicalSlots { leader, slots, .. } => self.begin_copy(id, leader, slots),
             Task::CrashRecovery => {
                 let delay = self.random.mostly(200, 2000, 10, 10_000);
                 self.later(id, delay, |world, id| world.end_crash_recovery(id));
@@ -173,6 +175,7 @@ impl World {
                 has_backup_label: false,
                 source: None,
                 slots: BTreeMap::new(),
+                wal_from: at.lsn,
                 histories: BTreeSet::new(),
                 names: StandbyNames::default(),
                 takes_clients: false,
@@ -197,6 +200,7 @@ impl World {
 
     fn begin_clone(&mut self, id: Id, from: &CloneSource, follow: Option<Source>) {
         self.check_clone(id);
+        self.members[id].agent.slot_work.forget();
         self.server_dies(id);
         let source = from.source().and_then(|source| self.source_server(source));
         let Some(source) = source.filter(|source| *source != id) else {
@@ -231,7 +235,10 @@ impl World {
         let other = &self.members[source].server;
         let is_there = other.life == life && self.reaches(id, source);
         let copy = other.data.clone().filter(|_| is_there);
+        // The WAL since the copy was begun comes with it.
+        let begun = self.position(id).map(|position| position.lsn);
         self.members[id].server.data = copy.map(|data| Data {
+            wal_from: begun.unwrap_or(data.at.lsn),
             replayed: data.at.lsn,
             state: DatabaseState::InArchiveRecovery,
             has_recovery_signal: true,
@@ -264,6 +271,17 @@ impl World {
                 world.end_task(id, TaskOutcome::TimedOut);
             });
         }
+    }
+
+    fn begin_copy(&mut self, id: Id, leader: Source, slots: Vec<SlotName>) {
+        self.members[id].agent.slot_work.forget();
+        let delay = self.random.mostly(5, 100, 10, 2_000);
+        self.later(id, delay, move |world, id| {
+            world.set_stage(id, Stage::Stopping, Progress::Working);
+            if let Err(why) = world.read_slots(id, &leader, &slots) {
+                world.fail_task(id, &why);
+            }
+        });
     }
 
     fn begin_restart(&mut self, id: Id, start_as: StartAs, timeout: Option<Duration>) {
@@ -311,6 +329,7 @@ impl World {
     }
 
     fn begin_rewind(&mut self, id: Id, source: Source) {
+        self.members[id].agent.slot_work.forget();
         if self.members[id].server.process != Process::Down {
             self.stop_server(id, StopMode::Fast, false);
             self.set_stage(id, Stage::Stopping, Progress::Working);
@@ -398,6 +417,13 @@ impl World {
                 self.set_stage(id, Stage::Working, Progress::Restarting);
                 self.later(id, Duration::from_millis(10), move |world, id| {
                     world.begin_start(id, start_as, timeout);
+                });
+            }
+            (Stage::Stopping, Task::CopyLogicalSlots { follow, .. }) => {
+                self.write_slots(id);
+                self.set_stage(id, Stage::Working, Progress::Restarting);
+                self.later(id, Duration::from_millis(10), move |world, id| {
+                    world.begin_start(id, StartAs::Standby(follow), None);
                 });
             }
             (Stage::Stopping, Task::Rewind { source }) => {

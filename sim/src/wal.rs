@@ -72,6 +72,13 @@ impl Wal {
         })
     }
 
+    /// Where the branch begins.
+    #[must_use]
+    pub(crate) fn begin(&self, branch: Branch) -> Lsn {
+        let parent = self.branches[branch.0].parent;
+        parent.map_or(Lsn::ZERO, |parent| parent.lsn)
+    }
+
     /// The branch's history file, oldest line first.
     #[must_use]
     pub(crate) fn history(&self, branch: Branch) -> Vec<HistoryEntry> {

@@ -15,12 +15,14 @@ use ha::pg::MemberName;
 
 use crate::agent::Agent;
 use crate::check::Violation;
+use crate::consumer::Consumer;
 use crate::dcs::Dcs;
 use crate::journal::Journal;
 use crate::marks::Marks;
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::server::Server;
+use crate::slots::Vacuum;
 use crate::wal::{Position, Wal};
 use crate::workload::Ledger;
 
@@ -113,6 +115,8 @@ pub(crate) struct World {
     pub(crate) dcs: Dcs,
     pub(crate) wal: Wal,
     pub(crate) ledger: Ledger,
+    pub(crate) vacuums: Vec<Vacuum>,
+    pub(crate) consumer: Consumer,
     /// Somebody has asked for a failover by hand, which may lose what was acknowledged.
     pub(crate) accepts_loss: bool,
     /// Which paths were taken.
@@ -166,6 +170,8 @@ impl World {
             cut_from_dcs: BTreeSet::new(),
             wal: Wal::default(),
             ledger: Ledger::default(),
+            vacuums: Vec::new(),
+            consumer: Consumer::default(),
             accepts_loss: false,
             marks: Marks::default(),
             journal,
@@ -184,6 +190,9 @@ impl World {
             world.schedule(delay, Owner::World, move |world| world.boot_agent(id));
         }
         world.schedule(Duration::from_millis(100), Owner::World, Self::write_as_client);
+        if world.plan.has_logical_slot {
+            world.schedule(Duration::from_millis(100), Owner::World, Self::keep_slots);
+        }
         world
     }
 

@@ -4,7 +4,7 @@ use super::{follow, observe, standby_cluster};
 use crate::cluster::{Cluster, Origin, Origins, Promotion};
 use crate::cycle::{Cycle, Flow};
 use crate::memory::RewindState;
-use crate::pg::HistoryEntry;
+use crate::pg::{HistoryEntry, Timeline};
 use crate::step::{Expect, Key};
 
 /// Keeps `/origin` in line with the timeline this primary is on.
@@ -92,28 +92,34 @@ pub(super) fn is_told(c: &Cycle<'_>, cluster: &Cluster) -> bool {
     !standby_cluster::is_one(c) && leader.is_some_and(|leader| leader.data.origin.is_some())
 }
 
-/// Whether our timeline is certainly not the one of that number that led to the leader's. What a leader says of its own
-/// timeline is true at any time; the key is where it agrees with that, or it is what a leader before has left.
+/// Whether our timeline is certainly not the one of that number that led to the leader's.
 pub(super) fn is_another(c: &Cycle<'_>, cluster: &Cluster, own: Option<&Origin>) -> bool {
-    let Some(own) = own.filter(|_| is_told(c, cluster)) else {
-        return false;
-    };
-    let leader = cluster
-        .leader_member()
-        .and_then(|leader| leader.data.origin.as_ref());
-    let is_vouched_for = leader.is_some() && cluster.origins.newest() == leader;
-    let told = match leader {
-        Some(leader) if leader.timeline == own.timeline => Some(leader),
-        _ if is_vouched_for => cluster.origins.of(own.timeline),
-        _ => None,
-    };
-    told.is_some_and(|told| told.is_rival_of(own))
+    let told = own.and_then(|own| told(c, cluster, own.timeline));
+    told.zip(own).is_some_and(|(told, own)| told.is_rival_of(own))
+}
+
+/// Whether it is another one and began at the same position, which pg_rewind takes for the same.
+pub(super) fn looks_alike(c: &Cycle<'_>, cluster: &Cluster, own: &Origin) -> bool {
+    let told = told(c, cluster, own.timeline);
+    told.is_some_and(|told| told.is_rival_of(own) && told.switch_lsn == own.switch_lsn)
+}
+
+/// The timeline of that number that led to the leader's. What a leader says of its own is true at any time; the key is where
+/// it agrees with that, or it is what a leader before has left.
+fn told<'a>(c: &Cycle<'_>, cluster: &'a Cluster, timeline: Timeline) -> Option<&'a Origin> {
+    let leader = cluster.leader_member().filter(|_| is_told(c, cluster))?;
+    let newest = leader.data.origin.as_ref()?;
+    if newest.timeline == timeline {
+        return Some(newest);
+    }
+    let is_vouched_for = cluster.origins.newest() == Some(newest);
+    cluster.origins.of(timeline).filter(|_| is_vouched_for)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::{Lsn, Timeline};
+    use crate::pg::Lsn;
 
     fn origin(timeline: u32, lsn: u64, nonce: u32) -> Origin {
         Origin {

@@ -100,7 +100,7 @@ pub(super) fn enforce(
         // The answer came after the lease was over: what it said is worth nothing now.
         return Ok(Reason::NotPromotingLockLost);
     };
-    slots::warn_before_promotion(c);
+    slots::warn_before_promotion(c, cluster)?;
     c.begin(Task::Promote {
         lock_valid_until: lock.valid_until,
     })?;

@@ -1,7 +1,7 @@
 //! Whether our WAL parted from the leader's, and what is done about it (PostgreSQL manual, "pg_rewind").
 
 use super::{bootstrap, follow, observe, origin, standby_cluster};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Origin};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DataDirectory, Divergence, LocalHistory, RemoteHistory, Source};
 use crate::memory::RewindState;
@@ -64,8 +64,10 @@ fn look(c: &mut Cycle<'_>, cluster: &Cluster, source: &Source) -> Flow<()> {
     let Divergence { local, remote } = c.divergence(source.clone())?;
     if let Ok(local) = &local {
         let known = c.memory.origin_of(local.timeline);
-        let mut ours = local.origins.iter().chain(&known);
-        if ours.any(|own| origin::is_another(c, cluster, Some(own))) {
+        let ours: Vec<&Origin> = local.origins.iter().chain(&known).collect();
+        let is_another = ours.iter().any(|own| origin::is_another(c, cluster, Some(own)));
+        let looks_alike = ours.iter().any(|own| origin::looks_alike(c, cluster, own));
+        if looks_alike || (is_another && !is_allowed(c)) {
             set_apart(c);
             return Ok(());
         }

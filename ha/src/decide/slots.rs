@@ -5,7 +5,7 @@ mod logical;
 mod published;
 mod wanted;
 
-pub(super) use logical::{copy_missing, warn_before_promotion};
+pub(super) use logical::{copy_missing, notice_primary, warn_before_promotion};
 pub(super) use published::to_publish;
 pub use wanted::forces_hot_standby_feedback;
 

@@ -12,7 +12,7 @@
 //! member a primary 100                   a member key: role, position; tags: nofailover priority=2 checkpoint=pending starting
 //! cluster leader=a sync=a,b,c quorum=1   the key sync: its leader, then its voters
 //! cluster leader=a origins=2:7,3:8        the key origin: timelines with their nonces, each begun at 100 * (timeline - 1)
-//! server replica 100 tl=2 origin=7       our timeline's; also of a member, a peer, and of `parted`; there also before=2:6
+//! server replica 100 tl=2 origin=7       our timeline's; also of a member, a peer, and of `parted`; there also before=2:6@90
 //! server replica 100 tl=1 streaming      or: server gone | server starting; also: restoring replay-paused slots=a,c
 //! server primary 100 names=ANY_1_(b,c)   synchronous_standby_names, _ for a blank; busy: the checkpointer is
 //! slot feed logical=app/pgoutput 90      a slot of the server: position (restart_lsn, or confirmed_flush); catalog=7 xmin active lost
@@ -629,12 +629,19 @@ fn origin(timeline: Timeline, nonce: u64) -> Origin {
     }
 }
 
-/// `2:7,3:8`
+/// `2:7,3:8`, or with a switch point `2:7@90`.
 fn read_origins(text: &str) -> Origins {
     let promotion = |pair: &str| {
-        let (timeline, nonce) = pair.split_once(':').unwrap();
+        let (timeline, rest) = pair.split_once(':').unwrap();
+        let (nonce, switch_lsn) = rest
+            .split_once('@')
+            .map_or((rest, None), |(nonce, lsn)| (nonce, Some(lsn)));
+        let mut origin = origin(Timeline(timeline.parse().unwrap()), nonce.parse().unwrap());
+        if let Some(lsn) = switch_lsn {
+            origin.switch_lsn = Lsn(lsn.parse().unwrap());
+        }
         Promotion {
-            origin: origin(Timeline(timeline.parse().unwrap()), nonce.parse().unwrap()),
+            origin,
             promoter: Some("a".into()),
         }
     };

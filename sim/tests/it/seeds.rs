@@ -4,7 +4,7 @@ use tamada_sim::Marks;
 use tamada_sim::run::{Setup, run};
 
 /// Paths that these seeds must have been on, else they prove little.
-const SOMETIMES: [&str; 45] = [
+const SOMETIMES: [&str; 51] = [
     "another primary",
     "clone",
     "dcs call failed",
@@ -43,6 +43,12 @@ const SOMETIMES: [&str; 45] = [
     "reason: StandbyLeaderByAcquiringLock",
     "reason: StartingStandbyLeader",
     "rewind",
+    "slots: a copy lacks WAL",
+    "slots: copied",
+    "slots: created",
+    "slots: the consumer begins anew",
+    "slots: the consumer goes on",
+    "slots: warned with reason",
     "standby cluster: demoted",
     "standby cluster: handed over in quiet",
     "standby cluster: promoted",

@@ -2,17 +2,18 @@
 //!
 //! A copy is of use after a failover only if the primary has kept the catalog rows that it needs since it was made. It does
 //! once our physical slot there has a `catalog_xmin`, which comes by `hot_standby_feedback`; until a copy has moved past what
-//! the primary may have thrown away before, it is *unproven*.
+//! the primary may have thrown away before, it is *unproven*. So it is until it has moved forward here at all: in a new base
+//! backup the WAL may begin after what the slot needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::published_position;
 use super::wanted::{Kind, Wanted, upstream_slot, wanted};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Member};
 use crate::cycle::{Cycle, Flow};
 use crate::decide::{follow, observe};
 use crate::facts::{Slot, SlotHorizons, SqlFacts};
-use crate::pg::SlotName;
+use crate::pg::{ControlData, DatabaseState, ReplicationState, SlotName};
 use crate::reason::{Reason, notes};
 use crate::step::{Action, SlotWork, Task};
 
@@ -32,6 +33,7 @@ pub(super) fn keep(
         c.memory.slots.unproven.clear();
         c.memory.slots.found_in = None;
         if cluster.is_leader(c.me()) {
+            c.memory.slots.led_on = sql.timeline;
             work.extend(creations(sql, wanted));
         }
     }
@@ -67,8 +69,14 @@ fn present<'a>(
     })
 }
 
-/// To where their user is on the primary, but not past what is replayed here.
+/// To where their user is on the primary, but not past what is replayed here. That only says something while the WAL here is
+/// the primary's: where it has parted from that, the user has not been sent what is here.
 fn advances(cluster: &Cluster, sql: &SqlFacts, wanted: &BTreeMap<SlotName, Wanted>) -> Vec<SlotWork> {
+    let leaders = cluster.leader_member().and_then(|leader| leader.data.timeline);
+    let is_another = leaders.is_some() && leaders != sql.timeline;
+    if is_another || sql.replication_state != Some(ReplicationState::Streaming) {
+        return Vec::new();
+    }
     let replayed = sql.replayed.unwrap_or_default();
     let usable = present(sql, wanted).filter(|slot| !slot.is_active && !slot.is_lost && !slot.lacks_wal);
     let advances = usable.filter_map(|slot| {
@@ -95,14 +103,16 @@ fn prove(
     wanted: &BTreeMap<SlotName, Wanted>,
 ) -> Option<SlotWork> {
     let here: BTreeMap<&SlotName, &Slot> = present(sql, wanted).map(|slot| (&slot.name, slot)).collect();
-    // What another server's start has brought along, or somebody has copied, is to be looked at anew.
-    if c.memory.slots.found_in != postmaster {
-        c.memory.slots.found_in = postmaster;
-        let found = here.keys().map(|name| ((*name).clone(), None));
-        c.memory.slots.unproven = found.collect();
+    if sql.replication_state == Some(ReplicationState::Streaming) {
+        c.memory.slots.led_on = None;
     }
+    if are_those_of_the_leader(c, cluster, sql) {
+        return None;
+    }
+    let leader = cluster.leader_member().filter(|leader| &leader.name != c.me());
+    find(c, leader, sql, postmaster, &here);
     c.memory.slots.unproven.retain(|name, _| here.contains_key(name));
-    let leader = cluster.leader_member().filter(|leader| &leader.name != c.me())?;
+    let leader = leader?;
     if let Some(horizons) = sql
         .slot_horizons
         .as_ref()
@@ -120,16 +130,47 @@ fn prove(
     })
 }
 
+/// What another server's start has brought along, or somebody has copied, is to be looked at anew, and all of it when there
+/// is another leader: until our physical slot there keeps rows it may have thrown some away.
+fn find(
+    c: &mut Cycle<'_>,
+    leader: Option<&Member>,
+    sql: &SqlFacts,
+    postmaster: Option<i64>,
+    here: &BTreeMap<&SlotName, &Slot>,
+) {
+    let slots = &mut c.memory.slots;
+    let under = leader.map(|leader| (leader.name.clone(), sql.timeline));
+    let is_another_server = slots.found_in != postmaster;
+    if is_another_server || (under.is_some() && slots.found_under != under) {
+        let found = here.keys().map(|name| ((*name).clone(), None));
+        slots.unproven = found.collect();
+    }
+    if is_another_server {
+        let positions = here
+            .iter()
+            .filter_map(|(name, slot)| Some(((*name).clone(), slot.confirmed_flush?)));
+        slots.found_at = positions.collect();
+    }
+    slots.found_in = postmaster;
+    slots.found_under = under.or(slots.found_under.take());
+}
+
 /// A slot is proven when `catalog_xmin` of our physical slot on the primary lies between that of the logical slot there and
 /// that of its copy: the primary keeps what the copy needs, and had not thrown it away before it began to.
 fn take_proof(c: &mut Cycle<'_>, horizons: &SlotHorizons, here: &BTreeMap<&SlotName, &Slot>) {
     let Some(physical) = horizons.physical else { return };
     let mut proven = Vec::new();
+    let found_at = &c.memory.slots.found_at;
     for (name, on_primary) in &mut c.memory.slots.unproven {
         if on_primary.is_none() {
             *on_primary = horizons.logical.get(name).copied();
         }
-        let copy = here.get(name).and_then(|slot| slot.catalog_xmin);
+        let has_moved = |slot: &&&Slot| !slot.lacks_wal && slot.confirmed_flush > found_at.get(name).copied();
+        let copy = here
+            .get(name)
+            .filter(has_moved)
+            .and_then(|slot| slot.catalog_xmin);
         if let (Some(on_primary), Some(copy)) = (*on_primary, copy)
             && on_primary.is_not_after(physical)
             && physical.is_not_after(copy)
@@ -143,12 +184,42 @@ fn take_proof(c: &mut Cycle<'_>, horizons: &SlotHorizons, here: &BTreeMap<&SlotN
     }
 }
 
-/// Says which logical slots may turn out not to be usable when this member is the primary.
-pub(crate) fn warn_before_promotion(c: &mut Cycle<'_>) {
-    let unproven: Vec<SlotName> = c.memory.slots.unproven.keys().cloned().collect();
+/// A server that does not run and was a primary when it ended has the slots of one, whatever agent was beside it.
+pub(crate) fn notice_primary(c: &mut Cycle<'_>, control: &ControlData) -> Flow<()> {
+    let was_primary = matches!(
+        control.state,
+        DatabaseState::InProduction | DatabaseState::ShuttingDown | DatabaseState::ShutDown
+    );
+    if was_primary && !observe::server(c)?.is_running {
+        c.memory.slots.led_on = Some(control.timeline);
+    }
+    Ok(())
+}
+
+/// This server was the leader's, nothing has come from another since, and no other is known to have led.
+fn are_those_of_the_leader(c: &Cycle<'_>, cluster: &Cluster, sql: &SqlFacts) -> bool {
+    let led_on = c.memory.slots.led_on;
+    led_on.is_some() && led_on == sql.timeline && cluster.timeline() <= led_on
+}
+
+/// Says which logical slots may turn out not to be usable when this member is the primary. In a server that was started
+/// since they were looked at none is proven.
+pub(crate) fn warn_before_promotion(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {
+    let server = observe::server(c)?;
+    let mut unproven: BTreeSet<SlotName> = c.memory.slots.unproven.keys().cloned().collect();
+    if let Some(sql) = &server.sql {
+        if are_those_of_the_leader(c, cluster, sql) {
+            unproven.clear();
+        } else if c.memory.slots.found_in != server.postmaster_started {
+            let wanted = wanted(c, cluster, &[]);
+            unproven = present(sql, &wanted).map(|slot| slot.name.clone()).collect();
+        }
+    }
     if !unproven.is_empty() {
+        let unproven: Vec<SlotName> = unproven.into_iter().collect();
         c.note(notes::slots_might_be_unsafe(&unproven));
     }
+    Ok(())
 }
 
 /// Begins to copy the logical slots that the leader has and this standby has not, or not with the WAL that they need. The
