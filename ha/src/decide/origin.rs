@@ -3,6 +3,7 @@
 use super::{follow, observe, standby_cluster};
 use crate::cluster::{Cluster, Origin, Origins, Promotion};
 use crate::cycle::{Cycle, Flow};
+use crate::facts::PeerStatus;
 use crate::memory::RewindState;
 use crate::pg::{HistoryEntry, Timeline};
 use crate::step::{Expect, Key};
@@ -102,6 +103,22 @@ pub(super) fn is_another(c: &Cycle<'_>, cluster: &Cluster, own: Option<&Origin>)
 pub(super) fn looks_alike(c: &Cycle<'_>, cluster: &Cluster, own: &Origin) -> bool {
     let told = told(c, cluster, own.timeline);
     told.is_some_and(|told| told.is_rival_of(own) && told.switch_lsn == own.switch_lsn)
+}
+
+/// Whether a member is on another timeline of that number than the one that led to ours, as a leader or a former one.
+pub(super) fn has_not_led_here(c: &Cycle<'_>, cluster: &Cluster, peer: &PeerStatus) -> bool {
+    let Some(theirs) = peer
+        .origin
+        .filter(|origin| Some(origin.timeline) == peer.timeline)
+    else {
+        return false;
+    };
+    let Some(own) = c.memory.origin.filter(|_| !standby_cluster::is_one(c)) else {
+        return false;
+    };
+    let is_vouched_for = cluster.origins.newest() == Some(&own);
+    let earlier = cluster.origins.of(theirs.timeline).filter(|_| is_vouched_for);
+    theirs.is_rival_of(&own) || earlier.is_some_and(|earlier| theirs.is_rival_of(earlier))
 }
 
 /// The timeline of that number that led to the leader's. What a leader says of its own is true at any time; the key is where

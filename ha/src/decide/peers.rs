@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{failsafe, synchronous};
+use super::{failsafe, origin, synchronous};
 use crate::cluster::{Cluster, Failover, FailoverKind, Member};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{Peer, PeerStatus};
@@ -47,6 +47,9 @@ fn peer(member: &Member, patience: Duration) -> Option<Peer> {
 
 /// Why a member does not take over that `failsafe` leaves out.
 pub(super) const NOT_LISTED: &str = "not listed in the key failsafe";
+
+/// Why a member does not take over that knows the leader's WAL to be another one.
+const OTHER_ORIGIN: &str = "on a timeline that the cluster did not go on with";
 
 /// Why a member may not be promoted; `None` when it may.
 fn unfitness(status: &Result<PeerStatus, String>) -> Option<&'static str> {
@@ -119,7 +122,11 @@ pub(super) fn candidates(
     }
     let mut fit = Vec::new();
     for answer in c.peers(asked)? {
-        if let Some(why) = unfitness(&answer.status) {
+        let off = answer
+            .status
+            .as_ref()
+            .is_ok_and(|peer| origin::has_not_led_here(c, cluster, peer));
+        if let Some(why) = unfitness(&answer.status).or(off.then_some(OTHER_ORIGIN)) {
             c.note(notes::candidate_unfit(kind, &answer.name, why));
         } else if let Ok(peer) = answer.status {
             fit.push((answer.name, peer));
