@@ -453,6 +453,9 @@ pub struct PeerStatus {
     /// Which promotion that comes from; Patroni does not tell.
     #[serde(default)]
     pub origin: Option<Origin>,
+    /// The cluster did not go on with that, so it does not run.
+    #[serde(default)]
+    pub stands_back: bool,
     /// Its tags.
     pub tags: Tags,
     /// It needs a watchdog or a guard and has none.
@@ -462,6 +465,8 @@ pub struct PeerStatus {
 impl PeerStatus {
     /// Where a member tells of its timeline's origin in the answer to `GET /patroni`.
     pub const ORIGIN: &str = "tamada_origin";
+    /// And there, that it does not run because of that.
+    const STANDS_BACK: &str = "/tamada_origin/stands_back";
 
     /// Reads the body of `GET /patroni`. `None` without a position, as for a member whose server is down.
     #[must_use]
@@ -481,6 +486,7 @@ impl PeerStatus {
             replayed: lsn("replayed_location"),
             timeline: timeline.and_then(|number| number.try_into().ok()).map(Timeline),
             origin: body.get(Self::ORIGIN).and_then(Origin::from_json),
+            stands_back: body.pointer(Self::STANDS_BACK) == Some(&true.into()),
             tags: Tags(
                 body.get("tags")
                     .and_then(serde_json::Value::as_object)

@@ -126,6 +126,8 @@ pub struct Slots {
     pub found_in: Option<i64>,
     /// A standby: who led then, and the timeline here: what the last primary has kept the next one may throw away.
     pub found_under: Option<(MemberName, Option<Timeline>)>,
+    /// A standby: since when that has been so. What was asked before tells nothing.
+    pub found_since: Option<Moment>,
     /// A standby: logical slots of which it is not certain yet that the primary has kept the catalog rows that they need.
     /// With the `catalog_xmin` that the slot had on the primary when our physical slot began to keep some there.
     pub unproven: BTreeMap<SlotName, Option<Xid>>,
@@ -203,6 +205,8 @@ pub struct Memory {
     pub origin: Option<Origin>,
     /// The same of a timeline before that one.
     pub origin_before: Option<Origin>,
+    /// Our last known timeline is not the one that the last leader was on: no race for the key.
+    pub stands_back: bool,
     /// Since when this standby runs without streaming.
     pub awaits_stream_since: Option<Moment>,
     /// How many jobs have failed since the last one that did not.
@@ -254,6 +258,7 @@ impl Memory {
             last_timeline: None,
             origin: None,
             origin_before: None,
+            stands_back: false,
             awaits_stream_since: None,
             failed_tasks: 0,
             hold_off_until: None,
@@ -281,7 +286,7 @@ impl Memory {
 
     /// The data is not what it was.
     pub(crate) fn forget_origin(&mut self) {
-        (self.origin, self.origin_before) = (None, None);
+        (self.origin, self.origin_before, self.stands_back) = (None, None, false);
     }
 
     /// Whether the lock is certainly ours at `now`.

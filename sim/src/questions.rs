@@ -295,6 +295,7 @@ impl World {
             replayed: Some(data.replayed),
             timeline: Some(self.wal.timeline(data.at.branch)),
             origin: self.wal.origin(data.at.branch),
+            stands_back: member.agent.memory().stands_back,
             tags: Tags(member.node.tags.0.clone()),
             watchdog_failed: false,
         })

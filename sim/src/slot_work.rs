@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ha::facts::{SlotHorizons, Source};
+use ha::facts::{Moment, SlotHorizons, Source};
 use ha::pg::SlotName;
 use ha::step::{SlotWork, StopMode};
 
@@ -18,6 +18,7 @@ pub(crate) struct Work {
     number: u64,
     is_working: bool,
     is_asking: bool,
+    asked_at: Moment,
     pub(crate) lacks_wal: BTreeSet<SlotName>,
     pub(crate) horizons: Option<SlotHorizons>,
     /// The states of the leader's slots, to be written when the server has stopped.
@@ -113,6 +114,7 @@ impl World {
             return;
         }
         self.members[id].agent.slot_work.is_asking = true;
+        self.members[id].agent.slot_work.asked_at = self.clock(id);
         let there = self.random.mostly(2, 100, 10, 2_000);
         let back = self.random.mostly(1, 20, 10, 2_000);
         self.after_slot_work(id, there, move |world, id| {
@@ -143,6 +145,7 @@ impl World {
             .filter_map(|name| Some((name.clone(), xmin(name, true)?)));
         Some(SlotHorizons {
             leader,
+            asked_at: self.members[id].agent.slot_work.asked_at,
             physical: xmin(physical, false),
             logical: logical.collect(),
         })

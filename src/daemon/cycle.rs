@@ -375,6 +375,7 @@ impl Daemon {
                 .and_then(|sql| sql.timeline)
                 .or(self.memory.last_timeline),
             origin: self.memory.origin,
+            stands_back: self.memory.stands_back,
             latest_end_lsn: seen.latest_end_lsn,
             system_identifier: self.memory.system_identifier.clone(),
             pending_restart: seen.pending_restart.clone(),

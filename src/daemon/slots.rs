@@ -11,6 +11,7 @@ use ha::step::SlotWork;
 use postgres::{Instant, Server};
 use tokio::task::JoinHandle;
 
+use super::clock;
 use super::questions::source_of;
 use super::task::no_deadline;
 
@@ -127,12 +128,14 @@ async fn ask_leader(server: &Server, item: &SlotWork, deadline: Instant) -> Resu
         return Err("it is no question".to_owned());
     };
     let member = source.member.clone().ok_or("it is no member")?;
+    let asked_at = clock::now();
     let asked = server
         .slot_horizons_of(&source_of(source)?, physical, logical, deadline)
         .await;
     let told = asked.map_err(|error| error.to_string())?;
     Ok(SlotHorizons {
         leader: member,
+        asked_at,
         physical: told.physical,
         logical: told.logical,
     })

@@ -37,6 +37,8 @@ pub struct View {
     pub timeline: Option<Timeline>,
     /// Which promotion that timeline comes from.
     pub origin: Option<Origin>,
+    /// The cluster did not go on with that.
+    pub stands_back: bool,
     /// A standby: the newest position of its upstream that its WAL receiver has heard of (`latest_end_lsn`).
     pub latest_end_lsn: Option<Lsn>,
     /// The identity of the data directory.
@@ -113,6 +115,7 @@ impl View {
             sql: None,
             timeline: None,
             origin: None,
+            stands_back: false,
             latest_end_lsn: None,
             system_identifier: None,
             pending_restart: BTreeMap::new(),

@@ -283,7 +283,8 @@ fn compare(
     }
     let own_origin = sql.timeline.and_then(|timeline| c.memory.origin_of(timeline));
     let led = c.memory.led_cluster.as_ref();
-    if led.is_some_and(|led| origin::is_another(c, led, own_origin.as_ref())) {
+    c.memory.stands_back = led.is_some_and(|led| origin::is_another(c, led, own_origin.as_ref()));
+    if c.memory.stands_back {
         c.note(notes::other_origin());
         return Ok(false);
     }
@@ -374,7 +375,7 @@ fn votes_for(cluster: &Cluster, name: &MemberName, peer: &PeerStatus, own: Own) 
 
 /// Whether a member that answered should run rather than this one.
 fn is_fitter(c: &mut Cycle<'_>, cluster: &Cluster, name: &MemberName, peer: &PeerStatus, own: Own) -> bool {
-    if peer.tags.nofailover() || peer.watchdog_failed {
+    if peer.tags.nofailover() || peer.watchdog_failed || peer.stands_back {
         return false;
     }
     if !peer.in_recovery {

@@ -18,8 +18,8 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<&Sourc
     match c.memory.rewind {
         RewindState::Unneeded | RewindState::Check | RewindState::Done => Ok(None),
         RewindState::Needed => act(c, cluster, source, target),
-        RewindState::OtherOrigin => keep_apart(c, cluster, source, target).map(Some),
-        RewindState::Failed => after_failure(c, cluster, target),
+        RewindState::OtherOrigin => keep_apart(c, cluster, &source, target).map(Some),
+        RewindState::Failed => copy_anew(c, cluster, target),
     }
 }
 
@@ -41,7 +41,8 @@ fn is_allowed(c: &Cycle<'_>) -> bool {
 fn look_when_due(c: &mut Cycle<'_>, cluster: &Cluster, source: &Source) -> Flow<()> {
     let is_due = match c.memory.rewind {
         RewindState::Check => is_allowed(c) || origin::is_told(c, cluster),
-        RewindState::OtherOrigin => origin::is_told(c, cluster),
+        // A leader that does not tell for a moment is no reason to follow it. A remote primary never tells.
+        RewindState::OtherOrigin => origin::is_told(c, cluster) || standby_cluster::is_one(c),
         RewindState::Unneeded | RewindState::Needed | RewindState::Done | RewindState::Failed => false,
     };
     if !is_due {
@@ -204,9 +205,14 @@ fn set_apart(c: &mut Cycle<'_>) {
 }
 
 /// Neither started nor streaming: what comes from the leader does not fit to what is here.
-fn keep_apart(c: &mut Cycle<'_>, cluster: &Cluster, source: Source, target: Option<&Source>) -> Flow<Reason> {
-    if may_reclone(c) && !source.is_remote() {
-        return reclone(c, source, target);
+fn keep_apart(
+    c: &mut Cycle<'_>,
+    cluster: &Cluster,
+    source: &Source,
+    target: Option<&Source>,
+) -> Flow<Reason> {
+    if let Some(reason) = copy_anew(c, cluster, target)? {
+        return Ok(reason);
     }
     if observe::server(c)?.is_running {
         follow::change_source(c, cluster, None)?;
@@ -214,17 +220,14 @@ fn keep_apart(c: &mut Cycle<'_>, cluster: &Cluster, source: Source, target: Opti
     Ok(Reason::OtherOrigin(source.name().to_owned()))
 }
 
-fn may_reclone(c: &Cycle<'_>) -> bool {
-    let node = c.node();
-    node.remove_data_directory_on_rewind_failure || node.remove_data_directory_on_diverged_timelines
-}
-
-fn after_failure(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<&Source>) -> Flow<Option<Reason>> {
+/// Where the operator allows it.
+fn copy_anew(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<&Source>) -> Flow<Option<Reason>> {
     let leader = cluster.leader_member().filter(|leader| &leader.name != c.me());
     let Some(source) = leader.and_then(|leader| follow::source(c, leader)) else {
         return Ok(None);
     };
-    if may_reclone(c) {
+    let node = c.node();
+    if node.remove_data_directory_on_rewind_failure || node.remove_data_directory_on_diverged_timelines {
         return reclone(c, source, target).map(Some);
     }
     Ok(None)

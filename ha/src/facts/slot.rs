@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::facts::Moment;
 use crate::pg::{Lsn, MemberName, SlotName, Xid};
 
 /// A replication slot of the local server.
@@ -47,6 +48,8 @@ pub struct LogicalSlot {
 pub struct SlotHorizons {
     /// Who was asked.
     pub leader: MemberName,
+    /// A moment before that.
+    pub asked_at: Moment,
     /// `catalog_xmin` of the physical slot through which WAL comes here.
     pub physical: Option<Xid>,
     /// Those of logical slots.

@@ -208,6 +208,7 @@ impl Choices {
             ],
             slot_horizons: self.one_in(2).then(|| SlotHorizons {
                 leader: self.name().into(),
+                asked_at: Moment(Duration::from_secs(self.below(100))),
                 physical: Some(Xid(self.below(5) as u32)),
                 logical: [(SlotName("feed".to_owned()), Xid(self.below(5) as u32))].into(),
             }),
@@ -379,6 +380,7 @@ impl Choices {
                                 in_recovery: !self.one_in(4),
                                 position: Some(self.lsn()),
                                 replayed: Some(self.lsn()),
+                                stands_back: self.one_in(4),
                                 origin: self.origin(),
                                 timeline: Some(self.timeline()),
                                 tags: self.tags(),

@@ -22,7 +22,7 @@
 //! data shut-down checkpoint=100          or: data empty | data inaccessible | data production; also: backup_label signal half-rewound
 //! histories 2                            the newest timeline whose history file is in pg_wal
 //! replay 512                             a crash has left so many MiB of WAL, from position 0 on; or: replay unknown
-//! peer a down                            or: peer c replica 90 tl=1 nofailover priority=2
+//! peer a down                            or: peer c replica 90 tl=1 nofailover priority=2 stands-back
 //! parted 1:100 from 2:90@1               local timeline:lsn, remote timeline:switch LSN of local timeline; or: parted unknown
 //! drift reload                           what following needs: none, reload, restart
 //! worker 1 w1 w2                         a Citus coordinator: a worker's group, its leader, its replicas; `node citus=0`
@@ -318,6 +318,7 @@ impl World {
                 let mut logical: BTreeMap<SlotName, Xid> = ids.collect();
                 self.horizons = Some(SlotHorizons {
                     leader: words.0[0].into(),
+                    asked_at: self.now,
                     physical: logical.remove(&SlotName("physical".to_owned())),
                     logical,
                 });
@@ -926,6 +927,7 @@ fn read_peer(words: &Words<'_>) -> Result<PeerStatus, String> {
             replayed: words.number("replayed-mib").map(|mebibytes| Lsn(mebibytes << 20)),
             timeline: Some(words.timeline()),
             origin: words.origin(words.timeline()),
+            stands_back: words.has("stands-back"),
             tags: words.tags(),
             watchdog_failed: false,
         }),

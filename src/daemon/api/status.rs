@@ -112,7 +112,11 @@ pub(crate) fn document(view: &View, now: Moment, server: Shown<'_>) -> Value {
         put("timeline", json!(timeline));
         let is_of_it = |origin: &&Origin| Some(origin.timeline) == timeline;
         if let Some(origin) = view.origin.as_ref().filter(is_of_it) {
-            put(PeerStatus::ORIGIN, origin.to_json());
+            let mut origin = origin.to_json();
+            if view.stands_back {
+                origin["stands_back"] = true.into();
+            }
+            put(PeerStatus::ORIGIN, origin);
         }
         if let Some(state) = sql.replication_state {
             put("replication_state", state.as_str().into());

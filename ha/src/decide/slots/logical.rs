@@ -116,7 +116,7 @@ fn prove(
     if let Some(horizons) = sql
         .slot_horizons
         .as_ref()
-        .filter(|told| told.leader == leader.name)
+        .filter(|told| told.leader == leader.name && Some(told.asked_at) >= c.memory.slots.found_since)
     {
         take_proof(c, horizons, &here);
     }
@@ -139,12 +139,14 @@ fn find(
     postmaster: Option<i64>,
     here: &BTreeMap<&SlotName, &Slot>,
 ) {
+    let now = c.now();
     let slots = &mut c.memory.slots;
     let under = leader.map(|leader| (leader.name.clone(), sql.timeline));
     let is_another_server = slots.found_in != postmaster;
     if is_another_server || (under.is_some() && slots.found_under != under) {
         let found = here.keys().map(|name| ((*name).clone(), None));
         slots.unproven = found.collect();
+        slots.found_since = Some(now);
     }
     if is_another_server {
         let positions = here
@@ -198,8 +200,13 @@ pub(crate) fn notice_primary(c: &mut Cycle<'_>, control: &ControlData) -> Flow<(
 
 /// This server was the leader's, nothing has come from another since, and no other is known to have led.
 fn are_those_of_the_leader(c: &Cycle<'_>, cluster: &Cluster, sql: &SqlFacts) -> bool {
-    let led_on = c.memory.slots.led_on;
-    led_on.is_some() && led_on == sql.timeline && cluster.timeline() <= led_on
+    let Some(led_on) = c.memory.slots.led_on else {
+        return false;
+    };
+    let own = c.memory.origin_of(led_on);
+    let another = cluster.origins.of(led_on).zip(own.as_ref());
+    let has_another_led = another.is_some_and(|(another, own)| another.is_rival_of(own));
+    sql.timeline == Some(led_on) && cluster.timeline() <= Some(led_on) && !has_another_led
 }
 
 /// Says which logical slots may turn out not to be usable when this member is the primary. In a server that was started

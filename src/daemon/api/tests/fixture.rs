@@ -107,6 +107,7 @@ pub(crate) fn replica(config: &Value) -> View {
         sql: None,
         timeline: Some(Timeline(2)),
         origin: None,
+        stands_back: false,
         latest_end_lsn: None,
         system_identifier: "7268616322854375442".parse().ok(),
         pending_restart: BTreeMap::new(),
