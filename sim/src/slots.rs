@@ -37,7 +37,7 @@ pub(crate) struct Slot {
 pub(crate) struct Logical {
     /// `confirmed_flush_lsn`
     pub(crate) confirmed: Lsn,
-    /// It was made here and not copied, and nobody has used it yet.
+    /// It was made here and not copied, nobody has used it yet, nor was it moved to where its user is elsewhere.
     pub(crate) is_new: bool,
 }
 
@@ -72,6 +72,7 @@ impl Slot {
             return;
         };
         logical.confirmed = logical.confirmed.max(to);
+        logical.is_new = false;
         if all {
             let record = record_before(logical.confirmed);
             self.restart_lsn = self.restart_lsn.max(Some(record));
