@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, Origin, Version};
-use crate::facts::Moment;
+use crate::facts::{Moment, Source};
 use crate::pg::{Lsn, MemberName, Role, ServerState, SlotName, SystemIdentifier, Timeline, Xid};
 use crate::step::RequestId;
 
@@ -167,6 +167,8 @@ pub struct Memory {
     pub is_recovering: bool,
     /// Rewind.
     pub rewind: RewindState,
+    /// Whose WAL ours was last rewound to.
+    pub rewound_to: Option<Source>,
     /// Crash recovery in single-user mode was tried since the last good start.
     pub crash_recovery_tried: bool,
     /// When the primary was stopped to become a standby; it has not been started since.
@@ -239,6 +241,7 @@ impl Memory {
             bootstrap: Bootstrap::No,
             is_recovering: false,
             rewind: RewindState::Unneeded,
+            rewound_to: None,
             crash_recovery_tried: false,
             demoted_at: None,
             start_was_announced: false,

@@ -182,8 +182,14 @@ fn needs_crash_recovery(
         DatabaseState::InProduction | DatabaseState::ShuttingDown | DatabaseState::InCrashRecovery
     );
     let can_rewind = c.node().use_pg_rewind && control.can_be_rewound;
-    let is_fresh_copy = has_backup_label && c.node().server_version >= 150_000;
+    let is_fresh_copy = is_fresh_copy(c, has_backup_label);
     unclean && !is_fresh_copy && !c.memory.crash_recovery_tried && (cluster.is_unlocked() || can_rewind)
+}
+
+/// A single-user server does not recover a base backup, nor what has just been rewound. Before version 15 a primary that crashed
+/// during an exclusive backup looked the same.
+pub(super) fn is_fresh_copy(c: &Cycle<'_>, has_backup_label: bool) -> bool {
+    has_backup_label && c.node().server_version >= 150_000
 }
 
 fn start_as_standby(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {

@@ -1,6 +1,6 @@
 //! Whether our WAL parted from the leader's, and what is done about it (PostgreSQL manual, "pg_rewind").
 
-use super::{bootstrap, follow, observe, origin, standby_cluster};
+use super::{bootstrap, follow, observe, origin, recover, standby_cluster};
 use crate::cluster::{Cluster, Origin};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DataDirectory, Divergence, LocalHistory, RemoteHistory, Source};
@@ -14,6 +14,12 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<&Sourc
     let Some(source) = compared_with(c, cluster) else {
         return Ok(None);
     };
+    if c.memory.rewind == RewindState::Done
+        && c.memory.rewound_to.as_ref().map(|from| &from.member) != Some(&source.member)
+    {
+        // Somebody else leads now.
+        c.memory.rewind = RewindState::Check;
+    }
     look_when_due(c, cluster, &source)?;
     match c.memory.rewind {
         RewindState::Unneeded | RewindState::Check | RewindState::Done => Ok(None),
@@ -159,6 +165,7 @@ fn act(
     let data = c.data_directory()?;
     let DataDirectory::Present {
         control: Ok(control),
+        has_backup_label,
         is_half_rewound,
         ..
     } = data
@@ -168,7 +175,8 @@ fn act(
     };
     if c.node().use_pg_rewind && control.can_be_rewound {
         let stopped_uncleanly = !server.is_running && control.state == DatabaseState::InArchiveRecovery;
-        if stopped_uncleanly && !is_half_rewound && !c.memory.crash_recovery_tried {
+        let is_copy = is_half_rewound || recover::is_fresh_copy(c, has_backup_label);
+        if stopped_uncleanly && !is_copy && !c.memory.crash_recovery_tried {
             c.begin(Task::CrashRecovery)?;
             return Ok(Some(Reason::CrashRecovery));
         }

@@ -75,8 +75,9 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
             c.memory.crash_recovery_tried = true;
             c.memory.state = ServerState::Stopped;
         }
-        Task::Rewind { .. } => {
+        Task::Rewind { source } => {
             c.memory.forget_origin();
+            c.memory.rewound_to = Some(source.clone());
             c.memory.rewind = match outcome {
                 TaskOutcome::Success => RewindState::Done,
                 TaskOutcome::Cancelled | TaskOutcome::SourceNotReady(_) => RewindState::Check,

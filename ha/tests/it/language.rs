@@ -402,9 +402,10 @@ impl World {
     }
 
     fn read_task(&self, words: &Words<'_>) -> TaskStatus {
+        let from = words.value("from").unwrap_or("a");
         let source = || Source {
-            member: Some("a".into()),
-            conn_url: conn_url("a"),
+            member: Some(from.into()),
+            conn_url: conn_url(from),
             slot: None,
         };
         let task = match words.0.get(1).copied().unwrap_or_default() {
