@@ -1,23 +1,32 @@
 //! The user's scripts: callbacks, which never block, and `pre_promote` and `before_stop`, which do.
 
-use crate::command::{Invocation, Output};
+use crate::command::{Invocation, Output, Running};
 use crate::server::locked;
 use crate::{Instant, Result, Server};
 use ha::pg::Role;
 use ha::step::Callback;
-use tokio::task::AbortHandle;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
-/// The callbacks that run: aborting a task kills its program with its children.
+/// The callbacks that run.
 #[derive(Default)]
 pub(crate) struct Callbacks {
-    reload: Option<AbortHandle>,
-    other: Option<AbortHandle>,
+    reload: Option<Started>,
+    other: Option<Started>,
+}
+
+/// A callback's program, and a task that waits for its end.
+struct Started {
+    /// Aborting it kills the program with its children.
+    task: JoinHandle<()>,
+    /// Lets the program run on by itself.
+    leave: oneshot::Sender<()>,
 }
 
 impl Drop for Callbacks {
     fn drop(&mut self) {
-        for running in [&self.reload, &self.other].into_iter().flatten() {
-            running.abort();
+        for started in [&self.reload, &self.other].into_iter().flatten() {
+            started.task.abort();
         }
     }
 }
@@ -51,9 +60,28 @@ impl Server {
             &mut running.other
         };
         if let Some(former) = place.take() {
-            former.abort();
+            former.task.abort();
         }
-        *place = Some(tokio::spawn(report(action, invocation)).abort_handle());
+        // Here and now: the runtime may come to its end before a task is begun.
+        match invocation.spawn() {
+            Ok(program) => {
+                let (leave, is_left) = oneshot::channel();
+                let task = tokio::spawn(report(action, invocation.name(), program, is_left));
+                *place = Some(Started { task, leave });
+            }
+            Err(error) => tracing::error!("callback {action}: {error}"),
+        }
+    }
+
+    /// Lets the callbacks that run go on without this program: the last one of a server tells of its end.
+    pub async fn leave_callbacks(&self) {
+        let callbacks = std::mem::take(&mut *locked(&self.shared.callbacks));
+        let Callbacks { reload, other } = &mut { callbacks };
+        for started in [reload.take(), other.take()].into_iter().flatten() {
+            // It may have ended meanwhile.
+            let _ = started.leave.send(());
+            let _ = started.task.await;
+        }
     }
 
     /// Runs `pre_promote`; true when there is none or it succeeded.
@@ -86,20 +114,25 @@ impl Server {
     }
 }
 
-async fn report(action: &'static str, invocation: Invocation) {
-    let ended = async { Ok::<_, crate::Error>(invocation.spawn()?.wait().await) }.await;
+async fn report(action: &'static str, program: String, mut running: Running, is_left: oneshot::Receiver<()>) {
+    let ended = tokio::select! {
+        ended = running.wait() => ended,
+        Ok(()) = is_left => {
+            running.leave();
+            return;
+        }
+    };
     match ended {
-        Ok(Ok(status)) if status.success() => tracing::debug!("callback {action} has ended"),
-        Ok(Ok(status)) => {
+        Ok(status) if status.success() => tracing::debug!("callback {action} has ended"),
+        Ok(status) => {
             let output = Output {
-                program: invocation.name(),
+                program,
                 status,
                 stdout: String::new(),
                 stderr: String::new(),
             };
             tracing::warn!("callback {action}: {}", output.failure());
         }
-        Ok(Err(error)) => tracing::error!("callback {action}: {error}"),
         Err(error) => tracing::error!("callback {action}: {error}"),
     }
 }

@@ -171,6 +171,11 @@ impl Running {
         })
     }
 
+    /// Lets it run on when the handle is dropped.
+    pub(crate) fn leave(&mut self) {
+        self.group = None;
+    }
+
     /// Waits for its end.
     pub(crate) async fn wait(&mut self) -> std::io::Result<ExitStatus> {
         let status = self.child.wait().await;

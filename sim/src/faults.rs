@@ -372,6 +372,7 @@ impl World {
         self.remote_is_up();
         for id in 0..self.members.len() {
             self.thaw(id);
+            self.members[id].hangs_since = None;
         }
         if self.is_paused {
             self.set_pause(false);

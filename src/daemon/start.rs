@@ -93,6 +93,7 @@ pub(crate) async fn run(path: Option<PathBuf>, log: &Log) -> anyhow::Result<Exit
             never = pulse.beat_until(None) => match never {},
         }
     }
+    server.leave_callbacks().await;
     if let Some(guard) = guard {
         guard.quit().await;
     }

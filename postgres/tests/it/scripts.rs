@@ -3,6 +3,7 @@
 use crate::harness::{Installation, Node, is_alive, script, soon, tests, until};
 use ha::pg::Role;
 use ha::step::Callback;
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use tamada_postgres::Error;
 
@@ -47,6 +48,17 @@ async fn callbacks_get_their_arguments_and_yield_to_newer_ones(installation: Ins
     node.server.run_callback(Callback::OnRestart, Role::Primary);
     node.server.run_callback(Callback::OnReload, Role::Primary);
     until("the former reload is gone", async || !is_alive(reload_child)).await;
+
+    fs::remove_file(dir.join("slow.pid")).unwrap();
+    node.server.run_callback(Callback::OnStart, Role::Primary);
+    until("the slow one runs", async || !read("slow.pid").is_empty()).await;
+    let child: i32 = read("slow.pid").parse().unwrap();
+    node.server.leave_callbacks().await;
+    fs::remove_file(dir.join("quick.args")).unwrap();
+    node.server.run_callback(Callback::OnRoleChange, Role::Primary);
+    until("another one has run", async || !read("quick.args").is_empty()).await;
+    assert!(is_alive(child), "it was left to itself");
+    kill_process(Pid::from_raw(child).unwrap(), Signal::KILL).unwrap();
 }
 
 async fn scripts_that_are_waited_for(installation: Installation) {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::published_position;
 use super::wanted::{Kind, Wanted, upstream_slot, wanted};
-use crate::cluster::{Cluster, Member};
+use crate::cluster::{Cluster, Member, Promotion};
 use crate::cycle::{Cycle, Flow};
 use crate::decide::{follow, observe};
 use crate::facts::{Slot, SlotHorizons, SqlFacts};
@@ -204,9 +204,12 @@ fn are_those_of_the_leader(c: &Cycle<'_>, cluster: &Cluster, sql: &SqlFacts) -> 
         return false;
     };
     let own = c.memory.origin_of(led_on);
-    let another = cluster.origins.of(led_on).zip(own.as_ref());
-    let has_another_led = another.is_some_and(|(another, own)| another.is_rival_of(own));
-    sql.timeline == Some(led_on) && cluster.timeline() <= Some(led_on) && !has_another_led
+    let is_ours = |newest: &Promotion| match own {
+        Some(own) => newest.origin == own,
+        None => newest.origin.timeline == led_on && newest.promoter.as_ref() == Some(c.me()),
+    };
+    let is_newest = cluster.origins.0.last().is_none_or(is_ours);
+    sql.timeline == Some(led_on) && cluster.timeline() <= Some(led_on) && is_newest
 }
 
 /// Says which logical slots may turn out not to be usable when this member is the primary. In a server that was started
