@@ -88,7 +88,7 @@ impl World {
                         .and_then(|receiver| receiver.latest_end_lsn);
                     self.refresh_pending_restart(server.postmaster_started).await;
                     self.watch_senders(&status);
-                    server.sql = Some(self.sql_facts(status));
+                    server.sql = Some(self.sql_facts(status, server.postmaster_started));
                 }
                 Err(error) => {
                     server.accepts = match self.server.readiness(self.sql_deadline()).await {
@@ -137,7 +137,7 @@ impl World {
         }
     }
 
-    fn sql_facts(&self, status: SqlStatus) -> SqlFacts {
+    fn sql_facts(&mut self, status: SqlStatus, postmaster_started: Option<i64>) -> SqlFacts {
         let streams = status
             .wal_receiver
             .as_ref()
@@ -151,10 +151,13 @@ impl World {
                 .has_restore_command
                 .then_some(ReplicationState::InArchiveRecovery)
         };
+        let origin = status
+            .timeline
+            .and_then(|timeline| self.origin(timeline, postmaster_started));
         SqlFacts {
             in_recovery: status.in_recovery,
             timeline: status.timeline,
-            origin: status.timeline.and_then(|timeline| self.origin(timeline)),
+            origin,
             flushed: (!status.in_recovery).then_some(status.lsn),
             received: status.received,
             replayed: status.replayed,
@@ -174,12 +177,20 @@ impl World {
         }
     }
 
-    /// A file that cannot be read, or is gone the moment it is looked for, tells nothing.
-    fn origin(&self, timeline: Timeline) -> Option<Origin> {
-        self.server.origin(timeline).unwrap_or_else(|error| {
+    /// Read once for each postmaster. A file that cannot be read, or is gone the moment it is looked for, tells nothing.
+    fn origin(&mut self, timeline: Timeline, postmaster_started: Option<i64>) -> Option<Origin> {
+        if let Some((found_in, origin)) = self.seen.origin
+            && found_in == postmaster_started
+            && origin.timeline == timeline
+        {
+            return Some(origin);
+        }
+        let origin = self.server.origin(timeline).unwrap_or_else(|error| {
             tracing::debug!("could not tell where timeline {timeline} comes from: {error}");
             None
-        })
+        });
+        self.seen.origin = origin.map(|origin| (postmaster_started, origin));
+        origin
     }
 
     fn origins(&self, timeline: Timeline) -> Vec<Origin> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dcs::Dcs;
-use ha::cluster::PendingRestartReason;
+use ha::cluster::{Origin, PendingRestartReason};
 use ha::facts::{self, Moment};
 use ha::failsafe::Promise;
 use ha::pg::Lsn;
@@ -67,6 +67,8 @@ pub(crate) struct Seen {
     pub(crate) pending_restart_of: Option<i64>,
     /// Settings that wait for a restart.
     pub(crate) pending_restart: BTreeMap<String, PendingRestartReason>,
+    /// Which promotion the timeline comes from, as it was found with that postmaster.
+    pub(crate) origin: Option<(Option<i64>, Origin)>,
     /// A standby: what its WAL receiver last heard of its upstream's position.
     pub(crate) latest_end_lsn: Option<Lsn>,
     /// When the DCS was last read, in seconds since 1970.

@@ -156,13 +156,14 @@ pub(super) fn arm_rewind_check(c: &mut Cycle<'_>) {
     }
 }
 
-/// The leader went on to a newer timeline and we have not: either we will any moment, or we cannot.
+/// The leader went on to a newer timeline and we have not: either we will any moment, or we cannot. Or to another one of our
+/// number, as when a standby cluster is promoted and we are on what the remote cluster has begun.
 fn notice_new_timeline(c: &mut Cycle<'_>, cluster: &Cluster) {
     let Some(leader) = cluster.leader_member().and_then(|leader| leader.data.timeline) else {
         return;
     };
-    let streams = c.memory.last_timeline == Some(leader);
-    if !streams && c.memory.last_timeline < Some(leader) {
+    let own = c.memory.origin;
+    if c.memory.last_timeline < Some(leader) || origin::is_another(c, cluster, own.as_ref()) {
         arm_rewind_check(c);
     }
 }

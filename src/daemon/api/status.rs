@@ -110,14 +110,6 @@ pub(crate) fn document(view: &View, now: Moment, server: Shown<'_>) -> Value {
             sql.timeline
         };
         put("timeline", json!(timeline));
-        let is_of_it = |origin: &&Origin| Some(origin.timeline) == timeline;
-        if let Some(origin) = view.origin.as_ref().filter(is_of_it) {
-            let mut origin = origin.to_json();
-            if view.stands_back {
-                origin["stands_back"] = true.into();
-            }
-            put(PeerStatus::ORIGIN, origin);
-        }
         if let Some(state) = sql.replication_state {
             put("replication_state", state.as_str().into());
         }
@@ -127,7 +119,21 @@ pub(crate) fn document(view: &View, now: Moment, server: Shown<'_>) -> Value {
     }
     put_cluster(view, now, &mut put);
     put_member(view, &mut put);
+    put_origin(view, &mut object);
     Value::Object(object)
+}
+
+/// Which promotion the timeline comes from that is shown, under a key that Patroni does not have.
+fn put_origin(view: &View, object: &mut Map<String, Value>) {
+    let timeline = object.get("timeline").and_then(Value::as_u64);
+    let is_of_it = |origin: &&Origin| Some(u64::from(origin.timeline.0)) == timeline;
+    if let Some(origin) = view.origin.as_ref().filter(is_of_it) {
+        let mut origin = origin.to_json();
+        if view.stands_back {
+            origin["stands_back"] = true.into();
+        }
+        object.insert(PeerStatus::ORIGIN.to_owned(), origin);
+    }
 }
 
 /// How far the copy is that is being made here, under a key that Patroni does not have.

@@ -23,6 +23,13 @@ const REASONS: &[Reason] = &[
         why: "metrics that Patroni has had since after 4.1.5",
     },
     Reason {
+        fits: |it| {
+            it.what.starts_with("field .tamada_origin") && it.theirs == "absent"
+                || it.what == "order" && without_origin(&it.ours) == it.theirs
+        },
+        why: "which promotion a timeline comes from, of which Patroni knows nothing",
+    },
+    Reason {
         fits: |it| it.request.contains("replication_state=") && it.ours == "503",
         why: "the parameter replication_state, which Patroni has had since after 4.1.5",
     },
@@ -47,7 +54,8 @@ const REASONS: &[Reason] = &[
             let passes =
                 it.what.starts_with("field .replication[1]") || it.what == "field .logger_queue_size";
             it.state == "no DCS"
-                && (passes && it.ours == "absent" || it.what == "order" && lasting(&it.theirs) == it.ours)
+                && (passes && it.ours == "absent"
+                    || it.what == "order" && lasting(&it.theirs) == without_origin(&it.ours))
         },
         why: "Patroni's own connection to its server, and its lines that wait to be logged, come and go",
     },
@@ -66,6 +74,11 @@ fn without_new_metrics(order: &str) -> String {
         ]
         .contains(name)
     };
+    order.split(' ').filter(is_known).collect::<Vec<_>>().join(" ")
+}
+
+fn without_origin(order: &str) -> String {
+    let is_known = |name: &&str| !name.starts_with(".tamada_origin");
     order.split(' ').filter(is_known).collect::<Vec<_>>().join(" ")
 }
 
