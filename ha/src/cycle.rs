@@ -234,13 +234,15 @@ impl<'a> Cycle<'a> {
 
     /// Reads the DCS anew.
     pub(crate) fn load_cluster(&mut self) -> Flow<Result<Arc<Cluster>, DcsFailure>> {
+        // The answer may lie there while this host stands still.
+        let asked_at = self.now();
         match self.ask(Question::Cluster)? {
             Answer::Cluster(Ok(cluster)) => {
                 let now = self.now();
                 let cluster = self.without_expired_leader(cluster);
                 let cluster = &self.with_failsafe_leader(cluster);
                 self.note_failsafe_members(cluster);
-                self.memory.cluster = Some((Arc::clone(cluster), now));
+                self.memory.cluster = Some((Arc::clone(cluster), asked_at));
                 if !cluster.is_unlocked() || self.memory.led_cluster.is_none() {
                     self.memory.led_cluster = Some(Arc::clone(cluster));
                 }

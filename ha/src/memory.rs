@@ -149,7 +149,7 @@ pub struct Memory {
     pub state: ServerState,
     /// The lock, while we hold it.
     pub lock: Option<Lock>,
-    /// The newest reading of the DCS, and when it was made.
+    /// The newest reading of the DCS, and a moment before it was asked for.
     #[serde(with = "crate::event::shared::arc_and")]
     pub cluster: Option<(Arc<Cluster>, Moment)>,
     /// The newest heartbeat of a leader, and since when it is known here.

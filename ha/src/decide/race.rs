@@ -33,6 +33,11 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> 
 }
 
 fn acquire(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
+    if is_out_of_date(c) {
+        let now = c.now();
+        c.again_at(now);
+        return Ok(Reason::NotHealthiest);
+    }
     let action = match c.expired() {
         Some(expired) => Action::SupersedeLeader { expired },
         None => Action::AcquireLeader,
@@ -59,6 +64,18 @@ fn acquire(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
         }
         LockAnswer::Unknown(_) => Ok(Reason::DcsNotAccessible),
     }
+}
+
+/// This host stood still since the DCS was read: another member may have led and be gone again, and what was found out says
+/// nothing of that.
+fn is_out_of_date(c: &mut Cycle<'_>) -> bool {
+    let limit = c.config().ttl / 2;
+    let read_at = c.memory.cluster.as_ref().map(|(_, read_at)| *read_at);
+    let is_too_old = read_at.is_none_or(|read_at| c.now() >= read_at.after(limit));
+    if is_too_old {
+        c.note(notes::out_of_date());
+    }
+    is_too_old
 }
 
 fn clear_failover(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {

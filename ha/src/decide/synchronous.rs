@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use config::SynchronousMode;
 
-use super::observe;
+use super::{observe, release};
 use crate::cluster::{Cluster, Member, SyncState, Version};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{Server, SqlFacts};
@@ -144,8 +144,10 @@ pub(super) fn before_promotion(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Opt
     } else {
         StandbyNames::all(members)
     };
-    let is_published = sync.leader.as_ref() == Some(c.me()) && claim_of(&sync) == claim;
-    if !is_published && !publish(c, &mut sync, claim)? {
+    // Even if it says so already: that it can be written proves that what the race went by is still so. Else it is run again,
+    // for this member may lack something now.
+    if !publish(c, &mut sync, claim)? {
+        release(c, None)?;
         let soon = c.now().after(Duration::from_secs(1));
         c.again_at(soon);
         return Ok(Some(Reason::PromotionPostponed));

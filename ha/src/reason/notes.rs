@@ -223,6 +223,12 @@ pub(crate) fn timelines_of_one_number() -> Note {
     )
 }
 
+pub(crate) fn out_of_date() -> Note {
+    Note::warning(
+        "too much time has passed since the DCS was read to run for the leader key: it is read again",
+    )
+}
+
 pub(crate) fn other_origin() -> Note {
     Note::warning(
         "this member is on a timeline that the cluster did not go on with, so it does not run for the leader key",

@@ -30,6 +30,7 @@
 //! answer acquire lost                    acquire, renew: held, late (by 20 s), lost, unknown; begin, arm: fails;
 //!                                        write: conflict, unknown
 //! meanwhile server lost                  the observation takes its time, and the lease is prolonged meanwhile: held, lost, unknown
+//! stands-still ask 20                    the host stands still for 20 s while a step that begins so is waited for
 //! task done promote                      the long job: idle, `running stop shut-down=100`, `done start failed`
 //! request restart                        also: `request reinitialize force`
 //! accepts b 100                          what members answer to a leader without the DCS; also: refuses b
@@ -90,6 +91,8 @@ struct World {
     answers: BTreeMap<String, String>,
     /// What comes of a renewal that is sent while the step with this text is waited for.
     meanwhile: BTreeMap<String, String>,
+    /// The host stands still while a step whose text begins like this is waited for.
+    stands_still: Option<(String, Duration)>,
     task: TaskStatus,
     requests: Vec<Request>,
     /// What members answer to a leader that does not reach the DCS.
@@ -199,6 +202,7 @@ impl World {
             tells_next: false,
             answers: BTreeMap::new(),
             meanwhile: BTreeMap::new(),
+            stands_still: None,
             task: TaskStatus::Idle,
             requests: Vec::new(),
             accepts: BTreeMap::new(),
@@ -240,6 +244,7 @@ impl World {
         self.requests.clear();
         self.answers.clear();
         self.meanwhile.clear();
+        self.stands_still = None;
     }
 
     fn read(&mut self, line: &str, memory: &mut Memory) {
@@ -349,6 +354,10 @@ impl World {
             "meanwhile" => {
                 let step = format!("observe {}", words.0[0]);
                 self.meanwhile.insert(step, words.0[1].to_owned());
+            }
+            "stands-still" => {
+                let time = Duration::from_secs(words.0[1].parse().unwrap());
+                self.stands_still = Some((words.0[0].to_owned(), time));
             }
             "task" => self.task = self.read_task(&words),
             "request" => {
@@ -1056,6 +1065,7 @@ fn read_planned(words: &Words<'_>) -> Option<PlannedRestart> {
 fn one_cycle(world: &World, memory: &mut Memory) -> (String, Facts, Outcome) {
     let mut written = String::new();
     let mut facts = world.facts();
+    let mut now = world.now;
     loop {
         let before = memory.clone();
         let step = decide(&facts, memory);
@@ -1100,8 +1110,13 @@ fn one_cycle(world: &World, memory: &mut Memory) -> (String, Facts, Outcome) {
             .unwrap();
             facts.learn_meanwhile(renewal.action, world.lock_answer(told), world.now);
         }
+        if let Some((begin, time)) = &world.stands_still
+            && shown.starts_with(begin)
+        {
+            now = now.after(*time);
+        }
         let answer = world.answer(&step);
-        facts.learn(step, answer, world.now);
+        facts.learn(step, answer, now);
     }
 }
 
