@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::{backoff, failsafe, follow, observe, origin, peers, primary, standby_cluster, synchronous};
 use crate::cluster::{Cluster, Failover, FailoverKind, Origin};
 use crate::cycle::{Cycle, Flow};
@@ -126,7 +128,8 @@ fn is_healthiest(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<bool> {
     if observe::is_primary(c)? {
         if paused {
             let theirs = cluster.system_identifier();
-            return Ok(theirs.is_none() || theirs == c.memory.system_identifier);
+            let is_ours = theirs.is_none() || theirs == c.memory.system_identifier;
+            return Ok(is_ours && !has_been_resumed(cluster));
         }
         return Ok(primary_is_current(c, cluster, server.sql.as_ref()));
     }
@@ -157,12 +160,25 @@ fn is_healthiest(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<bool> {
     compare(c, cluster, &sql, None, true)
 }
 
+/// The pause that this member knows of is over: it was asleep when that was said, and others may have led since.
+fn has_been_resumed(cluster: &Cluster) -> bool {
+    let Some(config) = &cluster.config else {
+        return false;
+    };
+    let pause = config.value.get("pause").unwrap_or(&Value::Null);
+    matches!(pause, Value::Null | Value::Bool(false))
+}
+
 /// A running primary may take the key back unless the cluster has gone on to a newer timeline without it.
 fn primary_is_current(c: &mut Cycle<'_>, cluster: &Cluster, sql: Option<&SqlFacts>) -> bool {
     let mine = sql.and_then(|sql| sql.timeline).or(c.memory.last_timeline);
     match (mine, cluster.timeline()) {
         (Some(mine), Some(known)) if mine < known => {
             c.note(notes::timeline_behind(mine, known));
+            false
+        }
+        _ if failsafe::leaves_out(c, cluster, c.me()) => {
+            c.note(notes::not_a_failsafe_member(c.me()));
             false
         }
         _ => true,

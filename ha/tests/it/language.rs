@@ -30,6 +30,7 @@
 //! answer acquire lost                    acquire, renew: held, late (by 20 s), lost, unknown; begin, arm: fails;
 //!                                        write: conflict, unknown
 //! meanwhile server lost                  the observation takes its time, and the lease is prolonged meanwhile: held, lost, unknown
+//! resumed                                the store says so, and this member does not know yet
 //! stands-still ask 20                    the host stands still for 20 s while a step that begins so is waited for
 //! task done promote                      the long job: idle, `running stop shut-down=100`, `done start failed`
 //! request restart                        also: `request reinitialize force`
@@ -93,6 +94,7 @@ struct World {
     meanwhile: BTreeMap<String, String>,
     /// The host stands still while a step whose text begins like this is waited for.
     stands_still: Option<(String, Duration)>,
+    is_resumed: bool,
     task: TaskStatus,
     requests: Vec<Request>,
     /// What members answer to a leader that does not reach the DCS.
@@ -203,6 +205,7 @@ impl World {
             answers: BTreeMap::new(),
             meanwhile: BTreeMap::new(),
             stands_still: None,
+            is_resumed: false,
             task: TaskStatus::Idle,
             requests: Vec::new(),
             accepts: BTreeMap::new(),
@@ -355,6 +358,7 @@ impl World {
                 let step = format!("observe {}", words.0[0]);
                 self.meanwhile.insert(step, words.0[1].to_owned());
             }
+            "resumed" => self.is_resumed = true,
             "stands-still" => {
                 let time = Duration::from_secs(words.0[1].parse().unwrap());
                 self.stands_still = Some((words.0[0].to_owned(), time));
@@ -527,7 +531,7 @@ impl World {
 
     fn answer_question(&self, question: &Question) -> Answer {
         match question {
-            Question::Cluster => Answer::Cluster(self.cluster.clone().map(Arc::new)),
+            Question::Cluster => Answer::Cluster(self.read_by_the_member().map(Arc::new)),
             Question::Server => {
                 let mut server = self.server.clone();
                 if let Some(sql) = &mut server.sql {
@@ -576,6 +580,18 @@ impl World {
             }
             Question::RecoveryDrift(_) => Answer::RecoveryDrift(self.drift),
         }
+    }
+
+    /// The dynamic configuration in force is that of the store, unless it says that the pause is over (`resumed`).
+    fn read_by_the_member(&self) -> Result<Cluster, DcsFailure> {
+        let mut cluster = self.cluster.clone()?;
+        if let Some(config) = &mut cluster.config {
+            config.value.clone_from(&self.settings);
+            if self.is_resumed {
+                config.value.remove("pause");
+            }
+        }
+        Ok(cluster)
     }
 
     fn lock_answer(&self, told: &str) -> LockAnswer {
