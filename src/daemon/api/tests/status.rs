@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
-use ha::cluster::{PendingRestartReason, ScheduledRestart};
-use ha::pg::{Role, ServerState};
+use ha::cluster::{Origin, PendingRestartReason, ScheduledRestart};
+use ha::pg::{Lsn, Role, ServerState, Timeline};
 use postgres::RestStatus;
 use serde_json::json;
 
@@ -57,6 +57,33 @@ fn a_server_that_does_not_answer_or_does_not_run() {
         &expect![[
             r#"{"state": "stopped", "role": "demoted", "dcs_last_seen": 1767607200, "database_system_identifier": "7268616322854375442", "patroni": {"version": "4.1.5", "scope": "demo", "name": "a"}}"#
         ]],
+    );
+}
+
+#[test]
+fn where_the_timeline_comes_from() {
+    let origin = |timeline| Origin {
+        timeline: Timeline(timeline),
+        switch_lsn: Lsn(100),
+        nonce: 42,
+    };
+    let mut view = replica(&json!({}));
+    let shown = |view: &View| {
+        let sql = standby_sql();
+        document(view, NOW, Shown::new(view, NOW, Some(&sql)))["tamada_origin"].clone()
+    };
+    view.origin = Some(origin(2));
+    assert_eq!(
+        shown(&view),
+        json!({"timeline": 2, "switch_lsn": 100, "nonce": "0000002a"})
+    );
+    view.stands_back = true;
+    assert_eq!(shown(&view)["stands_back"], true);
+    view.origin = Some(origin(1));
+    assert_eq!(
+        shown(&view),
+        json!(null),
+        "it is shown with the timeline that it belongs to"
     );
 }
 
