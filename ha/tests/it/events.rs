@@ -69,23 +69,23 @@ fn a_lock_that_is_lost() {
     check(
         include_str!("scenarios/lock_lost.txt"),
         &expect![[r#"
-            10.000 lock_lost: lost the leader key: the DCS refused to prolong the lease
-            10.000 demotion: Demoting self (immediate-nolock): demoted self because failed to update leader lock in DCS
-            10.000 task_begun: stop began
-            10.000 server: the server was primary and is demoted, running
-            10.000 status: demoted self because failed to update leader lock in DCS
-            12.000 task_ended: stop is done
-            12.000 leader: saw that b leads, and a does not any more
-            12.000 task_begun: doing crash recovery in a single user mode began
-            12.000 server: the server (demoted) was running and is stopped
-            12.000 status: doing crash recovery in a single user mode
-            12.000 task_ended: doing crash recovery in a single user mode is done, after 0 s
-            12.000 task_begun: running pg_rewind from b began
-            12.000 status: running pg_rewind from b
-            12.000 task_ended: running pg_rewind from b is done
-            12.000 task_begun: starting after demotion began
-            12.000 status: starting as a secondary
-        "#]],
+        10.000 lock_lost: lost the leader key: the DCS refused to prolong the lease
+        10.000 demotion: Demoting self (immediate-nolock): demoted self because failed to update leader lock in DCS
+        10.000 task_begun: stop began
+        10.000 server: the server was primary and is demoted, running
+        10.000 status: demoted self because failed to update leader lock in DCS
+        12.000 task_ended: stop is done
+        12.000 leader: saw that b leads, and a does not any more
+        12.000 task_begun: doing crash recovery in a single user mode began
+        12.000 server: the server (demoted) was running and is stopped
+        12.000 status: doing crash recovery in a single user mode
+        12.000 task_ended: doing crash recovery in a single user mode is done, after 0 s
+        12.000 task_begun: running pg_rewind from b began
+        12.000 status: running pg_rewind from b
+        12.000 task_ended: running pg_rewind from b is done
+        12.000 task_begun: starting after demotion began
+        12.000 status: starting as a secondary
+    "#]],
     );
 }
 
