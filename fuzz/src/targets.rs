@@ -104,7 +104,7 @@ pub const TARGETS: [Target; 3] = [
         seeds: &[
             "leader a\ninitialize 7000000000000000001\nconfig {\"ttl\":30,\"synchronous_mode\":\"quorum\"}\nmembers/a {\"conn_url\":\"postgres://h:5432/postgres\",\"api_url\":\"http://h:8008/patroni\",\"state\":\"running\",\"role\":\"primary\",\"version\":\"4.1.5\",\"xlog_location\":123,\"timeline\":2,\"tags\":{\"nofailover\":true}}",
             "status {\"optime\":83886528,\"slots\":{\"p1\":83886528},\"retain_slots\":[\"p1\"]}\nsync {\"leader\":\"a\",\"sync_standby\":\"b,c\",\"quorum\":1}\nfailover {\"leader\":\"a\",\"member\":\"b\",\"scheduled_at\":\"2030-01-01T00:00:00+00:00\"}\nfailsafe {\"a\":\"http://h:8008/patroni\"}",
-            "history [[1,83886528,\"no recovery target specified\",\"2030-01-01T00:00:00.000000+00:00\",\"a\"],[2,83886600,\"x\"]]\nheartbeat {\"leader\":\"a\",\"ttl\":30}\noptime/leader 83886528",
+            "history [[1,83886528,\"no recovery target specified\",\"2030-01-01T00:00:00.000000+00:00\",\"a\"],[2,83886600,\"x\"]]\nheartbeat {\"leader\":\"a\",\"ttl\":30}\noptime/leader 83886528\norigin [{\"timeline\":2,\"switch_lsn\":83886528,\"nonce\":\"0a1b2c3d\",\"promoter\":\"a\"}]\nmembers/a {\"timeline\":2,\"origin\":{\"timeline\":2,\"switch_lsn\":83886528,\"nonce\":\"0a1b2c3d\"}}",
             "members/b postgres://u:p@h:5432/postgres?application_name=http://h:8008/patroni\n0/leader a\n1/members/c {}\n",
         ],
         words: &[
