@@ -180,6 +180,8 @@ fn allow_failover(world: &mut World) -> bool {
         position.lsn.behind(optime) > world.plan.maximum_lag_bytes
             || (world.plan.check_timeline && cluster.timeline().is_some_and(|known| timeline < known))
     };
+    // Or it knows that the cluster did not go on with its timeline.
+    let stands_back = |id: &usize| world.members[*id].agent.memory().stands_back;
     // The key failsafe lists only members whose data is gone.
     let is_left_out = |id: &usize| {
         let listed = cluster.failsafe.as_ref();
@@ -194,7 +196,7 @@ fn allow_failover(world: &mut World) -> bool {
     }
     match may_run.max_by_key(|id| world.position(*id).map(|position| position.lsn)) {
         // With synchronous replication those that may lack nothing may all have lost their data.
-        Some(best) if is_behind(&best) || world.plan.is_synchronous() => {
+        Some(best) if is_behind(&best) || stands_back(&best) || world.plan.is_synchronous() => {
             world.marks.hit("operator: fails over");
             world.accepts_loss = true;
             world.ask_failover(best);
