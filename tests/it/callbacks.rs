@@ -75,3 +75,25 @@ fn ask(cluster: &Cluster, member: &str, path: &str, body: &str) {
         holds(answer.status == 200, || answer.body)
     });
 }
+
+/// `on_stop` may take an address away from this host: that it is called at the very end must not be the end of it.
+#[test]
+fn what_runs_when_the_agent_ends_runs_on() {
+    let mut cluster = Cluster::new(newest(), 1);
+    let done = cluster.directory.make("done");
+    cluster.give_away(&done);
+    let script = "#!/bin/bash\nuntil [ -e \"$1/go\" ]; do sleep 0.1; done\ntouch \"$1/$2\"\n";
+    let script = cluster.script("slow", script);
+    let callbacks = format!(
+        "\n  callbacks:\n    on_stop: {} {}\n  basebackup:\n",
+        script.display(),
+        done.display()
+    );
+    cluster.members[0].edit_config("\n  basebackup:\n", &callbacks);
+    cluster.bootstrap();
+    cluster.members[0].stop();
+    std::fs::write(done.join("go"), "").unwrap();
+    eventually("the callback comes to its end", seconds(10), || {
+        holds(done.join("on_stop").exists(), || "not yet".to_owned())
+    });
+}
