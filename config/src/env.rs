@@ -1,7 +1,9 @@
-//! `PATRONI_*` variables as a configuration tree. Patroni documentation: environment configuration settings.
+//! `PATRONI_*` variables as a configuration tree, and `TAMADA_*` for the settings that Patroni lacks. Patroni documentation:
+//! environment configuration settings.
 
 use crate::number::{parse_bool, parse_int};
 use crate::problem::{Problem, Problems};
+use crate::settings::{Expected, LOCAL};
 use crate::value::{Kind, Map, Position, Value};
 use crate::yaml;
 use std::collections::BTreeMap;
@@ -189,10 +191,32 @@ pub fn names() -> Vec<String> {
     reader.known
 }
 
-/// Whether this variable is taken out of the environment that our children get.
+/// Whether this variable is meant for the configuration. Child processes do not inherit it.
 #[must_use]
 pub fn is_ours(name: &str) -> bool {
-    name.starts_with("PATRONI_")
+    name.starts_with(PATRONI) || own_section(name)
+}
+
+/// Whether the variables can be a configuration without any file. `TAMADA_*` alone cannot.
+#[must_use]
+pub fn is_configuration(variables: &BTreeMap<String, String>) -> bool {
+    variables.keys().any(|name| name.starts_with(PATRONI))
+}
+
+const PATRONI: &str = "PATRONI_";
+const TAMADA: &str = "TAMADA_";
+
+/// Whether the name is `TAMADA_` with a section of the configuration: variables such as `TAMADA_TEST_PG_BIN` are not.
+fn own_section(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(TAMADA) else {
+        return false;
+    };
+    let section = rest.split('_').next().unwrap_or_default().to_ascii_lowercase();
+    let is_in = |path: &str| {
+        path.strip_prefix(section.as_str())
+            .is_some_and(|rest| rest.starts_with('.'))
+    };
+    LOCAL.iter().any(|row| is_in(row.path))
 }
 
 struct Reader<'a> {
@@ -256,6 +280,23 @@ impl<'a> Reader<'a> {
                 }
             }
         }
+        self.own();
+    }
+
+    /// The settings that Patroni lacks. A text that does not fit is refused when the settings are checked, as in a file.
+    fn own(&mut self) {
+        for row in LOCAL {
+            let Some(name) = row.own_variable() else {
+                continue;
+            };
+            let form = match row.expected {
+                Expected::Scalars | Expected::Mapping | Expected::Section(_) | Expected::Named(_) => Mapping,
+                Expected::Lines | Expected::Options | Expected::Sections(_) => List,
+                _ => Text,
+            };
+            let path: Vec<&str> = row.path.split('.').collect();
+            self.variable(&name, &path, form);
+        }
     }
 
     fn section(&mut self, prefix: &str, path: &str, rows: &[(&str, Form)]) {
@@ -299,6 +340,17 @@ impl<'a> Reader<'a> {
             "ETCD3",
         ];
         for name in self.variables.keys() {
+            if own_section(name) && !self.known.contains(name) {
+                let patroni = name.replacen(TAMADA, PATRONI, 1);
+                let remedy = if self.known.contains(&patroni) {
+                    format!("set {patroni}")
+                } else {
+                    "set it in the file".to_owned()
+                };
+                let message = format!("this variable has no effect: {remedy}");
+                self.problems
+                    .push(Problem::warning("", Some(&position(name)), message));
+            }
             let section = name
                 .strip_prefix("PATRONI_")
                 .and_then(|rest| rest.split_once('_'))

@@ -20,6 +20,17 @@ pub struct Setting {
     pub default: &'static str,
     /// What a change of it needs.
     pub change: Change,
+    /// Whether Patroni lacks it. Such a setting of the local side has a variable `TAMADA_*`.
+    pub is_own: bool,
+}
+
+impl Setting {
+    /// The environment variable of a setting that Patroni lacks: `TAMADA_GUARD_MODE` of `guard.mode`.
+    #[must_use]
+    pub fn own_variable(&self) -> Option<String> {
+        self.is_own
+            .then(|| format!("TAMADA_{}", self.path.replace('.', "_").to_ascii_uppercase()))
+    }
 }
 
 /// What a change of a setting needs to take effect.

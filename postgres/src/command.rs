@@ -258,7 +258,7 @@ const OWN_VARIABLES: [&str; 4] = [
 pub(crate) fn child_environment() -> BTreeMap<OsString, OsString> {
     std::env::vars_os()
         .filter(|(name, _)| !OWN_VARIABLES.iter().any(|own| name == own))
-        .filter(|(name, _)| !name.to_string_lossy().starts_with("PATRONI_"))
+        .filter(|(name, _)| !config::env::is_ours(&name.to_string_lossy()))
         .collect()
 }
 

@@ -47,7 +47,7 @@ impl Settings {
         let variables: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        let mut tree = if files.is_empty() && !variables.keys().any(|name| name.starts_with("PATRONI_")) {
+        let mut tree = if files.is_empty() && !config::env::is_configuration(&variables) {
             Map::new()
         } else {
             let (tree, problems) = layers::local(&files, &variables).map_err(refused)?;

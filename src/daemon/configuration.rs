@@ -9,7 +9,7 @@ use config::{LocalConfig, Map, Problems};
 /// Where to read, and read again.
 pub(crate) struct ConfigurationSource {
     path: Option<PathBuf>,
-    /// The `PATRONI_*` variables as they were at the start.
+    /// The variables of the configuration as they were at the start.
     variables: BTreeMap<String, String>,
 }
 
@@ -26,7 +26,7 @@ impl ConfigurationSource {
             .collect();
         let missing = path.as_ref().filter(|path| !path.exists());
         match missing {
-            Some(path) if variables.is_empty() => {
+            Some(path) if !config::env::is_configuration(&variables) => {
                 anyhow::bail!("there is no configuration file or folder {}", path.display())
             }
             Some(path) => {
@@ -36,7 +36,7 @@ impl ConfigurationSource {
                 );
             }
             None => anyhow::ensure!(
-                path.is_some() || !variables.is_empty(),
+                path.is_some() || config::env::is_configuration(&variables),
                 "no configuration: name a YAML file or folder, or set PATRONI_CONFIGURATION"
             ),
         }

@@ -224,6 +224,12 @@ fn every_setting_is_explained() {
         expected.lines().count(),
         "a row of docs/settings.md is no setting any more"
     );
+    for variable in LOCAL.iter().filter_map(Setting::own_variable) {
+        assert!(
+            page.contains(&format!("variable `{variable}` |")),
+            "docs/settings.md does not name {variable}"
+        );
+    }
 }
 
 /// All words that begin as Patroni's metrics do.

@@ -15,6 +15,15 @@ const fn row(path: &'static str, expected: Expected, default: &'static str, chan
         expected,
         default,
         change,
+        is_own: false,
+    }
+}
+
+/// A setting that Patroni lacks.
+const fn own(path: &'static str, expected: Expected, default: &'static str, change: Change) -> Setting {
+    Setting {
+        is_own: true,
+        ..row(path, expected, default, change)
     }
 }
 
@@ -85,7 +94,7 @@ pub const LOCAL: &[Setting] = &[
     row("watchdog.device", Text, "/dev/watchdog", Reload),
     row("watchdog.safety_margin", Int(-1, MAX), "5", Reload),
     row("watchdog.driver", Text, "default", Reload),
-    row("guard.mode", Word(&["on", "off", "required"]), "on", Restart),
+    own("guard.mode", Word(&["on", "off", "required"]), "on", Restart),
     // tags
     row("tags.nofailover", Bool, "off", Reload),
     row("tags.failover_priority", Int(-MAX, MAX), "1", Reload),
@@ -221,7 +230,7 @@ pub const DYNAMIC: &[Setting] = &[
     row("master_start_timeout", Int(0, MAX), "", Reload),
     row("primary_stop_timeout", Int(0, MAX), "0", Reload),
     row("master_stop_timeout", Int(0, MAX), "", Reload),
-    row("primary_probe_timeout", Int(0, MAX), "0", Reload),
+    own("primary_probe_timeout", Int(0, MAX), "0", Reload),
     row("primary_race_backoff", Int(0, MAX), "0", Reload),
     row("synchronous_mode", Word(&["on", "off", "quorum"]), "off", Reload),
     row("synchronous_mode_strict", Bool, "off", Reload),

@@ -36,3 +36,44 @@ fn a_value_that_does_not_fit_is_left_out_and_named() {
         PATRONI_ETCD3_USE_PROXIES: etcd3.use_proxies: expected on or off: the variable is ignored
         PATRONI_RESTAPI_LISTENS: this variable has no effect: set it in the file"#]].assert_eq(&problems.to_string());
 }
+
+#[test]
+fn settings_that_patroni_lacks_have_variables_too() {
+    let read = |name: &str, text: &str| {
+        let mut file = crate::tree(crate::FILE);
+        file.patch(&crate::tree("guard: {mode: required}"));
+        let files = [("patroni.yml".to_owned(), tamada_config::yaml::dump(&file.into()))];
+        tamada_config::LocalConfig::load(&files, &variables(&[(name, text)]))
+    };
+    let mode = |text: &str| read("TAMADA_GUARD_MODE", text).map(|(config, _)| config.guard.mode);
+    assert_eq!(mode("off"), Ok(tamada_config::GuardMode::Off));
+    assert_eq!(mode("On"), Ok(tamada_config::GuardMode::On));
+    assert_eq!(mode(""), Ok(tamada_config::GuardMode::Required));
+    expect!["TAMADA_GUARD_MODE: guard.mode: expected one of on, off, required, found the text \"of\""]
+        .assert_eq(&mode("of").unwrap_err().to_string());
+    for (name, remedy) in [
+        ("TAMADA_GUARD_MODES", "set it in the file"),
+        ("TAMADA_RESTAPI_LISTEN", "set PATRONI_RESTAPI_LISTEN"),
+        ("TAMADA_TAGS_NOFAILOVER", "set it in the file"),
+    ] {
+        assert!(env::is_ours(name));
+        let (_, problems) = read(name, "on").unwrap();
+        assert_eq!(
+            problems.to_string(),
+            format!("{name}: this variable has no effect: {remedy}")
+        );
+    }
+    for name in [
+        "TAMADA_TEST_PG_BIN",
+        "TAMADA_SUPERVISOR",
+        "TAMADA_AGENT_BEFORE",
+        "TAMADA_MEMBER",
+    ] {
+        assert!(!env::is_ours(name));
+        assert_eq!(read(name, "on").unwrap().1.to_string(), "", "{name}");
+    }
+    assert!(!env::is_configuration(&variables(&[(
+        "TAMADA_GUARD_MODE",
+        "off"
+    )])));
+}
