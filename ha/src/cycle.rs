@@ -103,6 +103,8 @@ pub(crate) struct Cycle<'a> {
     pub(crate) lock_answer: Option<LockAnswer>,
     /// The leader key was found to be another's while a step took its time.
     is_lost: bool,
+    /// Something was left to the next cycle, because the lease comes first.
+    is_put_off: bool,
     pub(crate) began_task: bool,
     /// The long job that this cycle has begun.
     pub(crate) begun: Option<Task>,
@@ -126,6 +128,7 @@ impl<'a> Cycle<'a> {
             expired: None,
             lock_answer: None,
             is_lost: false,
+            is_put_off: false,
             began_task: false,
             begun: None,
         }
@@ -212,19 +215,44 @@ impl<'a> Cycle<'a> {
         self.take(Step::Act(action))
     }
 
-    /// Whether our lease, if we have one, outlasts one more request to the DCS that goes unanswered, and the look at
-    /// the DCS after that, with time left to stop the server. What is not about the lease itself waits for the next
-    /// cycle otherwise: each request that fails takes `retry_timeout`, and two in a row may be all that there is.
-    pub(crate) fn has_time(&self) -> bool {
+    /// Whether our lease, if we have one, leaves time for a request beside it. Right after a renewal it does, whatever the
+    /// timers are; once a request has taken all of its time ([`lease::time_beside`]) the rest belongs to the next renewal, and
+    /// what is not about the lease waits for the next cycle, which is asked for.
+    pub(crate) fn has_time(&mut self) -> bool {
         if self.is_lost {
             return false;
         }
+        let Some(Lock { valid_until }) = self.memory.lock else {
+            return true;
+        };
+        let has_time = lease::time_beside(self.config(), valid_until, self.now()) >= lease::PATIENCE_MIN;
+        self.is_put_off |= !has_time;
+        has_time
+    }
+
+    /// The DCS does not answer. Whether our lease, if we have one, leaves time to ask it again before the server is stopped.
+    pub(crate) fn may_look_again(&self) -> bool {
+        !self.is_lost
+            && self
+                .memory
+                .lock
+                .is_none_or(|lock| lease::may_look_again(self.config(), lock.valid_until, self.now()))
+    }
+
+    /// A leader's next cycle begins in time for the renewal, and soon when something was put off.
+    fn come_back_in_time(&mut self) {
+        let now = self.now();
+        let Some(Lock { valid_until }) = self.memory.lock.filter(|lock| now < lock.valid_until) else {
+            return;
+        };
         let config = self.config();
-        let attempts = config
-            .retry_timeout
-            .saturating_mul(2)
-            .saturating_add(lease::time_to_stop(config));
-        self.memory.lock.is_none() || self.memory.holds_lock(self.now().after(attempts))
+        if self.is_put_off {
+            self.again_at(now.after(lease::soon(config)));
+        }
+        let by = lease::next_renewal_by(config, valid_until);
+        if now < by && by < self.given.now.after(config.loop_wait) {
+            self.again_at(by);
+        }
     }
 
     /// The leader key was found to be another's after this cycle had prolonged it.
@@ -533,7 +561,8 @@ impl<'a> Cycle<'a> {
         self.exit = Some(exit);
     }
 
-    pub(crate) fn finish(self, reason: Reason) -> (Memory, Outcome) {
+    pub(crate) fn finish(mut self, reason: Reason) -> (Memory, Outcome) {
+        self.come_back_in_time();
         let outcome = Outcome {
             reason,
             notes: self.notes,

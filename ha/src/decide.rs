@@ -30,10 +30,11 @@ pub(crate) mod unresponsive;
 pub use slots::forces_hot_standby_feedback;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Facts, Flow};
-use crate::facts::{DataDirectory, LockAnswer, TaskStatus};
+use crate::facts::{DataDirectory, LockAnswer, Moment, TaskStatus};
 use crate::lease::{self, Renewal};
 use crate::memory::{Bootstrap, Memory, RewindState};
 use crate::pg::{Role, ServerState, SystemIdentifier};
@@ -60,6 +61,18 @@ pub fn renewal_meanwhile(facts: &Facts, memory: &Memory) -> Option<Renewal> {
     let mut cycle = Cycle::new(facts, memory.clone());
     let step = run(&mut cycle).err()?;
     lease::renewal(facts, &cycle.memory, &step)
+}
+
+/// How long the step that [`decide`] has just given may be waited for at `now`. After that a request to the DCS counts as
+/// unanswered.
+#[must_use]
+pub fn patience(facts: &Facts, memory: &Memory, now: Moment) -> Duration {
+    let mut cycle = Cycle::new(facts, memory.clone());
+    let config = &facts.given.config;
+    match run(&mut cycle) {
+        Ok(_) => config.retry_timeout,
+        Err(step) => lease::patience(config, cycle.memory.lock, now, &step),
+    }
 }
 
 fn run(c: &mut Cycle<'_>) -> Flow<Reason> {

@@ -20,5 +20,5 @@ pub mod standby_names;
 pub mod step;
 
 pub use cycle::{Entry, Facts, STEPS_MAX};
-pub use decide::{decide, forces_hot_standby_feedback, renewal_meanwhile};
-pub use lease::{Renewal, patience};
+pub use decide::{decide, forces_hot_standby_feedback, patience, renewal_meanwhile};
+pub use lease::Renewal;

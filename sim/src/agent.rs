@@ -101,11 +101,6 @@ impl Agent {
         self.config.pause
     }
 
-    /// The dynamic configuration in force.
-    pub(crate) fn config(&self) -> &DynamicConfig {
-        &self.config
-    }
-
     /// Between two cycles: what it remembers is what it believes.
     pub(crate) fn rests(&self) -> bool {
         self.is_alive && self.cycle.is_none()

@@ -102,6 +102,8 @@ struct Call {
     is_meanwhile: bool,
     request: Request,
     begun: Duration,
+    /// How long it is waited for.
+    patience: Duration,
     sent_at: Moment,
     attempt: u32,
 }
@@ -109,6 +111,7 @@ struct Call {
 impl World {
     /// Sends a request; the answer goes to [`World::learn`].
     pub(crate) fn call_dcs(&mut self, id: Id, request: Request) {
+        let patience = self.patience(id);
         let agent = &mut self.members[id].agent;
         agent.call += 1;
         let call = Call {
@@ -116,6 +119,7 @@ impl World {
             is_meanwhile: false,
             request,
             begun: self.now,
+            patience,
             sent_at: Moment::default(),
             attempt: 0,
         };
@@ -129,6 +133,7 @@ impl World {
             is_meanwhile: true,
             request: Request::Renew,
             begun: self.now,
+            patience: self.plan.retry_timeout(),
             sent_at: Moment::default(),
             attempt: 0,
         };
@@ -186,7 +191,7 @@ impl World {
             self.schedule(there, Self::WORLD, move |world| world.arrive(id, life, &arriving));
         }
         let retry = self.plan.retry_timeout();
-        let left = (call.begun + retry).saturating_sub(self.now);
+        let left = (call.begun + call.patience).saturating_sub(self.now);
         let patience = left.min(retry / 3 + Duration::from_millis(1));
         let owner = self.as_agent(id);
         self.schedule(patience, owner, move |world| world.give_up_attempt(id, call));
@@ -196,7 +201,7 @@ impl World {
         if !self.is_awaited(id, &call) {
             return;
         }
-        if call.begun + self.plan.retry_timeout() > self.now + Duration::from_millis(10) {
+        if call.begun + call.patience > self.now + Duration::from_millis(10) {
             self.attempt(id, call);
             return;
         }
@@ -231,8 +236,11 @@ impl World {
                 return;
             }
             let agent = &mut world.members[id].agent;
-            // A renewal may have been answered while the store was read.
-            if !matches!(call.request, Request::Load) {
+            // A renewal may have been answered while the store was read or written.
+            if !matches!(
+                call.request,
+                Request::Load | Request::Write(..) | Request::Delete(..)
+            ) {
                 agent.session = session;
             }
             agent.revision = agent.revision.max(revision);

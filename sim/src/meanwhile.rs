@@ -9,11 +9,13 @@ use ha::facts::LockAnswer;
 use crate::world::{Id, World};
 
 impl World {
-    /// How long a step may be waited for that is not about the DCS.
+    /// How long the step that a member's cycle waits for may take.
     pub(crate) fn patience(&self, id: Id) -> Duration {
         let agent = &self.members[id].agent;
-        let lock = agent.memory().lock.map(|lock| lock.valid_until);
-        ha::patience(agent.config(), lock, self.clock(id))
+        match &agent.cycle {
+            Some((facts, _)) => ha::patience(facts, agent.memory(), self.clock(id)),
+            None => self.plan.retry_timeout(),
+        }
     }
 
     /// As long as a cycle waits for the local server to say how it is.

@@ -6,11 +6,11 @@ use ha::step::{Action, Expect, Key, SlotChange, Step};
 use postgres::slots::SlotDrop;
 
 use super::clock;
-use super::questions::{dcs_failure, follow_of};
+use super::questions::follow_of;
 use super::world::World;
 
 impl World {
-    /// Takes a step. Bounded in time by `retry_timeout`.
+    /// Takes a step. Bounded in time by [`World::patience`].
     pub(crate) async fn take(&mut self, step: &Step) -> Answer {
         match step {
             Step::Observe(question) => self.ask(question).await,
@@ -19,7 +19,7 @@ impl World {
         }
     }
 
-    /// Does what the decision wants. Bounded in time by `retry_timeout`; long jobs are only begun.
+    /// Does what the decision wants. Bounded in time by [`World::patience`]; long jobs are only begun.
     pub(crate) async fn perform(&mut self, action: &Action) -> Answer {
         match action {
             Action::AcquireLeader => {
@@ -27,44 +27,47 @@ impl World {
                 if !self.promise().begin_race(sent_at) {
                     return Answer::Lock(LockAnswer::NotHeld);
                 }
-                lock(sent_at, self.dcs.acquire_leader().await)
+                lock(sent_at, self.in_time(self.dcs.acquire_leader()).await)
             }
             Action::SupersedeLeader { expired } => {
                 let sent_at = clock::now();
                 if !self.promise().begin_race(sent_at) {
                     return Answer::Lock(LockAnswer::NotHeld);
                 }
-                lock(sent_at, self.dcs.supersede_leader(*expired).await)
+                lock(sent_at, self.in_time(self.dcs.supersede_leader(*expired)).await)
             }
             Action::RenewLeader { seen } => {
                 let sent_at = clock::now();
-                lock(sent_at, self.dcs.renew_leader(Some(seen)).await)
+                lock(sent_at, self.in_time(self.dcs.renew_leader(Some(seen))).await)
             }
             Action::TakeLeader => {
                 let sent_at = clock::now();
-                lock(sent_at, self.dcs.take_leader().await)
+                lock(sent_at, self.in_time(self.dcs.take_leader()).await)
             }
             Action::ReleaseLeader { status } => {
                 let status = status.as_ref().map(ha::cluster::Status::to_json);
-                Answer::Lock(match self.dcs.release_leader(status.as_deref()).await {
+                let released = self.in_time(self.dcs.release_leader(status.as_deref()));
+                Answer::Lock(match released.await {
                     Ok(_) => LockAnswer::NotHeld,
-                    Err(error) => LockAnswer::Unknown(dcs_failure(&error)),
+                    Err(failure) => LockAnswer::Unknown(failure),
                 })
             }
             Action::ExtendLock { sent_at } => Answer::Lock(LockAnswer::Held { sent_at: *sent_at }),
             Action::Write { key, value, expect } => {
-                let written = self
-                    .dcs
-                    .write(store_key(*key), value, store_expect(*expect))
-                    .await;
-                Answer::Written(written.map_err(logged))
+                let write = self.dcs.write(store_key(*key), value, store_expect(*expect));
+                Answer::Written(self.in_time(write).await.map_err(logged))
             }
             Action::Delete { key, expect } => {
-                let deleted = self.dcs.delete(store_key(*key), store_expect(*expect)).await;
+                let delete = self.dcs.delete(store_key(*key), store_expect(*expect));
+                let deleted = self.in_time(delete).await;
                 let version = |is_deleted: bool| is_deleted.then_some(ha::cluster::Version(0));
                 Answer::Written(deleted.map(version).map_err(logged))
             }
-            Action::TouchMember(data) => done(self.dcs.touch_member(&data.to_json()).await.map(drop)),
+            Action::TouchMember(data) => {
+                let data = data.to_json();
+                let written = self.in_time(self.dcs.touch_member(&data)).await;
+                Answer::Done(written.map(drop).map_err(|failure| logged(failure).0))
+            }
             Action::Begin(task) => Answer::Done(self.begin(task)),
             Action::CancelTask => {
                 self.jobs.cancel();
@@ -141,11 +144,11 @@ impl World {
     }
 }
 
-fn lock(sent_at: ha::facts::Moment, answer: Result<bool, dcs::Error>) -> Answer {
+fn lock(sent_at: ha::facts::Moment, answer: Result<bool, DcsFailure>) -> Answer {
     Answer::Lock(match answer {
         Ok(true) => LockAnswer::Held { sent_at },
         Ok(false) => LockAnswer::NotHeld,
-        Err(error) => LockAnswer::Unknown(dcs_failure(&error)),
+        Err(failure) => LockAnswer::Unknown(failure),
     })
 }
 
@@ -157,8 +160,7 @@ fn done<E: std::fmt::Display>(result: Result<(), E>) -> Answer {
     }))
 }
 
-fn logged(error: dcs::Error) -> DcsFailure {
-    let failure = dcs_failure(&error);
+fn logged(failure: DcsFailure) -> DcsFailure {
     tracing::error!("{}", failure.0);
     failure
 }

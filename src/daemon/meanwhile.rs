@@ -20,6 +20,7 @@ impl Daemon {
     /// Takes a step other than one that begins a job or ends the cycle. Renewals that were sent meanwhile stand in the
     /// journal before its answer.
     pub(super) async fn take(&mut self, step: &Step, facts: &mut Facts) -> Answer {
+        self.world.patience = ha::patience(facts, &self.memory, clock::now());
         let Some(mut renewal) = ha::renewal_meanwhile(facts, &self.memory) else {
             return self.world.take(step).await;
         };

@@ -22,7 +22,7 @@ use super::clock;
 use super::world::World;
 
 impl World {
-    /// Finds out what the decision asks. Bounded in time by `retry_timeout`.
+    /// Finds out what the decision asks. Bounded in time by [`World::patience`].
     pub(crate) async fn ask(&mut self, question: &Question) -> Answer {
         match question {
             Question::Cluster => Answer::Cluster(self.load_cluster().await),
@@ -54,13 +54,9 @@ impl World {
     }
 
     async fn load_cluster(&mut self) -> Result<Arc<ha::cluster::Cluster>, DcsFailure> {
-        match self.dcs.load().await {
-            Ok(cluster) => {
-                self.seen.dcs_last_seen = clock::epoch_seconds();
-                Ok(Arc::new(cluster))
-            }
-            Err(error) => Err(dcs_failure(&error)),
-        }
+        let cluster = self.in_time(self.dcs.load()).await?;
+        self.seen.dcs_last_seen = clock::epoch_seconds();
+        Ok(Arc::new(cluster))
     }
 
     async fn look_at_server(&mut self) -> ha::facts::Server {
@@ -235,7 +231,7 @@ impl World {
     }
 
     async fn ask_peers(&self, peers: &[Peer]) -> Vec<PeerAnswer> {
-        let patience = self.patience();
+        let patience = self.patience;
         join_all(peers.iter().map(|peer| async move {
             let status = match self.http.get(&peer.api_url, peer.patience.min(patience)).await {
                 Ok(response) => response

@@ -34,7 +34,7 @@ impl Daemon {
         loop {
             let event = self.event(until).await;
             self.pulse.beat_before(until);
-            if self.is_worth_a_cycle(event).await {
+            if self.is_worth_a_cycle(event, until).await {
                 self.schedule.woken(clock::now());
                 return;
             }
@@ -72,7 +72,7 @@ impl Daemon {
         }
     }
 
-    async fn is_worth_a_cycle(&mut self, event: Event) -> bool {
+    async fn is_worth_a_cycle(&mut self, event: Event, until: Moment) -> bool {
         match event {
             Event::Time | Event::Guard | Event::Job | Event::Checkpoint => true,
             Event::Probe => self.world.probe.is_overdue(),
@@ -85,7 +85,7 @@ impl Daemon {
                 self.world.seen.synchronous_senders = WalSenders::default();
                 true
             }
-            Event::StoreChanged => self.concerns_us().await,
+            Event::StoreChanged => self.concerns_us(until).await,
             Event::Message(message) => {
                 self.take_in(message).await;
                 true
@@ -129,8 +129,8 @@ impl Daemon {
     }
 
     /// Whether something that matters to us is other than the last cycle has seen it. What it has written itself and
-    /// positions do not count.
-    async fn concerns_us(&mut self) -> bool {
+    /// positions do not count. It is looked at until the next cycle is due, and no longer.
+    async fn concerns_us(&mut self, until: Moment) -> bool {
         let changes = Changes {
             status: 0,
             history: 0,
@@ -145,8 +145,7 @@ impl Daemon {
         };
         let me = &self.world.settings.node.name;
         let before = Essence::of(before, me);
-        // A cycle that is due does not wait for what may be none of its business.
-        let left = self.schedule.next_run().since(clock::now());
+        let left = until.since(clock::now());
         match tokio::time::timeout(left, self.world.dcs.load()).await {
             Ok(Ok(cluster)) => Essence::of(&cluster, me) != before,
             Ok(Err(_)) | Err(_) => true,

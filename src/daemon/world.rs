@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dcs::Dcs;
 use ha::cluster::{Origin, PendingRestartReason};
-use ha::facts::{self, Moment};
+use ha::facts::{self, DcsFailure, Moment};
 use ha::failsafe::Promise;
 use ha::pg::Lsn;
 use postgres::process::{Postmaster, WalSenders};
@@ -14,7 +14,6 @@ use postgres::{Instant, Server};
 use tokio::sync::watch;
 
 use super::citus::Keeper;
-use super::clock;
 use super::guard::{Guard, Posture, RunsAs};
 use super::probe::Probe;
 use super::settings::Settings;
@@ -48,6 +47,8 @@ pub(crate) struct World {
     pub(crate) lease_remembered: Option<String>,
     /// What a leader without the DCS was promised.
     pub(crate) promise: Arc<Mutex<Promise>>,
+    /// How long the step that is being taken may be waited for.
+    pub(crate) patience: Duration,
 }
 
 /// What the last observations told beyond their answers: for the view, and for waking up.
@@ -85,6 +86,7 @@ impl World {
         guard: Option<Guard>,
         promise: Arc<Mutex<Promise>>,
     ) -> Self {
+        let patience = settings.config.retry_timeout;
         let watchdog = Watchdog::new(Wish::new(&settings.local.watchdog, &settings.config));
         Self {
             dcs,
@@ -103,6 +105,7 @@ impl World {
             lease: None,
             lease_remembered: None,
             promise,
+            patience,
         }
     }
 
@@ -112,21 +115,31 @@ impl World {
 
     /// `retry_timeout` from now, or less when our lease does not last.
     pub(crate) fn deadline(&self) -> Instant {
-        Instant::now() + self.patience()
+        Instant::now() + self.patience
     }
 
     /// Half of `retry_timeout` from now, or less when our lease does not last: as long as a cycle waits for the local
     /// server.
     pub(crate) fn sql_deadline(&self) -> Instant {
-        Instant::now() + self.patience().min(self.settings.config.retry_timeout / 2)
+        Instant::now() + self.patience.min(self.settings.config.retry_timeout / 2)
     }
 
-    /// How long a step may be waited for that is not about the DCS.
-    pub(crate) fn patience(&self) -> Duration {
-        ha::patience(
-            &self.settings.config,
-            *self.lock_valid_until.borrow(),
-            clock::now(),
-        )
+    /// A request to the DCS, which has a time limit of `retry_timeout` of its own: where the lease leaves less, that is the
+    /// limit. A request that is given up may have been carried out all the same.
+    pub(crate) async fn in_time<T>(
+        &self,
+        request: impl Future<Output = Result<T, dcs::Error>>,
+    ) -> Result<T, DcsFailure> {
+        let failed = |error: dcs::Error| DcsFailure(format!("{error:#}"));
+        if self.patience >= self.settings.config.retry_timeout {
+            return request.await.map_err(failed);
+        }
+        match tokio::time::timeout(self.patience, request).await {
+            Ok(answer) => answer.map_err(failed),
+            Err(_) => Err(DcsFailure(format!(
+                "no answer within {:.1} s, and the leader's lease leaves no more time",
+                self.patience.as_secs_f64()
+            ))),
+        }
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn decide(c: &mut Cycle<'_>, failure: &DcsFailure) -> Flow<Reason> {
     if failsafe::keep_leading(c)? {
         return Ok(Reason::FailsafeLeader);
     }
-    if c.memory.lock.is_some() && c.has_time() && failsafe::may_ask_again(c) {
+    if c.memory.lock.is_some() && c.may_look_again() && failsafe::may_ask_again(c) {
         let soon = c.now().after(Duration::from_secs(1).min(c.config().loop_wait));
         c.again_at(soon);
         return Ok(Reason::DcsNotAccessible);

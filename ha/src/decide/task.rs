@@ -363,8 +363,12 @@ pub(super) fn running_in_outage(c: &mut Cycle<'_>, task: &Task, failure: &DcsFai
     if takes_writes && !c.config().pause && failsafe::keep_leading(c)? {
         return Ok(Reason::InProgress(task.label()));
     }
-    if !c.has_time() {
+    if !c.may_look_again() {
         return without_lock(c, false, task);
+    }
+    if c.memory.lock.is_some() {
+        let soon = c.now().after(Duration::from_secs(1).min(c.config().loop_wait));
+        c.again_at(soon);
     }
     Ok(Reason::InProgress(task.label()))
 }

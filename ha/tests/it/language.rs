@@ -1023,6 +1023,51 @@ pub(crate) fn steps(text: &str) -> Vec<Step> {
     }
 }
 
+/// A cycle: its steps, and how long after the newest renewal the next one begins.
+pub(crate) struct Cycle {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) until_next: Duration,
+}
+
+/// Runs cycles of the same facts one after the other. Each step takes `latency`.
+pub(crate) fn cycles(text: &str, count: usize, latency: Duration) -> Vec<Cycle> {
+    let mut world = World::new();
+    let mut memory = Memory::new(Role::Replica, ServerState::Running);
+    text.lines()
+        .filter(|line| !line.is_empty())
+        .for_each(|line| world.read(line, &mut memory));
+    let mut cycles = Vec::new();
+    while cycles.len() < count {
+        let mut facts = world.facts();
+        let due = world.now.after(facts.given.config.loop_wait);
+        let mut renewed_at = world.now;
+        let mut steps = Vec::new();
+        let outcome = loop {
+            let step = decide(&facts, &mut memory);
+            if let Step::Finish(outcome) = step {
+                break outcome;
+            }
+            let answer = world.answer(&step);
+            if let Answer::Lock(LockAnswer::Held { sent_at }) = &answer {
+                renewed_at = *sent_at;
+            }
+            world.now = world.now.after(latency);
+            steps.push(step.clone());
+            facts.learn(step, answer, world.now);
+        };
+        let next = outcome
+            .again_at
+            .map_or(due, |again| again.min(due))
+            .max(world.now);
+        world.now = next;
+        cycles.push(Cycle {
+            steps,
+            until_next: next.since(renewed_at),
+        });
+    }
+    cycles
+}
+
 /// Runs a scenario; also returns the events of its cycles.
 pub(crate) fn tell(text: &str) -> (String, Vec<Event>) {
     let mut chronicle = Chronicle::default();

@@ -15,3 +15,4 @@ mod props;
 mod quorum;
 mod quorum_model;
 mod scenarios;
+mod timers;
