@@ -4,8 +4,9 @@
 //! for PostgreSQL. Only checks about replicas look at the server.
 
 use ha::cluster::Cluster;
-use ha::facts::Moment;
+use ha::facts::{Moment, TaskStatus};
 use ha::pg::{Role, ServerState};
+use ha::step::Task;
 use serde_json::Value;
 
 use super::json;
@@ -163,7 +164,19 @@ impl<'a> Evidence<'a> {
         if self.role_decides() {
             return Some(self.role()? == Role::Primary);
         }
-        Some(self.view.is_leader(self.now) && !self.is_standby_cluster())
+        Some(self.view.is_leader(self.now) && !self.is_standby_cluster() && !self.is_being_demoted())
+    }
+
+    /// The primary is stopped to be one no more. It holds the key until it has stopped, and takes no new sessions: load
+    /// balancers that hear of it now send none to the replica that it soon is.
+    fn is_being_demoted(&self) -> bool {
+        match &self.view.task {
+            TaskStatus::Running {
+                task: Task::Stop { purpose, .. },
+                ..
+            } => purpose.demotion().is_some(),
+            TaskStatus::Running { .. } | TaskStatus::Idle | TaskStatus::Done { .. } => false,
+        }
     }
 
     fn is_standby_leader(&self) -> Option<bool> {

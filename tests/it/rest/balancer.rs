@@ -2,13 +2,24 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
+use crate::harness::cluster::Timers;
 use crate::harness::process::{Process, command};
 use crate::harness::wait::holds;
 use crate::harness::{Cluster, eventually, newest, ports, seconds, sql};
 use serde_json::json;
 
 const CONFIGURATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/haproxy/haproxy.cfg");
+
+/// A busy machine is no reason to fail over here.
+const PATIENT: Timers = Timers {
+    ttl: 60,
+    loop_wait: 2,
+    retry_timeout: 20,
+};
 
 /// HAProxy with the packaged configuration for these members.
 struct Balancer {
@@ -24,12 +35,14 @@ impl Balancer {
         let mut lines = Vec::new();
         for line in text.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
+            let is_of = |number: usize| line.contains(&format!("node{number}"));
+            if (cluster.members.len() + 1..=3).any(is_of) {
+                continue;
+            }
             let line = match words.as_slice() {
                 ["server", name, ..] if name.starts_with("node") => {
                     let number: usize = name.trim_start_matches("node").parse().unwrap();
-                    let Some(member) = cluster.members.get(number - 1) else {
-                        continue;
-                    };
+                    let member = &cluster.members[number - 1];
                     let (postgresql, rest) = (member.postgresql_port, member.rest_port);
                     format!("    server {name} 127.0.0.1:{postgresql} check port {rest}")
                 }
@@ -107,6 +120,102 @@ fn haproxy_and_prometheus_follow_a_switchover() {
     cluster.member_mut(&first).stop();
     wait_until_behind("reads go to the primary", balancer.reads, new, false);
     prometheus_understands(&cluster.member(&second).get("/metrics").unwrap().body);
+}
+
+/// What a client meets that does nothing but connect for writes.
+struct Connector {
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<Met>,
+}
+
+#[derive(Debug, Default)]
+struct Met {
+    primaries: usize,
+    replicas: Vec<String>,
+    refusals: usize,
+}
+
+impl Connector {
+    fn start(port: u16) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&is_over);
+        let thread = std::thread::spawn(move || {
+            let mut met = Met::default();
+            let mut last = String::new();
+            while !stop.load(Ordering::Relaxed) {
+                match behind(port) {
+                    Ok((server, true)) => met.replicas.push(format!("{server}, before that {last}")),
+                    Ok((server, false)) => {
+                        met.primaries += 1;
+                        last = server.to_string();
+                    }
+                    Err(_) => met.refusals += 1,
+                }
+            }
+            met
+        });
+        Self { is_over, thread }
+    }
+
+    fn end(self) -> Met {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+fn no_write_meets_a_replica(switchovers: usize) {
+    let mut cluster = Cluster::with(newest(), 2, 1, PATIENT);
+    let first = cluster.bootstrap();
+    let second = cluster.others(&first).remove(0);
+    let balancer = Balancer::start(&cluster);
+    let port = |name: &str| cluster.member(name).postgresql_port;
+    wait_until_behind("writes go to the primary", balancer.writes, port(&first), false);
+    let connector = Connector::start(balancer.writes);
+    let mut names = [first, second];
+    for _ in 0..switchovers {
+        cluster.wait_until_healthy(seconds(60));
+        let [old, new] = &names;
+        let body = json!({"leader": old, "candidate": new});
+        let answer = cluster.member(old).ask("POST", "/switchover", Some(&body));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        wait_until_behind("writes go to the new primary", balancer.writes, port(new), false);
+        names.reverse();
+    }
+    let met = connector.end();
+    println!("{switchovers} switchovers: {met:?}");
+    assert!(met.primaries > switchovers, "{met:?}");
+    assert!(met.replicas.is_empty(), "{met:?}");
+}
+
+#[test]
+fn no_write_meets_a_replica_during_switchovers() {
+    no_write_meets_a_replica(6);
+}
+
+#[test]
+#[ignore = "long: make test-all"]
+fn no_write_meets_a_replica_during_fifty_switchovers() {
+    no_write_meets_a_replica(50);
+}
+
+#[test]
+fn sessions_live_on_while_an_agent_is_replaced() {
+    let mut cluster = Cluster::with(newest(), 2, 1, PATIENT);
+    let leader = cluster.bootstrap();
+    let balancer = Balancer::start(&cluster);
+    let port = cluster.member(&leader).postgresql_port;
+    wait_until_behind("writes go to the primary", balancer.writes, port, false);
+    sql::block_on(async {
+        let session = sql::connect(&conninfo(balancer.writes)).await.unwrap();
+        cluster.member_mut(&leader).kill_agent();
+        cluster.member_mut(&leader).start();
+        eventually("the agent is back", seconds(15), || {
+            let code = cluster.member(&leader).get("/primary")?.status;
+            holds(code == 200, || code.to_string())
+        });
+        let rows = sql::rows(&session, "select pg_is_in_recovery()", seconds(5)).await;
+        assert_eq!(rows.unwrap().concat(), [Some("f".to_owned())]);
+    });
 }
 
 /// promtool reads the metrics, and complains of nothing but the names of Patroni's counters.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ha::facts::Moment;
+use ha::facts::{Moment, Progress, TaskStatus};
 use ha::pg::{Lsn, Role, ServerState};
+use ha::step::{StopMode, StopPurpose, Task};
 use postgres::RestStatus;
 use serde_json::json;
 
@@ -484,4 +485,33 @@ fn a_cluster_without_position_lags_nobody() {
         ..standby_sql()
     };
     assert_eq!(code("/replica?lag=0", &view, Some(&sql)), 200);
+}
+
+#[test]
+fn a_primary_that_is_being_demoted_takes_no_writes() {
+    for (purpose, is_primary) in [
+        (StopPurpose::Switchover, false),
+        (StopPurpose::Failover, false),
+        (StopPurpose::DcsOutage, false),
+        (StopPurpose::GiveUp, false),
+        (StopPurpose::Shutdown, true),
+    ] {
+        let mut view = primary(&json!({}));
+        view.state = ServerState::Stopping;
+        view.task = TaskStatus::Running {
+            task: Task::Stop {
+                mode: StopMode::Fast,
+                checkpoint: false,
+                purpose,
+            },
+            since: NOW,
+            progress: Progress::Working,
+        };
+        let code = |path| code(path, &view, None);
+        let expected = if is_primary { 200 } else { 503 };
+        for path in ["/", "/primary", "/read-write"] {
+            assert_eq!(code(path), expected, "{path} {purpose:?}");
+        }
+        assert_eq!(code("/leader"), 200, "it holds the key");
+    }
 }
