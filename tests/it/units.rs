@@ -55,10 +55,21 @@ fn an_agent_comes_back_and_guard_and_postgresql_outlive_it() {
             ("Service.TimeoutStartSec", "infinity"),
             ("Service.ExecReload", "/bin/kill -s HUP $MAINPID"),
             ("Service.OOMPolicy", "continue"),
+            ("Service.LimitNOFILE", "65536"),
+            // The guard has some 30 MiB mapped; systemd's default of 8 MiB would lock nothing.
+            ("Service.LimitMEMLOCK", "64M"),
             ("Install.WantedBy", "multi-user.target"),
         ];
         for (key, value) in expected {
             assert_eq!(settings.get(key), Some(&vec![value.to_owned()]), "{name}: {key}");
+        }
+        for page in settings["Unit.Documentation"][0].split(' ') {
+            let name = page.strip_prefix("file:/usr/share/doc/tamada/").expect(page);
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+            assert!(
+                source.is_file(),
+                "{name} is not among the pages that are installed"
+            );
         }
         // A namespace of its own would hide guard and PostgreSQL from the agent after it.
         let hides = |key: &&String| key.contains("PrivateTmp") || key.contains("PrivatePIDs");
