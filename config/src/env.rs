@@ -292,6 +292,7 @@ impl<'a> Reader<'a> {
             let form = match row.expected {
                 Expected::Scalars | Expected::Mapping | Expected::Section(_) | Expected::Named(_) => Mapping,
                 Expected::Lines | Expected::Options | Expected::Sections(_) => List,
+                Expected::Bool => Bool,
                 _ => Text,
             };
             let path: Vec<&str> = row.path.split('.').collect();

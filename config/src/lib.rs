@@ -5,10 +5,12 @@
 //! under it; [`LocalConfig`], [`DynamicConfig`] and [`PostgresqlSettings`] are the typed views that the rest of the
 //! program reads. Nothing here touches a file, the network or the clock: the caller passes texts and maps.
 
+mod commands;
 mod controlled;
 mod dynamic;
 mod endpoint;
 pub mod env;
+pub mod escape;
 pub mod layers;
 mod local;
 mod local_dcs;

@@ -35,6 +35,8 @@ pub struct LocalConfig {
     pub watchdog: WatchdogConfig,
     /// `guard`
     pub guard: GuardConfig,
+    /// `local_commands_only`: the dynamic configuration names no commands, libraries and files.
+    pub local_commands_only: bool,
     /// `tags`
     pub tags: Tags,
     /// `citus`, when both its settings are valid.

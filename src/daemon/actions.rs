@@ -104,7 +104,7 @@ impl World {
     }
 
     async fn follow(&self, source: Option<&Source>) -> Result<(), String> {
-        let follow = follow_of(&self.settings.config, source)?;
+        let follow = follow_of(&self.settings.local, &self.settings.config, source)?;
         self.server
             .follow(&follow, self.deadline())
             .await

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use config::DynamicConfig;
+use config::{DynamicConfig, LocalConfig};
 use futures_util::future::join_all;
 use ha::cluster::Origin;
 use ha::facts::{
@@ -331,7 +331,7 @@ impl World {
     }
 
     async fn recovery_drift(&self, source: Option<&Source>) -> RecoveryDrift {
-        let drift = match follow_of(&self.settings.config, source) {
+        let drift = match follow_of(&self.settings.local, &self.settings.config, source) {
             Ok(follow) => self
                 .server
                 .drift(&follow, self.sql_deadline())
@@ -380,18 +380,24 @@ pub(crate) fn source_of(source: &Source) -> Result<postgres::Source, String> {
 
 /// What a standby of this source does. In a standby cluster all members restore from the remote cluster's archive, and
 /// the one that follows the remote cluster may do so with a delay.
-pub(crate) fn follow_of(config: &DynamicConfig, source: Option<&Source>) -> Result<postgres::Follow, String> {
+pub(crate) fn follow_of(
+    local: &LocalConfig,
+    config: &DynamicConfig,
+    source: Option<&Source>,
+) -> Result<postgres::Follow, String> {
     let connectable = source.filter(|source| source.can_be_connected_to());
     let mut overrides = BTreeMap::new();
     if let Some(standby_cluster) = &config.standby_cluster {
         let is_remote = source.is_some_and(Source::is_remote);
         let delay = standby_cluster.recovery_min_apply_delay.as_ref();
+        let [restore, cleanup] = [
+            standby_cluster.restore_command.as_ref(),
+            standby_cluster.archive_cleanup_command.as_ref(),
+        ]
+        .map(|command| command.filter(|_| !local.local_commands_only));
         let settings = [
-            ("restore_command", standby_cluster.restore_command.as_ref()),
-            (
-                "archive_cleanup_command",
-                standby_cluster.archive_cleanup_command.as_ref(),
-            ),
+            ("restore_command", restore),
+            ("archive_cleanup_command", cleanup),
             ("recovery_min_apply_delay", delay.filter(|_| is_remote)),
         ];
         let given = settings

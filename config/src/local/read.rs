@@ -185,6 +185,7 @@ impl Reader {
             ctl,
             watchdog,
             guard: guard(&tree),
+            local_commands_only: flag(&tree, "local_commands_only"),
             tags: Tags::new(section(&tree, "tags").clone()),
             citus,
             bootstrap,

@@ -1,7 +1,6 @@
 //! Local and dynamic side together into [`PostgresqlSettings`].
 
 use super::{Callbacks, ParameterRole, PostgresqlSettings, ReplicaMethod, StandbyDefaults};
-use crate::controlled;
 use crate::dynamic::{DynamicConfig, SynchronousMode};
 use crate::layers;
 use crate::local::LocalConfig;
@@ -10,6 +9,7 @@ use crate::problem::{Problem, Problems};
 use crate::read::{arguments, count, flag, lines, loose_flag, options, section, text, texts};
 use crate::settings::check_dynamic;
 use crate::value::{Map, Value};
+use crate::{commands, controlled};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -89,11 +89,13 @@ impl PostgresqlSettings {
         major_version: Option<u32>,
         role: Option<ParameterRole>,
     ) -> Result<(Self, Problems), Problems> {
-        let document = Value::from(&dynamic.document)
+        let mut document = Value::from(&dynamic.document)
             .as_map()
             .cloned()
             .unwrap_or_default();
+        let removed = commands::remove(local, &mut document);
         let (effective, mut problems) = layers::effective(&local.tree, &document)?;
+        problems.0.extend(removed.0);
         problems.0.extend(
             check_dynamic(&document, "")
                 .0

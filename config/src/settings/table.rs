@@ -32,6 +32,7 @@ pub const LOCAL: &[Setting] = &[
     row("name", Text, "", Restart),
     row("scope", Text, "", Restart),
     row("namespace", Text, "service", Restart),
+    own("local_commands_only", Bool, "off", Reload),
     row("thread_pool_size", Anything, "5", Restart),
     row("thread_stack_size", Anything, "524288", Restart),
     // log

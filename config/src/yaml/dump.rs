@@ -1,6 +1,7 @@
 //! YAML as PyYAML's `safe_dump` writes it.
 
 use super::resolve::{Resolved, resolve};
+use crate::escape;
 use crate::value::{Kind, Map, Value, python_float};
 use libyaml_safer::{
     BOOL_TAG, Emitter, Encoding, Event, FLOAT_TAG, INT_TAG, MAP_TAG, MappingStyle, NULL_TAG, SEQ_TAG,
@@ -35,7 +36,7 @@ fn emit(value: &Value, flow: bool, width: i32) -> String {
     // Writing into memory cannot fail, and the events are complete by construction; what was written stays usable.
     let _ = events.into_iter().try_for_each(|event| emitter.emit(event));
     drop(emitter);
-    let mut text = String::from_utf8_lossy(&bytes).into_owned();
+    let mut text = visible(&String::from_utf8_lossy(&bytes));
     let is_scalar = value.as_map().is_none() && value.as_list().is_none();
     if is_scalar && !text.starts_with(['\'', '"', '|', '>']) {
         // PyYAML ends a document that is one plain scalar.
@@ -88,7 +89,30 @@ fn plain(tag: &str, text: &str) -> Event {
 /// A text may stand plain only if it would be read as a text.
 fn string(text: &str) -> Event {
     let plain = resolve(text) == Resolved::Text;
-    Event::scalar(None, Some(STR_TAG), text, plain, true, ScalarStyle::Any)
+    let style = if text.contains(is_escaped) {
+        ScalarStyle::DoubleQuoted
+    } else {
+        ScalarStyle::Any
+    };
+    Event::scalar(None, Some(STR_TAG), text, plain, true, style)
+}
+
+/// PyYAML writes some of these as they are. A terminal obeys them, or hides them, and an editor may lose them.
+fn is_escaped(c: char) -> bool {
+    c.is_control() && !matches!(c, '\n' | '\t') || escape::is_hidden(c)
+}
+
+/// The emitted text with what it has not escaped itself. Such characters stand in double quotes only.
+fn visible(text: &str) -> String {
+    let mut visible = String::with_capacity(text.len());
+    for c in text.chars() {
+        match u32::from(c) {
+            _ if !is_escaped(c) => visible.push(c),
+            code @ ..=0xffff => visible.push_str(&format!("\\u{code:04X}")),
+            code => visible.push_str(&format!("\\U{code:08X}")),
+        }
+    }
+    visible
 }
 
 /// YAML 1.1 wants a point in every float.
@@ -99,5 +123,34 @@ fn float(x: f64) -> String {
         "-inf" => "-.inf".to_owned(),
         text if text.contains('.') => text.to_owned(),
         text => text.replacen('e', ".0e", 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_hidden_is_escaped_and_reads_back() {
+        for text in [
+            "pg1\u{202e}x",
+            "\u{9b}31m\u{85}\u{1b}[2J",
+            "a\u{e0041}\u{200b}\n\tb: 'c' \"d\" \\",
+            "\u{feff}\u{2028}",
+        ] {
+            let map: Map = [
+                ("k", Value::from(&serde_json::json!(text))),
+                (text, Value::from(&serde_json::json!([text]))),
+            ]
+            .into_iter()
+            .collect();
+            let value = Value::from(map);
+            for dumped in [dump(&value), dump_flow(&value)] {
+                assert!(!dumped.contains(is_escaped), "{dumped:?}");
+                let read = crate::yaml::parse("test.yml", &dumped).unwrap();
+                assert!(read.same(&value), "{dumped}");
+                assert_eq!(serde_json::Value::from(&read), serde_json::Value::from(&value));
+            }
+        }
     }
 }

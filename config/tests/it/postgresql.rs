@@ -248,3 +248,78 @@ postgresql:
         settings.methods(&["bare".to_owned(), "/script".to_owned()])
     ));
 }
+
+/// All that runs a command, loads code, or names a file; `X` marks what must not be seen any more.
+fn commands() -> serde_json::Value {
+    let parameters = json!({
+        "archive_command": "X", "Restore_Command": "X", "archive_cleanup_command": "X", "recovery_end_command": "X",
+        "ssl_passphrase_command": "X", "shared_preload_libraries": "X", "session_preload_libraries": "X",
+        "local_preload_libraries": "X", "archive_library": "X", "dynamic_library_path": "X", "extension_control_path": "X",
+        "jit_provider": "X", "oauth_validator_libraries": "X", "log_directory": "X", "log_filename": "X",
+        "external_pid_file": "X", "hba_file": "X", "ident_file": "X", "data_directory": "X", "config_file": "X",
+        "plperl.on_init": "X", "plperlu.x": "X", "pltcl.start_proc": "X", "primary_conninfo": "X",
+        "work_mem = 1\narchive_command": "X", "work_mem": "7MB", "archive_mode": "on", "pg_stat_statements.max": "100",
+    });
+    json!({
+        "standby_cluster": {"host": "h", "restore_command": "X", "archive_cleanup_command": "X"},
+        "postgresql": {
+            "parameters": parameters, "parameters_primary": parameters, "parameters_replica": parameters,
+            "parameters_standby_leader": parameters,
+            "recovery_conf": {"restore_command": "X", "archive_cleanup_command": "X", "recovery_end_command": "X", "recovery_target_timeline": "latest"},
+            "callbacks": {"on_start": "X", "on_stop": "X", "on_role_change": "X"},
+            "pre_promote": "X", "before_stop": "X", "bin_dir": "X", "bin_name": {"postgres": "X"}, "custom_conf": "X",
+            "pg_hba": ["X"], "pg_hba_primary": ["X"], "pg_ident": ["X"], "pg_ident_replica": ["X"],
+            "create_replica_methods": ["mine", "basebackup"], "mine": {"command": "X"}, "other": {"no_params": true},
+            "use_pg_rewind": true,
+        },
+    })
+}
+
+#[test]
+fn commands_come_from_local_files_only_where_that_is_asked_for() {
+    let local = "local_commands_only: on";
+    for role in [
+        None,
+        Some(ParameterRole::Primary),
+        Some(ParameterRole::Replica),
+        Some(ParameterRole::StandbyLeader),
+    ] {
+        let (open, _) = settings_of("", commands(), 180_000, role);
+        assert!(
+            format!("{open:?}").contains("\"X\""),
+            "the document is as it should be"
+        );
+        let (closed, problems) = settings_of(local, commands(), 180_000, role);
+        let text = format!("{closed:?}");
+        assert!(!text.contains("\"X") && !text.contains("/X"), "{role:?}: {text}");
+        assert_eq!(closed.parameters["work_mem"], "7MB");
+        assert_eq!(closed.parameters["pg_stat_statements.max"], "100");
+        assert!(closed.use_pg_rewind && closed.pg_hba.is_none());
+        for path in [
+            "postgresql.parameters.archive_command",
+            "postgresql.parameters.Restore_Command",
+            "postgresql.recovery_conf.restore_command",
+            "postgresql.callbacks",
+            "postgresql.pg_hba_primary",
+            "postgresql.mine",
+            "standby_cluster.restore_command",
+        ] {
+            assert!(
+                problems.0.iter().any(
+                    |problem| problem.path == path && problem.to_string().contains("local_commands_only")
+                ),
+                "{path}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_local_files_say_counts_with_local_commands_only() {
+    let local = "local_commands_only: true\npostgresql:\n  parameters: {archive_command: mine}\n  pg_hba: [local all all peer]\n  pre_promote: mine";
+    let (local, _) = read(local).unwrap();
+    let (dynamic, _) = DynamicConfig::read(&commands(), Minimums::TAMADA);
+    let (settings, _) = PostgresqlSettings::new(&local, &dynamic, Some(180_000), None).unwrap();
+    assert_eq!(settings.parameters["archive_command"], "mine");
+    assert_eq!(settings.pg_hba.unwrap(), ["local all all peer"]);
+}

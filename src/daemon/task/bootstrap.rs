@@ -83,7 +83,7 @@ pub(super) async fn clone(
     copied.await.map_err(failed)?;
     context.report(Progress::Starting);
     let options = StartOptions {
-        recovery: Recovery::Follow(follow_of(&context.config, follow)?),
+        recovery: Recovery::Follow(follow_of(&context.local, &context.config, follow)?),
         without_hot_standby: false,
     };
     start(context, &options).await
