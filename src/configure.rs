@@ -74,17 +74,35 @@ fn put(path: Option<&Path>, text: &str) -> anyhow::Result<()> {
     write_for_us_alone(path, text).with_context(|| format!("could not write {}", path.display()))
 }
 
-/// The file may hold passwords.
+/// The file may hold passwords: it is never for everybody, and one that is there keeps its owner, its group, and what its
+/// mode allows them. A reader sees what was there before, or all of the new text.
 fn write_for_us_alone(path: &Path, text: &str) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(text.as_bytes())
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let present = std::fs::metadata(&target).ok();
+    if present.as_ref().is_some_and(|present| !present.is_file()) {
+        // A pipe, or /dev/stdout.
+        return std::fs::OpenOptions::new()
+            .write(true)
+            .open(&target)?
+            .write_all(text.as_bytes());
+    }
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
+    file.write_all(text.as_bytes())?;
+    let mut mode = 0o600;
+    if let Some(present) = present {
+        let is_kept = fchown(file.as_file(), Some(present.uid()), Some(present.gid())).is_ok();
+        // What another group was allowed, ours is not.
+        if is_kept || fchown(file.as_file(), None, Some(present.gid())).is_ok() {
+            mode |= present.mode() & 0o660;
+        }
+    }
+    file.as_file()
+        .set_permissions(std::fs::Permissions::from_mode(mode))?;
+    file.as_file().sync_all()?;
+    file.persist(&target).map_err(|error| error.error)?;
+    Ok(())
 }
 
 /// A program of PostgreSQL's: in `bin_dir`, or found by PATH.
@@ -111,5 +129,47 @@ fn major_version(postgres: &Path) -> anyhow::Result<postgres::ServerVersion> {
 
 #[expect(clippy::print_stderr, reason = "this is what was asked for")]
 fn complain(text: &str) {
-    eprintln!("{text}");
+    eprintln!("{}", config::escape::lines(text));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_is_written_is_for_nobody_who_could_not_read_it_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/patroni.yml");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+        put(Some(&path), "a: 1\n").unwrap();
+        assert_eq!(mode(&path), 0o600);
+        for (before, after) in [
+            (0o600, 0o600),
+            (0o640, 0o640),
+            (0o660, 0o660),
+            (0o644, 0o640),
+            (0o666, 0o660),
+            (0o400, 0o600),
+        ] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(before)).unwrap();
+            put(Some(&path), "a: 2\n").unwrap();
+            assert_eq!(mode(&path), after, "{before:o}");
+        }
+        let link = folder.path().join("link.yml");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let before = std::fs::metadata(&path).unwrap().ino();
+        put(Some(&link), "a: 3\n").unwrap();
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_ne!(
+            std::fs::metadata(&path).unwrap().ino(),
+            before,
+            "replaced in one step"
+        );
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "a: 3\n");
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        put(Some(Path::new("/dev/null")), "a: 4\n").unwrap();
+        assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
+    }
 }

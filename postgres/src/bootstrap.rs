@@ -4,7 +4,7 @@ use crate::command::{Invocation, Output};
 use crate::connection::{quote_ident, quote_literal, rows};
 use crate::data_directory::Leftovers;
 use crate::files::passfile::Credentials;
-use crate::files::{ensure_directory, mode_for, pg_hba, remove, signal, write_if_changed};
+use crate::files::{ensure_directory, pg_hba, remove, signal, write_configuration};
 use crate::process::watch::Watch;
 use crate::server::locked;
 use crate::{
@@ -114,7 +114,7 @@ impl Server {
             text.extend_from_slice(line.as_bytes());
             text.push(b'\n');
         }
-        write_if_changed(&path, &text, mode_for(&path, &settings.local.data_dir)).map(drop)
+        write_configuration(&path, &text, &settings.local.data_dir).map(drop)
     }
 
     /// Runs the command of a custom bootstrap method; returns how the server has to be started afterwards.
@@ -263,7 +263,7 @@ impl Server {
         let settings = self.settings();
         let path = settings.local.config_dir.join("pg_hba.conf");
         match locked(&self.shared.parameters).former_hba.take() {
-            Some(text) => write_if_changed(&path, &text, mode_for(&path, &settings.local.data_dir)).map(drop),
+            Some(text) => write_configuration(&path, &text, &settings.local.data_dir).map(drop),
             None => Ok(()),
         }
     }

@@ -10,7 +10,7 @@ pub mod signal;
 use crate::{Error, Result};
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// The first lines of every file that is overwritten.
@@ -40,6 +40,37 @@ pub(crate) fn write_if_changed(path: &Path, content: impl AsRef<[u8]>, mode: u32
     Ok(true)
 }
 
+/// Writes a file of the server's configuration. One that is there keeps its mode: who has narrowed it meant that. One with
+/// a secret is never readable by everybody.
+pub(crate) fn write_configuration(path: &Path, content: impl AsRef<[u8]>, data_dir: &Path) -> Result<bool> {
+    let content = content.as_ref();
+    let mode = match fs::metadata(path) {
+        Ok(present) => present.permissions().mode() & 0o777 | 0o600,
+        Err(_) => mode_for(path, data_dir),
+    };
+    let is_open = mode & 0o007 != 0 && holds_secret(content);
+    write_if_changed(path, content, if is_open { 0o600 } else { mode })
+}
+
+/// Writes a copy with the mode and the group of the original.
+pub(crate) fn write_like(original: &Path, copy: &Path) -> Result<bool> {
+    let read = || Ok((fs::read(original)?, fs::metadata(original)?));
+    let (text, present) = read().map_err(Error::file("read", original))?;
+    let written = write_if_changed(copy, text, present.permissions().mode() & 0o777 | 0o600)?;
+    let _ = std::os::unix::fs::chown(copy, None, Some(present.gid()));
+    Ok(written)
+}
+
+/// Whether a setting, or an option in one, is a password: `password`, `sslpassword`.
+fn holds_secret(content: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(content);
+    text.lines().any(|line| {
+        let mut parts = line.split("password");
+        parts.next();
+        parts.any(|behind| behind.trim_start().starts_with('='))
+    })
+}
+
 fn replace(target: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let directory = target
         .parent()
@@ -49,6 +80,10 @@ fn replace(target: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         .prefix(".tamada-")
         .permissions(Permissions::from_mode(mode))
         .tempfile_in(directory)?;
+    // The group counts for those who may read; where it cannot be kept it is our own.
+    if let Ok(present) = fs::metadata(target) {
+        let _ = std::os::unix::fs::fchown(file.as_file(), None, Some(present.gid()));
+    }
     // The umask has taken its part of the mode.
     file.as_file().set_permissions(Permissions::from_mode(mode))?;
     file.write_all(content)?;
@@ -70,11 +105,17 @@ pub(crate) fn remove(path: &Path) -> Result<bool> {
     }
 }
 
-/// The mode of a file: inside the data directory 0600, or 0640 where the group may read the directory; elsewhere what
-/// the umask leaves of 0666.
+/// The mode of a new file: inside the data directory 0600, or 0640 where the group may read the directory; elsewhere what
+/// the umask leaves of 0666, and of 0640 for the rules of access, as Debian has them.
 pub(crate) fn mode_for(path: &Path, data_dir: &Path) -> u32 {
     if !path.starts_with(data_dir) {
-        return 0o666 & !umask();
+        let names = [Some("pg_hba.conf".as_ref()), Some("pg_ident.conf".as_ref())];
+        let most = if names.contains(&path.file_name()) {
+            0o640
+        } else {
+            0o666
+        };
+        return most & !umask();
     }
     let group_may_read = fs::metadata(data_dir).is_ok_and(|meta| meta.permissions().mode() & 0o750 == 0o750);
     if group_may_read { 0o640 } else { 0o600 }
@@ -135,6 +176,41 @@ mod tests {
         assert!(write_if_changed(&link, "a = '3'\n", 0o600).unwrap());
         assert!(fs::symlink_metadata(&link).unwrap().file_type().is_symlink());
         assert_eq!(fs::read_to_string(&path).unwrap(), "a = '3'\n");
+    }
+
+    #[test]
+    fn a_configuration_keeps_its_mode_and_one_with_a_secret_is_not_for_everybody() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, data) = (dir.path().join("pg_hba.conf"), dir.path().join("data"));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let plain = "primary_conninfo = 'host=h passfile=/x'\npassword_encryption = 'scram-sha-256'\n";
+        let secret = "primary_conninfo = 'host=h sslpassword = x'\n";
+        for kept in [0o600, 0o640, 0o660, 0o644, 0o400] {
+            for text in ["a\n", plain, "b\n", "b\n"] {
+                fs::write(&path, "").unwrap();
+                fs::set_permissions(&path, Permissions::from_mode(kept)).unwrap();
+                write_configuration(&path, text, &data).unwrap();
+                assert_eq!(mode(&path), kept | 0o600, "{kept:o} {text}");
+            }
+            let expected = if kept & 7 == 0 { kept | 0o600 } else { 0o600 };
+            write_configuration(&path, secret, &data).unwrap();
+            assert_eq!(mode(&path), expected, "{kept:o}");
+            fs::set_permissions(&path, Permissions::from_mode(kept)).unwrap();
+            write_configuration(&path, secret, &data).unwrap();
+            assert_eq!(
+                mode(&path),
+                expected,
+                "{kept:o}: it is narrowed also when its content stays"
+            );
+        }
+        let new = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            write_configuration(&path, text, &data).unwrap();
+            mode(&path)
+        };
+        assert_eq!(new("pg_ident.conf", "") & 0o137, 0);
+        assert_eq!(new("postgresql.conf", plain), 0o666 & !umask());
+        assert_eq!(new("other.conf", secret), 0o600);
     }
 
     #[test]

@@ -271,7 +271,9 @@ fn write(path: &Path, text: &str, is_secret: bool) -> Result<(), Error> {
     fs::create_dir_all(folder).map_err(failed)?;
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)?;
-    let mode = if is_secret { 0o660 } else { 0o644 };
+    let most = if is_secret { 0o660 } else { 0o644 };
+    // Who has narrowed the mode of a file meant that.
+    let mode = fs::metadata(path).map_or(most, |present| present.permissions().mode() & most | 0o600);
     if is_secret {
         give_to_owner(file.path(), path)?;
     }

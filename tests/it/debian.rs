@@ -51,6 +51,7 @@ fn start_etcd(hosts: &Hosts) {
 fn prepare_configuration(hosts: &Hosts) {
     hosts.run_on_all(
         "pg_dropcluster --stop 18 main
+         test \"$(stat -c '%a %U %G' /etc/patroni/dcs.yml /etc/patroni/config.yml.in | sort -u)\" = '640 root postgres' || exit 1
          printf 'etcd3:\n  host: 127.0.0.1:2379\n' > /etc/patroni/dcs.yml
          sed -i 's/^#\\( *- host *all *all *@NETWORK@\\)/\\1/' /etc/patroni/config.yml.in",
     );

@@ -3,7 +3,7 @@
 use super::passfile;
 use super::pg_hba;
 use super::postgresql_conf::{self, Contents, RECOVERY_PARAMETERS, is_recovery_parameter};
-use super::{ensure_directory, mode_for, name_of, remove, signal, with_suffix, write_if_changed};
+use super::{ensure_directory, name_of, remove, signal, with_suffix, write_configuration, write_like};
 use crate::parameters::SYNCHRONOUS_STANDBY_NAMES;
 use crate::server::locked;
 use crate::{Error, Follow, Instant, Recovery, RecoverySignal, Result, Server};
@@ -84,12 +84,15 @@ impl Server {
         let (path, base) = (self.config_path(), self.base_config_path());
         if settings.custom_conf.is_none() && !base.exists() {
             match fs::rename(&path, &base) {
-                Ok(()) => {}
+                // What is written in its place gets its mode.
+                Ok(()) => {
+                    write_like(&base, &path)?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     // With the configuration elsewhere initdb's own file is in the data directory.
                     let made = settings.local.data_dir.join("postgresql.conf");
                     let text = fs::read(&made).unwrap_or_default();
-                    write_if_changed(&base, &text, mode_for(&base, &settings.local.data_dir))?;
+                    write_configuration(&base, &text, &settings.local.data_dir)?;
                 }
                 Err(error) => return Err(Error::file("rename", path)(error)),
             }
@@ -122,11 +125,7 @@ impl Server {
             recovery: recovery_settings,
         };
         let mut changed = Vec::new();
-        if write_if_changed(
-            &path,
-            contents.render(),
-            mode_for(&path, &settings.local.data_dir),
-        )? {
+        if write_configuration(&path, contents.render(), &settings.local.data_dir)? {
             changed.push(name_of(&path));
         }
         let auto = settings.local.data_dir.join("postgresql.auto.conf");
@@ -134,7 +133,7 @@ impl Server {
             && let Ok(text) = fs::read_to_string(&auto)
         {
             let cleaned = postgresql_conf::without_recovery_settings(&text);
-            if write_if_changed(&auto, &cleaned, mode_for(&auto, &settings.local.data_dir))? {
+            if write_configuration(&auto, &cleaned, &settings.local.data_dir)? {
                 changed.push(name_of(&auto));
             }
         }
@@ -257,7 +256,7 @@ impl Server {
                     Err(_) => continue,
                 },
             };
-            if write_if_changed(&path, &text, mode_for(&path, &settings.local.data_dir))? {
+            if write_configuration(&path, &text, &settings.local.data_dir)? {
                 changed.push(name.to_owned());
             }
         }
@@ -298,7 +297,7 @@ impl Server {
         for file in self.backed_up_files() {
             let backup = self.backup_of(&file);
             if let Ok(text) = fs::read(&file)
-                && let Err(error) = write_if_changed(&backup, &text, mode_for(&backup, &data_dir))
+                && let Err(error) = write_configuration(&backup, &text, &data_dir)
             {
                 tracing::warn!("no backup of {} was made: {error}", file.display());
             }
@@ -313,10 +312,14 @@ impl Server {
             if file.exists() {
                 continue;
             }
-            let mode = mode_for(&file, &settings.local.data_dir);
+            let data_dir = &settings.local.data_dir;
             match fs::read(self.backup_of(&file)) {
-                Ok(text) => drop(write_if_changed(&file, &text, mode)?),
-                Err(_) if name_of(&file) == "pg_ident.conf" => drop(write_if_changed(&file, "", mode)?),
+                Ok(text) => {
+                    write_configuration(&file, &text, data_dir)?;
+                }
+                Err(_) if name_of(&file) == "pg_ident.conf" => {
+                    write_configuration(&file, "", data_dir)?;
+                }
                 Err(_) => {}
             }
         }

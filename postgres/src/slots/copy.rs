@@ -20,6 +20,37 @@ pub struct SlotState {
     pub state: Vec<u8>,
 }
 
+/// Where the slot's name stands in the file, in PostgreSQL up to 18: behind magic number, checksum, version and length
+/// (`ReplicationSlotOnDisk` in `src/backend/replication/slot.c`).
+const NAME_AT: usize = 16;
+/// PostgreSQL's `NAMEDATALEN`.
+const NAME_BYTES: usize = 64;
+/// The file is far smaller.
+const STATE_BYTES_MAX: usize = 64 * 1024;
+
+impl SlotState {
+    /// What comes from another server becomes a path here, and PostgreSQL takes the name in the file for one as well.
+    fn check(&self) -> Result<()> {
+        let name = self.name.0.as_bytes();
+        // PostgreSQL manual, "Replication Slots": lower-case letters, numbers, and the underscore character.
+        let is_letter = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
+        if name.is_empty() || name.len() >= NAME_BYTES || !name.iter().all(is_letter) {
+            let text = format!("{:?} is not the name of a replication slot", self.name.0);
+            return Err(Error::Unsuitable(text));
+        }
+        let written = self.state.get(NAME_AT..NAME_AT + NAME_BYTES).unwrap_or_default();
+        let written = written.split(|byte| *byte == 0).next().unwrap_or_default();
+        if written != name || self.state.len() > STATE_BYTES_MAX {
+            let text = format!(
+                "the leader's state of slot {:?} is not that of a slot of this name",
+                self.name.0
+            );
+            return Err(Error::Unsuitable(text));
+        }
+        Ok(())
+    }
+}
+
 /// `catalog_xmin` of slots on the leader.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeaderHorizons {
@@ -60,8 +91,13 @@ impl Server {
             .lines()
             .filter(|line| !line.trim().is_empty())
             .map(|line| {
-                read_state(line)
-                    .ok_or_else(|| Error::parse("a slot of the leader", "its state is not in hex"))
+                let state = read_state(line)
+                    .ok_or_else(|| Error::parse("a slot of the leader", "its state is not in hex"))?;
+                if names.contains(&state.name) {
+                    Ok(state)
+                } else {
+                    Err(Error::parse("a slot of the leader", "it was not asked for"))
+                }
             })
             .collect()
     }
@@ -69,7 +105,7 @@ impl Server {
     /// Writes a logical slot of another server into the data directory of this one, which must not run.
     ///
     /// # Errors
-    /// It runs, or a file could not be written.
+    /// It runs, its name or content is none of a slot, or a file could not be written.
     pub fn write_slot_state(&self, slot: &SlotState) -> Result<()> {
         if let Some(postmaster) = self.postmaster() {
             return Err(Error::Unsuitable(format!(
@@ -77,6 +113,7 @@ impl Server {
                 postmaster.pid()
             )));
         }
+        slot.check()?;
         let slots = self.data_dir().join("pg_replslot");
         let directory = slots.join(&slot.name.0);
         make_directory(&directory).map_err(Error::file("make the directory", &directory))?;
@@ -171,8 +208,47 @@ mod tests {
         for bad in ["feed|", "feed|a", "feed|zz", "feed"] {
             assert_eq!(read_state(bad), None, "{bad}");
         }
-        let read = read_horizons("physical|b|740\nlogical|feed|741\n", &SlotName("b".to_owned()));
-        assert_eq!(read.physical, Some(Xid(740)));
-        assert_eq!(read.logical[&SlotName("feed".to_owned())], Xid(741));
+        let horizons = read_horizons("physical|b|740\nlogical|feed|741\n", &SlotName("b".to_owned()));
+        assert_eq!(horizons.physical, Some(Xid(740)));
+        assert_eq!(horizons.logical[&SlotName("feed".to_owned())], Xid(741));
+    }
+
+    #[test]
+    fn the_name_of_a_slot_is_never_a_path() {
+        let state = |name: &str, written: &str| {
+            let mut state = vec![0; 200];
+            state[NAME_AT..NAME_AT + written.len()].copy_from_slice(written.as_bytes());
+            SlotState {
+                name: SlotName(name.to_owned()),
+                state,
+            }
+        };
+        assert!(state("feed_1", "feed_1").check().is_ok());
+        let long = "x".repeat(64);
+        for name in [
+            "",
+            ".",
+            "..",
+            "../../../home",
+            "/tmp/x",
+            "a/b",
+            "a b",
+            "Feed",
+            "größe",
+            "a\0b",
+            "a\nb",
+            &long,
+        ] {
+            assert!(state(name, "").check().is_err(), "{name:?}");
+            assert!(
+                state("feed", name.get(..30).unwrap_or(name)).check().is_err(),
+                "{name:?} in the file"
+            );
+        }
+        let short = SlotState {
+            name: SlotName("feed".to_owned()),
+            state: vec![1; 20],
+        };
+        assert!(short.check().is_err());
     }
 }
