@@ -203,6 +203,13 @@ pub enum What {
         /// How the postmaster ended.
         exit: String,
     },
+    /// PostgreSQL is without the guard that the configuration asks for, or has it again.
+    Guard {
+        /// It is without one.
+        is_missing: bool,
+        /// Why; empty when it has one.
+        why: String,
+    },
     /// Something of another version of this program.
     #[serde(skip)]
     Other {
@@ -325,6 +332,7 @@ impl What {
             Self::Configuration { .. } => "configuration",
             Self::Fencing { .. } => "fencing",
             Self::Fenced { .. } => "fenced",
+            Self::Guard { .. } => "guard",
             Self::Other { kind, .. } => kind,
         }
     }

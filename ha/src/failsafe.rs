@@ -49,6 +49,56 @@ impl Ping {
         })
     }
 
+    /// Whether a leader may ask this of the member `me`, whose configuration says `ttl`. `listed` is the key failsafe and
+    /// `cluster` the last reading of the DCS, however old. Where neither is known nothing can be held against it.
+    ///
+    /// Anybody may send a ping. One that is accepted keeps this member from the leader key, and tells it whom to follow: so
+    /// only a member that is known may send one, with the addresses that it is known by.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(
+        &self,
+        me: &MemberName,
+        ttl: Duration,
+        listed: Option<&BTreeMap<MemberName, String>>,
+        cluster: Option<&Cluster>,
+    ) -> Result<(), Refusal> {
+        if self.name == *me {
+            return Err(Refusal::Own);
+        }
+        if self.is_too_long(ttl) {
+            return Err(Refusal::TooLong(self.ttl, ttl));
+        }
+        let member = cluster.and_then(|cluster| cluster.member(&self.name));
+        let published = member.and_then(|member| member.data.api_url.as_deref());
+        let listed_url = listed
+            .and_then(|listed| listed.get(&self.name))
+            .map(String::as_str);
+        let is_known = [published, listed_url].contains(&Some(self.api_url.as_str()));
+        if !is_known && (published.is_some() || listed_url.is_some()) {
+            return Err(Refusal::Address("api_url"));
+        }
+        if !is_known && (listed.is_some() || cluster.is_some()) {
+            return Err(Refusal::Stranger);
+        }
+        let has_known_server = match member.and_then(|member| member.data.conn_url.as_deref()) {
+            Some(known) => known == self.conn_url,
+            None => host_of(&self.conn_url).is_some() && host_of(&self.conn_url) == host_of(&self.api_url),
+        };
+        if has_known_server {
+            Ok(())
+        } else {
+            Err(Refusal::Address("conn_url"))
+        }
+    }
+
+    /// A promise for less time than the leader counts on would not be safe, and one for any time that is asked for could
+    /// keep this member from the leader key for ever. A change of `ttl` that only one side has read is allowed for.
+    fn is_too_long(&self, ttl: Duration) -> bool {
+        self.ttl > ttl.saturating_mul(2)
+    }
+
     /// The body of the request.
     #[must_use]
     pub fn to_json(&self) -> String {
@@ -60,6 +110,34 @@ impl Ping {
         let body = json!({"name": self.name, "conn_url": self.conn_url, "api_url": self.api_url, "slots": slots, "ttl_ms": ttl_ms});
         body.to_string()
     }
+}
+
+/// Why a ping is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It bears this member's own name.
+    #[error("this member is asked in its own name")]
+    Own,
+    /// Its `ttl`, and this member's.
+    #[error("ttl_ms is {} and at most twice the {} ms of this member are accepted", .0.as_millis(), .1.as_millis())]
+    TooLong(Duration, Duration),
+    /// No such member is known.
+    #[error("no member of that name is known")]
+    Stranger,
+    /// The member is known by another address.
+    #[error("{0} is not the one that this member is known by")]
+    Address(&'static str),
+}
+
+/// The host of an address like `postgres://10.0.0.1:5432/postgres`.
+fn host_of(url: &str) -> Option<&str> {
+    let authority = url.split_once("://")?.1.split(['/', '?', '#']).next()?;
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, rest)| rest);
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?.0,
+        None => authority.split(':').next()?,
+    };
+    (!host.is_empty()).then_some(host)
 }
 
 /// A ping that was accepted.
@@ -113,9 +191,10 @@ pub struct Promise {
 }
 
 impl Promise {
-    /// A leader asks. Whether it is accepted; else this member is one itself, or about to be.
+    /// A leader asks, and [`Ping::check`] has nothing against it. Whether it is accepted; else this member is one itself,
+    /// or about to be.
     pub fn accept(&mut self, ping: Ping, now: Moment, ttl: Duration) -> bool {
-        if self.leads || self.is_racing {
+        if self.leads || self.is_racing || ping.is_too_long(ttl) {
             return false;
         }
         let held = ttl.max(ping.ttl);
@@ -179,6 +258,96 @@ mod tests {
         assert_eq!(Ping::from_json(&serde_json::Map::new()), None);
     }
 
+    fn cluster(conn_url: &str) -> Cluster {
+        let json = format!(r#"{{"conn_url":"{conn_url}","api_url":"http://a/patroni"}}"#);
+        let member = |name: &str| Member {
+            version: Version(1),
+            name: name.into(),
+            session: String::new(),
+            data: MemberData::parse(&json),
+        };
+        Cluster {
+            members: vec![member("a"), member("b")],
+            ..Cluster::default()
+        }
+    }
+
+    #[test]
+    fn only_known_members_are_listened_to_with_their_known_addresses() {
+        let known = cluster("postgres://a/");
+        let listed = BTreeMap::from([("a".into(), "http://a/patroni".to_owned())]);
+        let (empty, nobody) = (BTreeMap::new(), Cluster::default());
+        let check = |ping: &Ping, listed, cluster| ping.check(&"b".into(), TTL, listed, cluster);
+        let changed = |change: fn(&mut Ping)| {
+            let mut ping = ping();
+            change(&mut ping);
+            ping
+        };
+        assert_eq!(check(&ping(), Some(&listed), Some(&known)), Ok(()));
+        assert_eq!(check(&ping(), None, Some(&known)), Ok(()));
+        assert_eq!(check(&ping(), Some(&listed), Some(&nobody)), Ok(()));
+        assert_eq!(check(&ping(), None, None), Ok(()), "nothing is known");
+        assert_eq!(
+            check(&ping(), Some(&empty), Some(&nobody)),
+            Err(Refusal::Stranger)
+        );
+        assert_eq!(
+            ping().check(&"a".into(), TTL, Some(&listed), Some(&known)),
+            Err(Refusal::Own)
+        );
+        let stranger = changed(|ping| ping.name = "x".into());
+        assert_eq!(
+            check(&stranger, Some(&listed), Some(&known)),
+            Err(Refusal::Stranger)
+        );
+        let elsewhere = changed(|ping| ping.api_url = "http://evil/patroni".to_owned());
+        assert_eq!(
+            check(&elsewhere, Some(&listed), Some(&known)),
+            Err(Refusal::Address("api_url"))
+        );
+        assert_eq!(
+            check(&elsewhere, Some(&listed), None),
+            Err(Refusal::Address("api_url"))
+        );
+        let redirected = changed(|ping| ping.conn_url = "postgres://evil/".to_owned());
+        for cluster in [Some(&known), Some(&nobody), None] {
+            assert_eq!(
+                check(&redirected, Some(&listed), cluster),
+                Err(Refusal::Address("conn_url"))
+            );
+        }
+        let no_host = changed(|ping| {
+            ping.conn_url = String::new();
+            ping.api_url = String::new();
+        });
+        assert!(check(&no_host, None, None).is_err());
+    }
+
+    #[test]
+    fn no_promise_is_longer_than_twice_the_own_ttl() {
+        for (ttl_ms, is_accepted) in [
+            (0, true),
+            (30_000, true),
+            (60_000, true),
+            (60_001, false),
+            (u64::MAX, false),
+        ] {
+            let ping = Ping {
+                ttl: Duration::from_millis(ttl_ms),
+                ..ping()
+            };
+            let known = cluster("postgres://a/");
+            assert_eq!(
+                ping.check(&"b".into(), TTL, None, Some(&known)).is_ok(),
+                is_accepted,
+                "{ttl_ms}"
+            );
+            let mut promise = Promise::default();
+            assert_eq!(promise.accept(ping, at(100), TTL), is_accepted, "{ttl_ms}");
+            assert!(promise.begin_race(at(100 + 60 + 2)), "{ttl_ms}");
+        }
+    }
+
     #[test]
     fn who_has_accepted_takes_no_key() {
         let mut promise = Promise::default();
@@ -192,8 +361,8 @@ mod tests {
     #[test]
     fn the_leaders_own_ttl_counts_when_it_is_longer() {
         let mut promise = Promise::default();
-        assert!(promise.accept(ping(), at(100), Duration::from_secs(10)));
-        assert!(!promise.begin_race(at(111)));
+        assert!(promise.accept(ping(), at(100), Duration::from_secs(20)));
+        assert!(!promise.begin_race(at(121)));
     }
 
     #[test]

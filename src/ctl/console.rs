@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use config::escape;
 use jiff::Zoned;
 use rustix::termios::tcgetwinsize;
 
@@ -14,11 +15,15 @@ const COLUMNS: usize = 80;
 /// Whether a painted line stands on the terminal.
 static LINE_STANDS: AtomicBool = AtomicBool::new(false);
 
-/// Writes to standard output.
+/// Writes a text of some lines to standard output. What a terminal would obey is written out.
 ///
 /// # Errors
 /// Standard output is closed.
 pub(crate) fn print(text: &str) -> Result<(), Error> {
+    print_raw(&escape::lines(text))
+}
+
+fn print_raw(text: &str) -> Result<(), Error> {
     remove_line();
     let mut output = std::io::stdout().lock();
     output
@@ -27,12 +32,12 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
         .map_err(|_| Error::OutputClosed)
 }
 
-/// Writes a line to standard output.
+/// Writes a line to standard output; one, whatever stands in it.
 ///
 /// # Errors
 /// Standard output is closed.
 pub(crate) fn print_line(line: &str) -> Result<(), Error> {
-    print(&format!("{line}\n"))
+    print_raw(&format!("{}\n", escape::line(line)))
 }
 
 /// Writes over what stands on the screen, if there is one, so that it does not flicker: `text` is all that is to be seen.
@@ -45,9 +50,9 @@ pub(crate) fn repaint(text: &str, is_first: bool) -> Result<(), Error> {
     }
     // Home, each line without what was longer before, and nothing below.
     let clear = if is_first { "\x1b[2J" } else { "" };
-    print(&format!(
+    print_raw(&format!(
         "{clear}\x1b[1;1H{}\x1b[J",
-        text.replace('\n', "\x1b[K\n")
+        escape::lines(text).replace('\n', "\x1b[K\n")
     ))
 }
 
@@ -74,7 +79,7 @@ pub(crate) fn columns() -> usize {
 /// Writes a line to standard error over the one that stands there. It has to fit into [`columns`].
 pub(crate) fn paint_line(line: &str) {
     LINE_STANDS.store(true, Ordering::Relaxed);
-    write_error(&format!("\r{line}\x1b[K"));
+    write_error(&format!("\r{}\x1b[K", escape::line(line)));
 }
 
 /// Removes the line that [`paint_line`] has left, if there is one.
@@ -87,7 +92,7 @@ pub(crate) fn remove_line() {
 /// Writes to standard error, below what is there for good.
 pub(crate) fn print_error(text: &str) {
     remove_line();
-    write_error(text);
+    write_error(&escape::lines(text));
 }
 
 fn write_error(text: &str) {

@@ -249,6 +249,8 @@ fn show(diff: &str) -> Result<(), Error> {
 }
 
 fn coloured(diff: &str) -> String {
+    // The pager shows colours, so it would obey everything else as well.
+    let diff = config::escape::lines(diff);
     let colour = |line: &str| match line.chars().next() {
         Some('+') => format!("\x1b[32m{line}\x1b[0m\n"),
         Some('-') => format!("\x1b[31m{line}\x1b[0m\n"),

@@ -15,7 +15,7 @@ use super::console::print;
 use super::error::Error;
 use super::event_log::{self, Told};
 use super::session::Session;
-use super::table::{Cell, Column, Format, Table, separated};
+use super::table::{Cell, Column, Format, Table, python_json, separated};
 use super::view::RoleFilter;
 
 /// How many of each member are shown when nothing is said.
@@ -90,10 +90,17 @@ async fn follow(
     while let Some((member, since, told)) = asked.next().await {
         match told {
             Ok(mut told) => {
+                // A page that is full ends before the newest.
+                let last = told
+                    .events
+                    .iter()
+                    .map(|event| event.id)
+                    .max()
+                    .unwrap_or(told.newest);
                 event_log::sort(&mut told.events);
                 print(&lines(&told.events, format))?;
-                newest.insert(member.name.0.clone(), told.newest);
-                asked.push(next(member, Some(told.newest), Duration::ZERO));
+                newest.insert(member.name.0.clone(), last);
+                asked.push(next(member, Some(last), Duration::ZERO));
             }
             Err(why) => {
                 tracing::debug!("{}: {why}", member.name);
@@ -188,14 +195,15 @@ fn lines(events: &[Event], format: Format) -> String {
     let line = |event: &Event| match format {
         Format::Json | Format::Yaml => {
             // An event is always JSON; a list of one is YAML too.
-            let text = serde_json::to_string(event).unwrap_or_default();
+            let value = serde_json::to_value(event).unwrap_or_default();
+            let text = python_json(&value);
             let dash = if format == Format::Yaml { "- " } else { "" };
             format!("{dash}{text}\n")
         }
         Format::Pretty | Format::Topology | Format::Tsv => {
             let words = [
                 local(event.at),
-                event.member.0.clone(),
+                config::escape::line(event.member.as_str()).into_owned(),
                 event.what.kind().to_owned(),
                 event.what.to_string(),
             ];

@@ -2,6 +2,7 @@
 
 use std::fmt::{Debug, Write as _};
 
+use config::escape;
 use jiff::Zoned;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -66,7 +67,8 @@ impl<S: Subscriber> Layer<S> for StandardError {
         let time = format!("{},{milliseconds:03}", now.strftime("%Y-%m-%d %H:%M:%S"));
         print_error(&format!(
             "{time} - {level} - {}{}\n",
-            message.text, message.fields
+            escape::line(&message.text),
+            escape::line(&message.fields)
         ));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use config::{DynamicConfig, SynchronousMode};
+use config::{DynamicConfig, SynchronousMode, escape};
 use ha::cluster::{Cluster, Member, MemberData};
 use ha::pg::{Lsn, MemberName, ReplicationState};
 
@@ -273,7 +273,7 @@ impl Row<'_> {
             Field::ReplayLsn => self.lsn(self.positions().1),
             Field::ReplayLag => self.lag(self.positions().1),
             Field::PendingRestart => Cell::text(if data.pending_restart { "*" } else { "" }),
-            Field::PendingRestartReason => Cell::text(self.pending_restart_reason()),
+            Field::PendingRestartReason => Cell::Lines(self.pending_restart_reason()),
             Field::ScheduledRestart => Cell::text(scheduled_restart(data)),
             Field::Tags if data.tags.0.is_empty() => Cell::empty(),
             Field::Tags => Cell::Mapping(data.tags.0.clone()),
@@ -357,6 +357,7 @@ impl Row<'_> {
             .iter()
             .map(|(name, reason)| {
                 let full = format!("{name}: {}->{}", reason.old_value, reason.new_value);
+                let full = escape::line(&full).into_owned();
                 if self.format.is_grid() && full.chars().count() > REASON_WIDTH_MAX {
                     format!("{name}: [hidden - too long]")
                 } else {
@@ -395,9 +396,15 @@ fn service_lines(cluster: &Cluster) -> Vec<String> {
         return lines;
     };
     if let Some(time) = &failover.scheduled_at_text {
-        lines.push(format!(" Switchover scheduled at: {}\n", offset_time(time)));
+        lines.push(format!(
+            " Switchover scheduled at: {}\n",
+            escape::line(&offset_time(time))
+        ));
         for (label, name) in [("from", &failover.leader), ("to", &failover.candidate)] {
-            lines.extend(name.iter().map(|name| format!("{label:>24}: {name}\n")));
+            lines.extend(
+                name.iter()
+                    .map(|name| format!("{label:>24}: {}\n", escape::line(name.as_str()))),
+            );
         }
     }
     lines
@@ -571,5 +578,55 @@ mod tests {
              Maintenance mode: on
         "#]],
         );
+    }
+
+    #[test]
+    fn nothing_that_others_have_written_moves_the_cursor_or_makes_a_line() {
+        for hostile in [
+            "\u{1b}]0;x\u{7}\u{1b}[2J",
+            "x\n| pg9 | 10.0.0.9 | Leader | running |",
+            "\r\u{9b}2K\u{85}\u{2028}\u{202e}1gp\u{200b}\u{7f}",
+            "a\tb",
+        ] {
+            let key = serde_json::json!({
+                "conn_url": format!("postgres://{hostile}:5432/postgres"), "api_url": hostile, "state": hostile, "role": hostile,
+                "version": hostile, "tags": {hostile: hostile, "nofailover": hostile, "replicatefrom": hostile},
+                "pending_restart": true, "pending_restart_reason": {hostile: {"old_value": hostile, "new_value": hostile}},
+                "scheduled_restart": {"schedule": hostile, "postgres_version": hostile},
+            });
+            let failover = serde_json::json!({"leader": hostile, "member": hostile, "scheduled_at": hostile});
+            let (key, failover, name) = (
+                key.to_string(),
+                failover.to_string(),
+                format!("members/{hostile}"),
+            );
+            let keys = [
+                (name.as_str(), key.as_str()),
+                ("members/pg1", "{}"),
+                ("leader", hostile),
+                ("failover", failover.as_str()),
+                ("initialize", hostile),
+            ];
+            for format in [
+                Format::Pretty,
+                Format::Topology,
+                Format::Tsv,
+                Format::Json,
+                Format::Yaml,
+            ] {
+                let text = render(&View::of(cluster(&keys)), hostile, format, true);
+                let is_bad = |c: char| c.is_control() && !matches!(c, '\n' | '\t') || escape::is_hidden(c);
+                assert!(!text.contains(is_bad), "{format:?}: {text:?}");
+                if format.is_grid() {
+                    assert!(
+                        !text
+                            .lines()
+                            .any(|line| line.trim_start_matches("| ").starts_with("pg9")),
+                        "{text}"
+                    );
+                    assert!(!text.contains('\t'), "{text:?}");
+                }
+            }
+        }
     }
 }

@@ -91,9 +91,9 @@ impl Progress {
 fn line(text: &str, elapsed: &str, columns: usize) -> String {
     let end = format!(" ({elapsed})");
     let mut left = columns.saturating_sub(end.len());
-    // Names come from others: what moves the cursor is not shown.
-    let text = text.chars().map(|it| if it.is_control() { '?' } else { it });
+    let text = config::escape::line(text);
     let mut line: String = text
+        .chars()
         .take_while(|it| {
             let width = it.width().unwrap_or(0);
             let fits = width <= left;
@@ -145,7 +145,7 @@ mod tests {
             ("restart pg1: restarting", 0, ""),
             ("restart 日本: restarting", 18, "restart 日本 (7 s)"),
             ("restart 日本: restarting", 17, "restart 日 (7 s)"),
-            ("restart a\n\u{1b}[2J: x", 77, "restart a??[2J: x (7 s)"),
+            ("restart a\n\u{1b}[2J: x", 77, r"restart a\n\u{1b}[2J: x (7 s)"),
         ] {
             assert_eq!(line(text, "7 s", columns), expected, "{columns}");
         }

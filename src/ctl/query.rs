@@ -190,7 +190,7 @@ fn cell(text: Option<String>, kind: Kind) -> Cell {
     };
     match number() {
         Some(value) => Cell::Json(value),
-        None => Cell::text(text),
+        None => Cell::Lines(text),
     }
 }
 

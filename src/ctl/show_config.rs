@@ -4,7 +4,7 @@ use clap::Args;
 use config::{Map, Value};
 
 use super::config_change::to_yaml;
-use super::console::print_line;
+use super::console::print;
 use super::error::Error;
 use super::session::Session;
 
@@ -25,7 +25,7 @@ impl ShowConfig {
             .1;
         let view = store.view().await?;
         match view.cluster().and_then(|cluster| cluster.config.as_ref()) {
-            Some(key) => print_line(&to_yaml(&tree(&key.value))),
+            Some(key) => print(&format!("{}\n", to_yaml(&tree(&key.value)))),
             None => Ok(()),
         }
     }

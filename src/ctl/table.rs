@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use config::escape;
 use serde::Serialize;
 use serde_json::{Map, Value, ser::Formatter};
 use unicode_width::UnicodeWidthStr;
@@ -83,8 +84,10 @@ impl Column {
 /// One cell.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Cell {
-    /// A text, which may be empty or have several lines.
+    /// A text in one line, whatever stands in it, for who reads it as text. It may be empty.
     Text(String),
+    /// A text of several lines.
+    Lines(String),
     /// A whole number.
     Number(u64),
     /// A mapping: nested in JSON and YAML, in one line of YAML in tab-separated values and the topology, in lines of
@@ -104,12 +107,12 @@ impl Cell {
     }
 
     fn is_empty(&self) -> bool {
-        matches!(self, Self::Text(text) if text.is_empty())
+        matches!(self, Self::Text(text) | Self::Lines(text) if text.is_empty())
     }
 
     fn to_json(&self) -> Value {
         match self {
-            Self::Text(text) => text.as_str().into(),
+            Self::Text(text) | Self::Lines(text) => text.as_str().into(),
             Self::Number(number) => (*number).into(),
             Self::Mapping(map) => Value::Object(map.clone()),
             Self::Json(value) => value.clone(),
@@ -123,7 +126,8 @@ impl Cell {
 
     fn to_text(&self, format: Format) -> String {
         match self {
-            Self::Text(text) => text.clone(),
+            Self::Text(text) => escape::line(text).into_owned(),
+            Self::Lines(text) => escape::lines(text).into_owned(),
             Self::Number(number) => number.to_string(),
             Self::Mapping(map) => {
                 let value = config::Value::from(&Value::Object(map.clone()));
@@ -255,7 +259,10 @@ pub(crate) fn separated(header: &[String], rows: &[Vec<String>], delimiter: &str
 
 /// The rule with the title in place of its beginning after the first `+`; the title is cut so that the last `+` stays.
 fn titled(rule: &str, title: &str) -> String {
-    let title: String = title.chars().take(rule.len().saturating_sub(2)).collect();
+    let title: String = escape::line(title)
+        .chars()
+        .take(rule.len().saturating_sub(2))
+        .collect();
     let rest: String = rule.chars().skip(1 + title.chars().count()).collect();
     format!("+{title}{rest}\n")
 }
@@ -266,7 +273,7 @@ fn push_line(text: &mut String, line: &str) {
 }
 
 /// A value as Python's `json.dumps` writes it: blanks after colons and commas, ASCII only.
-fn python_json(value: &Value) -> String {
+pub(crate) fn python_json(value: &Value) -> String {
     let mut bytes = Vec::new();
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, PythonFormatter);
     // Writing a JSON tree into memory cannot fail.
@@ -304,7 +311,7 @@ impl Formatter for PythonFormatter {
     ) -> std::io::Result<()> {
         let mut units = [0; 2];
         for c in fragment.chars() {
-            if c.is_ascii() {
+            if c.is_ascii() && c != '\u{7f}' {
                 write!(writer, "{c}")?;
                 continue;
             }
@@ -330,7 +337,7 @@ mod tests {
                 .iter()
                 .map(|[name, number]| {
                     let number = number.parse().map_or(Cell::empty(), Cell::Number);
-                    vec![Cell::text(*name), number]
+                    vec![Cell::Lines((*name).to_owned()), number]
                 })
                 .collect(),
             omits_empty_cells: true,

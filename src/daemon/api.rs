@@ -5,18 +5,21 @@
 //! and changes nothing itself: wishes go into the [`Inbox`] or into the DCS.
 //!
 //! `route` says who answers, `health`, `status`, `cluster_document` and `metrics` what, `control` checks wishes,
-//! `access` who may have any. All these are pure. `respond` and `act` gather what they need, `serve` speaks HTTP.
+//! `access` who may have any, `browser` which of them no page of another site has sent. All these are pure. `respond` and `act` gather what they need, `serve` speaks HTTP.
 
 mod access;
 mod act;
 mod answer;
 mod anything;
+mod browser;
 mod cluster_document;
 mod config_document;
 mod control;
+mod dcs_reading;
 mod events;
 mod health;
 mod json;
+mod large_answers;
 mod listen;
 mod metrics;
 mod openapi;
@@ -32,6 +35,7 @@ mod status;
 mod time;
 
 pub use anything::read_request;
+pub(crate) use json::to_text as json_text;
 pub use listen::ListenError;
 pub use peers::ask as ask_members;
 pub use server_status::LocalServer;

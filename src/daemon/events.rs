@@ -29,6 +29,9 @@ const QUEUE: usize = 64;
 /// More events are never given at once, nor kept for certain.
 pub(crate) const KEPT: usize = 10_000;
 
+/// Nor more text than that; whoever wants more asks for what comes after.
+pub(crate) const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
 /// The member's events. Clones are cheap.
 #[derive(Clone)]
 pub struct Events {
@@ -164,9 +167,12 @@ impl Events {
             lines
         });
         match since {
-            Since::Id(_) => lines.truncate(wanted.limit),
+            Since::Id(_) => {
+                let fitting = fitting(lines.iter(), wanted.limit);
+                lines.truncate(fitting);
+            }
             Since::Ever | Since::Time(_) => {
-                let excess = lines.len().saturating_sub(wanted.limit);
+                let excess = lines.len() - fitting(lines.iter().rev(), wanted.limit);
                 lines.drain(..excess);
             }
         }
@@ -180,6 +186,16 @@ impl Events {
     pub(crate) fn member(&self) -> &MemberName {
         &self.member
     }
+}
+
+/// How many of these lines, in this order, fit into a page; always one, if one is wanted.
+fn fitting<'a>(lines: impl Iterator<Item = &'a (u64, String)>, limit: usize) -> usize {
+    let mut bytes = 0;
+    let fits = |(index, (_, line)): &(usize, &(u64, String))| {
+        bytes += line.len();
+        *index == 0 || bytes <= PAGE_BYTES
+    };
+    lines.take(limit).enumerate().take_while(fits).count()
 }
 
 impl Shared {

@@ -74,6 +74,11 @@ impl Guard {
         self.is_required && self.state.borrow().is_missing
     }
 
+    /// It is needed, and is not there.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.state.borrow().is_missing
+    }
+
     /// Ends when the guard has told something, or has gone or come. May be dropped and called again.
     pub(crate) async fn news(&mut self) {
         if self.state.changed().await.is_err() {

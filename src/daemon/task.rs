@@ -8,6 +8,7 @@ mod rewind;
 mod slots;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use config::{DynamicConfig, LocalConfig};
 use ha::facts::{CheckpointStatus, Moment, Progress, TaskStatus};
@@ -23,8 +24,13 @@ use super::world::World;
 
 /// For jobs that take as long as they take: a copy of a large cluster, or its recovery. They end by being cancelled.
 pub(crate) fn no_deadline() -> Instant {
-    const YEAR: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 60 * 60);
-    Instant::now() + YEAR
+    deadline_in(Duration::MAX)
+}
+
+/// A deadline after so long, or after a year: a time that people have given may be any.
+pub(crate) fn deadline_in(timeout: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    Instant::now() + timeout.min(YEAR)
 }
 
 /// What a job works with.

@@ -55,6 +55,8 @@ pub struct View {
     pub dcs_last_seen: i64,
     /// A watchdog is required and cannot be used.
     pub watchdog_failed: bool,
+    /// Whether the guard that the configuration asks for is missing; `None` when it asks for none.
+    pub guard_is_missing: Option<bool>,
     /// Until when a check of the failsafe members lets this cluster go on without the DCS.
     pub failsafe_until: Option<Moment>,
     /// The key `failsafe` as last read or written.
@@ -124,6 +126,7 @@ impl View {
             next_run: now,
             dcs_last_seen: super::clock::epoch_seconds(),
             watchdog_failed: false,
+            guard_is_missing: None,
             failsafe_until: None,
             failsafe_members: None,
             status_line: String::new(),

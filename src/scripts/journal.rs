@@ -44,9 +44,10 @@ impl Journal {
     fn write(&self, level: &str, text: &str) {
         let now = Zoned::now();
         let line = format!(
-            "{},{:03} {level}: {text}\n",
+            "{},{:03} {level}: {}\n",
             now.strftime("%Y-%m-%d %H:%M:%S"),
-            now.millisecond()
+            now.millisecond(),
+            config::escape::lines(text).replace('\n', "\n\t")
         );
         let _ = match &self.file {
             Some(file) => (&*file).write_all(line.as_bytes()),

@@ -222,11 +222,16 @@ fn answer(cluster: &Cluster, member: &Member, response: &Response) -> (u16, Stri
         Ok(value) => normal(value),
         // Pages of errors are for people, and in other words.
         Err(_) if response.body.starts_with("<!DOCTYPE") => json!("a page"),
+        Err(_) if response.body.starts_with(&format!("{} ", response.status)) => json!("a page"),
         Err(_) => Value::String(response.body.clone()),
     };
+    // Patroni's texts and pages are HTML; ours never are.
+    let is_text =
+        response.content_type.starts_with("text/html") || response.content_type.ends_with("charset=utf-8");
+    let kind = if is_text { "a text" } else { &response.content_type };
     (
         response.status,
-        response.content_type.clone(),
+        kind.to_owned(),
         anonymous(cluster, member, value),
     )
 }

@@ -8,8 +8,24 @@ use crate::pg::{Lsn, MemberName};
 use crate::reason::notes;
 use crate::step::{Exit, TaskOutcome};
 
+/// One line, whatever stands in names and errors of others.
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let told = Told(self).to_string();
+        f.write_str(&config::escape::line(&told))
+    }
+}
+
+struct Told<'a>(&'a What);
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.tell(f)
+    }
+}
+
+impl What {
+    fn tell(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AgentStarted {
                 version,
@@ -143,6 +159,13 @@ impl fmt::Display for What {
                 f,
                 "the guard had stopped PostgreSQL (process {pid}, {stage}) when no agent renewed the lease: {exit}"
             ),
+            Self::Guard {
+                is_missing: true,
+                why,
+            } => write!(f, "PostgreSQL is without a guard: {why}"),
+            Self::Guard {
+                is_missing: false, ..
+            } => f.write_str("PostgreSQL has its guard again"),
             Self::Other { text, .. } => f.write_str(text),
         }
     }

@@ -143,6 +143,7 @@ fn is_told(event: &Event) -> bool {
         | What::AskedNoMore { .. }
         | What::Synchronous { .. }
         | What::Configuration { .. }
+        | What::Guard { .. }
         | What::Other { .. } => false,
     }
 }

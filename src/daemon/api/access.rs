@@ -126,6 +126,11 @@ impl Access {
         })
     }
 
+    /// Whether who is let in has shown a password.
+    pub(crate) fn asks_for_password(&self) -> bool {
+        self.credentials.is_some()
+    }
+
     fn check_credentials(&self, header: Option<&[u8]>) -> Result<(), &'static str> {
         let Some(expected) = &self.credentials else {
             return Ok(());

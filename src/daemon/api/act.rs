@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use config::{DynamicConfig, Minimums};
+use config::DynamicConfig;
 use dcs::{Expect, Key};
 use ha::citus::{Address, Moment, Notice};
 use ha::cluster::{Cluster, Failover};
@@ -29,10 +29,7 @@ impl Api {
             tracing::warn!("REST API: {error:#}");
             Answer::page(503, &error.to_string())
         })?;
-        let in_force = || DynamicConfig::clone(&self.view().config);
-        let config = cluster.config.as_ref().map_or_else(in_force, |key| {
-            DynamicConfig::read(&Value::Object(key.value.clone()), Minimums::TAMADA).0
-        });
+        let config = self.config_in(&cluster);
         Ok((cluster, config))
     }
 

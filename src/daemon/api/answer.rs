@@ -1,8 +1,10 @@
 //! What a request is answered with, before it becomes HTTP.
 
+use config::escape;
 use serde::Serialize;
 
 use super::json;
+use super::large_answers::Turn;
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub(crate) struct Answer {
     pub(crate) body: String,
     /// Headers of its own.
     pub(crate) headers: Vec<(&'static str, String)>,
+    /// A large one: the right to be kept until the client has it.
+    pub(crate) turn: Option<Turn>,
 }
 
 /// How an answer is dressed.
@@ -22,13 +26,13 @@ pub(crate) struct Answer {
 pub(crate) enum Form {
     /// The status alone.
     Bare,
-    /// A short text, which Patroni labels `text/html`.
+    /// A short text. Patroni labels it `text/html`, which makes of a text that a browser shows a page that it runs.
     Text,
     /// JSON.
     Json,
     /// Prometheus's text format.
     Metrics,
-    /// A page about an error of the protocol; the connection is closed after it.
+    /// An error of the protocol; the connection is closed after it.
     Page,
 }
 
@@ -37,10 +41,9 @@ impl Form {
     pub(crate) fn content_type(self) -> Option<&'static str> {
         match self {
             Self::Bare => None,
-            Self::Text => Some("text/html"),
+            Self::Text | Self::Page => Some("text/plain; charset=utf-8"),
             Self::Json => Some("application/json"),
             Self::Metrics => Some("text/plain"),
-            Self::Page => Some("text/html;charset=utf-8"),
         }
     }
 }
@@ -52,6 +55,7 @@ impl Answer {
             form,
             body,
             headers: Vec::new(),
+            turn: None,
         }
     }
 
@@ -62,7 +66,8 @@ impl Answer {
 
     /// A short text.
     pub(crate) fn text(status: u16, text: impl Into<String>) -> Self {
-        Self::new(status, Form::Text, text.into())
+        let text = text.into();
+        Self::new(status, Form::Text, escape::line(&text).into_owned())
     }
 
     /// A JSON document.
@@ -80,18 +85,20 @@ impl Answer {
         Self::new(200, Form::Metrics, text)
     }
 
-    /// A page that says what is wrong and why.
+    /// An error of the protocol: what is wrong and why.
     pub(crate) fn page(status: u16, message: &str) -> Self {
         let reason = http_reason(status);
-        let message = message
-            .replace('&', "&amp;")
-            .replace('<', "&lt;")
-            .replace('>', "&gt;");
-        let body = format!(
-            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{status} {reason}</title></head>\n\
-             <body><h1>{status} {reason}</h1><p>{message}</p></body></html>\n"
-        );
-        Self::new(status, Form::Page, body)
+        Self::new(
+            status,
+            Form::Page,
+            format!("{status} {reason}: {}\n", escape::line(message)),
+        )
+    }
+
+    /// With the right to be kept until the client has it.
+    pub(crate) fn with_turn(mut self, turn: Turn) -> Self {
+        self.turn = Some(turn);
+        self
     }
 
     /// With one more header.

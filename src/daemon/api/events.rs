@@ -15,14 +15,20 @@ const LIMIT: usize = 1000;
 /// A client that wants to wait longer asks again.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// The answer; it may wait for an event, but not longer than a client that is gone may keep its connection.
-pub(crate) async fn answer(events: &Events, query: &Query) -> Result<Answer, Answer> {
+/// Which events are wanted. Waits for one where the query asks for that, but not longer than a client that is gone may keep
+/// its connection.
+pub(crate) async fn wait(events: &Events, query: &Query) -> Result<Wanted, Answer> {
     let (wanted, wait) = read(query).map_err(|text| Answer::text(400, text))?;
     if let Since::Id(id) = wanted.since
         && !wait.is_zero()
     {
         events.wait_after(id, wait).await;
     }
+    Ok(wanted)
+}
+
+/// The answer.
+pub(crate) async fn answer(events: &Events, wanted: Wanted) -> Result<Answer, Answer> {
     let reader = events.clone();
     let page = tokio::task::spawn_blocking(move || reader.read(wanted)).await;
     let page = page.map_err(|_| Answer::text(503, "the events could not be read"))?;
@@ -37,7 +43,7 @@ fn read(query: &Query) -> Result<(Wanted, Duration), String> {
             (_, Ok(time)) => Since::Time(time),
             _ => {
                 return Err(format!(
-                    "since={text} is neither an event's id nor a time like 2026-01-31T03:12:00Z"
+                    "since={text:?} is neither an event's id nor a time like 2026-01-31T03:12:00Z"
                 ));
             }
         },
@@ -45,7 +51,7 @@ fn read(query: &Query) -> Result<(Wanted, Duration), String> {
     let number = |name: &str| -> Result<Option<u32>, String> {
         let read = |text: &str| {
             text.parse()
-                .map_err(|_| format!("{name}={text} is no whole number"))
+                .map_err(|_| format!("{name}={text:?} is not a whole number"))
         };
         query.get(name).map(read).transpose()
     };

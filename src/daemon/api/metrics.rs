@@ -32,6 +32,13 @@ pub(crate) fn text(view: &View, now: Moment, server: Shown<'_>, rooms: &[Room]) 
         "The failover priority; 0 if this member may not be promoted.",
         view.node.tags.failover_priority(),
     );
+    if let Some(is_missing) = view.guard_is_missing {
+        metrics.sample(
+            "tamada_guard_missing",
+            "1 if PostgreSQL is without the guard that guard.mode asks for, else 0.",
+            u8::from(is_missing),
+        );
+    }
     put_rooms(&mut metrics, rooms);
     metrics.text
 }
@@ -263,6 +270,16 @@ impl Metrics {
                 room.directory
             );
         }
+    }
+
+    /// One of ours, by its full name.
+    fn sample(&mut self, name: &str, help: &str, value: impl Display) {
+        let labels = &self.labels;
+        // Writing to a String cannot fail.
+        let _ = write!(
+            self.text,
+            "# HELP {name} {help}\n# TYPE {name} gauge\n{name}{labels} {value}\n"
+        );
     }
 
     fn put(&mut self, name: &str, help: &str, comment: &str, kind: &str, value: impl Display) {

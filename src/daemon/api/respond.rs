@@ -1,13 +1,17 @@
 //! From a request to its answer. What a health check or a document says is decided by pure functions of the daemon's
 //! view and the server's newest word; nothing here waits for the HA loop, except for the end of a restart.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use axum::http::HeaderMap;
+use config::{DynamicConfig, Minimums};
 use dcs::Dcs;
+use ha::cluster::Cluster;
 use ha::facts::SqlFacts;
-use ha::failsafe::{Ping, Promise};
+use ha::failsafe::{Ping, Promise, Refusal};
 use net::http::Client;
 use postgres::RestStatus;
 use serde_json::Value;
@@ -15,8 +19,11 @@ use tokio::time::Instant;
 
 use super::access::{Access, Caller, host_of};
 use super::answer::Answer;
+use super::browser;
 use super::control::{Action, Body};
+use super::dcs_reading::DcsReadings;
 use super::health::{self, Check, Evidence};
+use super::large_answers::LargeAnswers;
 use super::query::Query;
 use super::route::{Route, Wish};
 use super::schedule::Schedule;
@@ -52,6 +59,8 @@ pub(crate) struct Api {
     pub(crate) citus: Option<Keeper>,
     pub(crate) disk: Disk,
     pub(crate) access: RwLock<Arc<Access>>,
+    pub(crate) readings: Arc<DcsReadings>,
+    pub(crate) large: LargeAnswers,
 }
 
 /// A request's line and head.
@@ -108,16 +117,26 @@ impl Api {
                 Answer::metrics(metrics::text(&view, now, shown, &self.disk.rooms(now)))
             }
             Route::Cluster => {
-                let (cluster, config) = self.load().await?;
-                Answer::json(
-                    200,
-                    &cluster_document::document(&cluster, &config, &self.view().node.scope),
-                )
+                let turn = self.large.turn(head.caller.address).await?;
+                let cluster = self.read_dcs(arrived).await?;
+                let config = self.config_in(&cluster);
+                let document = cluster_document::document(&cluster, &config, &self.view().node.scope);
+                Answer::json(200, &document).with_turn(turn)
             }
-            Route::History => self.history().await?,
-            Route::Config => self.config().await?,
+            Route::History => {
+                let turn = self.large.turn(head.caller.address).await?;
+                self.history(arrived).await?.with_turn(turn)
+            }
+            Route::Config => {
+                let turn = self.large.turn(head.caller.address).await?;
+                self.config(arrived).await?.with_turn(turn)
+            }
             Route::Failsafe => self.failsafe()?,
-            Route::Events => events::answer(&self.events, &query).await?,
+            Route::Events => {
+                let wanted = events::wait(&self.events, &query).await?;
+                let turn = self.large.turn(head.caller.address).await?;
+                events::answer(&self.events, wanted).await?.with_turn(turn)
+            }
             Route::OpenApi => Answer::json_text(200, openapi::document()),
             Route::DeleteRestart => self.delete_restart(),
             Route::DeleteSwitchover => self.delete_switchover().await?,
@@ -130,11 +149,29 @@ impl Api {
         })
     }
 
-    async fn history(&self) -> Result<Answer, Answer> {
+    /// A reading of the DCS that began after the request had come in, shared with others.
+    async fn read_dcs(&self, arrived: Instant) -> Result<Arc<Cluster>, Answer> {
+        let dcs = Arc::clone(&self.dcs);
+        let reading = self
+            .readings
+            .read(arrived, move || async move { dcs.load().await })
+            .await;
+        reading.map_err(|why| Answer::page(503, &why))
+    }
+
+    /// The dynamic configuration of a reading; the one in force where it has none.
+    pub(crate) fn config_in(&self, cluster: &Cluster) -> DynamicConfig {
+        let in_force = || DynamicConfig::clone(&self.view().config);
+        cluster.config.as_ref().map_or_else(in_force, |key| {
+            DynamicConfig::read(&Value::Object(key.value.clone()), Minimums::TAMADA).0
+        })
+    }
+
+    async fn history(&self, arrived: Instant) -> Result<Answer, Answer> {
         let view = self.view();
         let history = match view.cluster(clock::now()) {
             Some(cluster) => cluster.history.clone(),
-            None => self.load().await?.0.history,
+            None => self.read_dcs(arrived).await?.history.clone(),
         };
         let lines = history.map(|history| history.to_json());
         let lines = lines.and_then(|text| serde_json::from_str::<Value>(&text).ok());
@@ -144,11 +181,11 @@ impl Api {
         ))
     }
 
-    async fn config(&self) -> Result<Answer, Answer> {
+    async fn config(&self, arrived: Instant) -> Result<Answer, Answer> {
         let view = self.view();
         let key = match view.cluster(clock::now()) {
             Some(cluster) => cluster.config.clone(),
-            None => self.load().await?.0.config,
+            None => self.read_dcs(arrived).await?.config.clone(),
         };
         let missing = || Answer::page(502, "the key config is missing in the DCS, or is not valid JSON");
         Ok(Answer::json(200, &key.ok_or_else(missing)?.value))
@@ -185,7 +222,22 @@ impl Api {
         let view = self.view();
         let incomplete = || Answer::page(400, "name, conn_url and api_url have to be given");
         let ping = Ping::from_json(body).ok_or_else(incomplete)?;
-        if !self.promise().accept(ping, clock::now(), view.config.ttl) {
+        let cluster = view.cluster.as_ref().map(|(cluster, _)| cluster.as_ref());
+        let ttl = view.config.ttl;
+        ping.check(&view.node.name, ttl, view.failsafe_members.as_ref(), cluster)
+            .map_err(|why| {
+                tracing::warn!(
+                    "POST /failsafe in the name of {:?} refused: {why}",
+                    ping.name.as_str()
+                );
+                let status = if matches!(why, Refusal::TooLong(..)) {
+                    400
+                } else {
+                    403
+                };
+                Answer::text(status, why.to_string())
+            })?;
+        if !self.promise().accept(ping, clock::now(), ttl) {
             return Ok(Answer::text(500, "Running as a leader"));
         }
         let lsn = view.sql.as_ref().and_then(SqlFacts::position);
@@ -306,13 +358,72 @@ impl Api {
         })
     }
 
-    /// The same for a leader that does not reach the DCS: it may have gone from there, so that addresses of members do
-    /// not count.
-    pub(crate) fn check_access_of_leader(&self, caller: Caller<'_>) -> Result<(), Answer> {
+    /// The same for a leader that does not reach the DCS: it may have gone from there, so that all members count that were
+    /// known last. Where their names cannot be resolved either, the list alone counts.
+    pub(crate) async fn check_access_of_leader(&self, caller: Caller<'_>) -> Result<(), Answer> {
         let access = Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner));
-        access.by_list_alone().check(caller, &[]).inspect_err(|answer| {
+        let known = if access.includes_members {
+            self.last_known_addresses().await
+        } else {
+            None
+        };
+        let checked = match known {
+            Some(members) => access.check(caller, &members),
+            None => access.by_list_alone().check(caller, &[]),
+        };
+        checked.inspect_err(|answer| {
             tracing::info!("REST API: {} refused: {}", caller.address, answer.body);
         })
+    }
+
+    /// Where the members were that the key failsafe and the last reading of the DCS name; `None` when a name cannot be
+    /// resolved.
+    async fn last_known_addresses(&self) -> Option<Vec<IpAddr>> {
+        let view = self.view();
+        let cluster = view
+            .cluster
+            .as_ref()
+            .map(|(cluster, _)| cluster.members.as_slice());
+        let members = cluster.unwrap_or_default().iter();
+        let urls = members.filter_map(|member| member.data.api_url.as_deref());
+        let listed = view.failsafe_members.iter().flatten();
+        let urls = urls.chain(listed.map(|(_, url)| url.as_str()));
+        let hosts: BTreeSet<&str> = urls.filter_map(host_of).collect();
+        let found = futures_util::future::join_all(hosts.into_iter().map(resolve)).await;
+        let all_found = found.iter().all(|addresses| !addresses.is_empty());
+        all_found.then(|| found.concat())
+    }
+
+    /// Lets what changes something through, unless a page of another site has sent it.
+    pub(crate) fn check_browser(&self, headers: &HeaderMap) -> Result<(), Answer> {
+        if !browser::is_sender(headers) {
+            return Ok(());
+        }
+        let access = Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner));
+        let names = (!access.asks_for_password()).then(|| self.names());
+        browser::check(headers, names.as_deref()).inspect_err(|answer| {
+            tracing::warn!("REST API: {}", answer.body);
+        })
+    }
+
+    /// The names by which people may know this member's REST API, and those of the others.
+    fn names(&self) -> Vec<String> {
+        let view = self.view();
+        let restapi = &view.local.restapi;
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let (host, short) = (host.trim(), host.trim().split('.').next().unwrap_or_default());
+        let mut names = vec![
+            restapi.connect_address.host.clone(),
+            host.to_owned(),
+            short.to_owned(),
+        ];
+        names.extend(restapi.listen.hosts.iter().cloned());
+        let members = view
+            .cluster(clock::now())
+            .map(|cluster| cluster.members.as_slice());
+        let members = members.unwrap_or_default().iter();
+        names.extend(members.filter_map(|member| Some(host_of(member.data.api_url.as_deref()?)?.to_owned())));
+        names
     }
 
     async fn member_addresses(&self) -> Vec<IpAddr> {

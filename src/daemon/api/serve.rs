@@ -12,7 +12,8 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, SERVER, TRANSFER_ENCODING,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, DATE, SERVER,
+    TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
@@ -33,6 +34,7 @@ use tokio_rustls::TlsAcceptor;
 use super::access::Caller;
 use super::answer::{Answer, Form};
 use super::control;
+use super::large_answers;
 use super::respond::{Api, Head};
 use super::route::{Route, Wish};
 
@@ -50,6 +52,15 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const CONNECTIONS_MAX: usize = 4096;
 /// When no more files can be opened, a pause gives some time to close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// No answer is a page, whatever stands in it.
+const FOR_BROWSERS: [(HeaderName, &str); 2] = [
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (
+        CONTENT_SECURITY_POLICY,
+        "default-src 'none'; frame-ancestors 'none'",
+    ),
+];
 
 /// What connections share. Each takes the TLS that is there when it begins.
 pub(crate) struct HttpServer {
@@ -102,10 +113,13 @@ impl Dress {
     }
 
     fn put_on(&self, answer: Answer) -> Response<Body> {
-        let mut response = Response::new(Body::from(answer.body));
+        let mut response = Response::new(Body::from(large_answers::body(answer.body, answer.turn)));
         *response.status_mut() =
             StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
+        for (name, value) in FOR_BROWSERS {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
         let Some(content_type) = answer.form.content_type() else {
             return response;
         };
@@ -126,7 +140,9 @@ impl Dress {
         if answer.form == Form::Page {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         } else {
-            headers.extend(self.extra.iter().cloned());
+            for (name, value) in &self.extra {
+                headers.insert(name, value.clone());
+            }
         }
         response
     }
@@ -294,10 +310,13 @@ async fn answer_http(
 async fn answer(api: &Api, head: &Head<'_>, parts: &Parts, body: Body) -> Result<Answer, Answer> {
     let route = Route::of(head.method, head.path);
     if route == Route::Wish(Wish::Failsafe) {
-        api.check_access_of_leader(head.caller)?;
+        api.check_access_of_leader(head.caller).await?;
         api.check_failsafe_mode()?;
     } else if route.is_protected() {
         api.check_access(head.caller).await?;
+    }
+    if route.is_protected() {
+        api.check_browser(&parts.headers)?;
     }
     let Route::Wish(wish) = route else {
         return api.show(route, head).await;

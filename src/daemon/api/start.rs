@@ -15,6 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
 use super::access::{Access, Network};
+use super::large_answers::LargeAnswers;
 use super::listen::{self, ListenError};
 use super::respond::{Api, resolve};
 use super::schedule::Schedule;
@@ -172,6 +173,8 @@ async fn begin(
         events: surroundings.events,
         citus: surroundings.citus,
         disk: surroundings.disk,
+        readings: Arc::default(),
+        large: LargeAnswers::new(),
     });
     let server = HttpServer::new(Arc::clone(&api), Dress::new(&restapi, &version), tls);
     let accepting = server.accept(listeners);

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{KEPT, Since};
+use super::{KEPT, PAGE_BYTES, Since};
 
 /// How much of the journals of cycles one file takes; there are two.
 const JOURNAL_BYTES: u64 = 4 * 1024 * 1024;
@@ -93,20 +93,22 @@ impl Files {
             [true, false].map(|is_older| File::open(self.path("events", is_older)))
         };
         let mut found: VecDeque<(u64, String)> = VecDeque::new();
+        let mut bytes = 0;
         for file in opened.into_iter().flatten() {
             for_each_event(file, |head, line| {
                 let is_new = found.back().is_none_or(|(last, _)| *last < head.id);
                 if !(is_new && since.is_before(head.id, head.at)) {
                     return;
                 }
-                let is_full = found.len() >= limit;
-                if is_full && matches!(since, Since::Id(_)) {
+                let wants_first = matches!(since, Since::Id(_));
+                if wants_first && (found.len() >= limit || bytes > PAGE_BYTES) {
                     return;
                 }
-                if is_full {
-                    found.pop_front();
-                }
+                bytes += line.len();
                 found.push_back((head.id, line.to_owned()));
+                while !wants_first && (found.len() > limit || (bytes > PAGE_BYTES && found.len() > 1)) {
+                    bytes -= found.pop_front().map_or(0, |(_, line)| line.len());
+                }
             });
         }
         found.into()
@@ -248,5 +250,20 @@ mod tests {
         let time = "2026-01-31T00:00:06Z".parse().unwrap();
         assert_eq!(ids(&files, Since::Time(time), 10), [6, 7, 8]);
         assert!(ids(&Files::new(folder.path().join("other")), Since::Ever, 10).is_empty());
+    }
+
+    #[test]
+    fn a_page_takes_only_so_much() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::new(folder.path().join("demo-a"));
+        let mut events = files.events();
+        let padding = "x".repeat(PAGE_BYTES / 5);
+        for id in 1..=12 {
+            let line = line(id).replace("\"v\":1", &format!("\"v\":1,\"x\":\"{padding}\""));
+            events.append(&line, 1).unwrap();
+        }
+        assert_eq!(ids(&files, Since::Ever, 100), [9, 10, 11, 12]);
+        assert_eq!(ids(&files, Since::Id(2), 100), [3, 4, 5, 6, 7]);
+        assert_eq!(ids(&files, Since::Id(2), 2), [3, 4]);
     }
 }

@@ -397,24 +397,27 @@ impl Worker {
     fn troubled(&mut self, trouble: String) {
         if self.trouble.as_ref() != Some(&trouble) {
             tracing::warn!("{trouble}");
-            self.trouble = Some(trouble);
+            self.trouble = Some(trouble.clone());
         }
-        self.set_missing(true);
+        self.set_missing(true, trouble);
     }
 
     fn well(&mut self) {
         if self.refused.is_none() {
             self.trouble = None;
-            self.set_missing(false);
+            self.set_missing(false, String::new());
         }
     }
 
-    fn set_missing(&self, is_missing: bool) {
-        self.state.send_if_modified(|state| {
+    fn set_missing(&self, is_missing: bool, why: String) {
+        let is_news = self.state.send_if_modified(|state| {
             let is_news = state.is_missing != is_missing;
             state.is_missing = is_missing;
             is_news
         });
+        if is_news {
+            self.events.tell(What::Guard { is_missing, why });
+        }
     }
 }
 

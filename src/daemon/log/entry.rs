@@ -1,5 +1,7 @@
 //! A record as systemd's journal wants it (systemd, "Native Journal Protocol" and systemd.journal-fields(7)).
 
+use config::escape;
+
 use super::format::{self, Record};
 
 /// Fields that are ours in every record, or that say where it comes from: nothing else may be called so.
@@ -33,7 +35,7 @@ impl Entry {
         fields: &[(&'static str, String)],
     ) -> Self {
         let mut entry = always.clone();
-        entry.add("MESSAGE", message);
+        entry.add("MESSAGE", &escape::lines(message));
         entry.add("PRIORITY", priority(record.level));
         entry.add("LOGGER", &record.target.replace("::", "."));
         if !record.file.is_empty() {
@@ -63,7 +65,7 @@ impl Entry {
     /// Adds a field that others have named. A name without a letter or digit names nothing: it is left out.
     pub(super) fn add_foreign(&mut self, name: &str, value: &str) {
         if let Some(name) = field_name(name) {
-            self.add(&name, value);
+            self.add(&name, &escape::lines(value));
         }
     }
 
@@ -139,5 +141,12 @@ mod tests {
     fn levels_are_those_of_syslog() {
         let numbers = [50, 40, 30, 20, 10, 0].map(priority);
         assert_eq!(numbers, ["2", "3", "4", "6", "7", "7"]);
+    }
+
+    #[test]
+    fn what_a_terminal_obeys_is_written_out() {
+        let mut entry = Entry::default();
+        entry.add_foreign("name", "a\u{1b}[2J\u{202e}");
+        assert_eq!(entry.as_bytes(), b"NAME=a\\u{1b}[2J\\u{202e}\n");
     }
 }

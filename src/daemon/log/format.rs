@@ -1,11 +1,14 @@
 //! Python's record formats: `%(asctime)s %(levelname)-8s: %(message)s`, and JSON lines with chosen fields.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use config::{Kind, LogConfig, LogType, Value};
+use config::{Kind, LogConfig, LogType, Value, escape};
 use jiff::Zoned;
 use serde_json::{Map, json};
 use tracing::Level;
+
+use crate::daemon::api::json_text;
 
 pub(super) const CRITICAL: u8 = 50;
 pub(super) const ERROR: u8 = 40;
@@ -150,7 +153,7 @@ impl Format {
                     match piece {
                         Piece::Text(text) => line.push_str(text),
                         Piece::Attribute { name, layout } => {
-                            layout.write(&mut line, &text(&self.attribute(name, record)));
+                            layout.write(&mut line, &one_record(&text(&self.attribute(name, record))));
                         }
                     }
                 }
@@ -224,10 +227,21 @@ fn text(value: &serde_json::Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// As Python's `json.dumps` writes an object: a blank after `,` and `:`.
+/// What stands in a message comes from others, too. The lines after the first begin with a tab, as in PostgreSQL's log, so
+/// that none looks like a record of its own.
+fn one_record(text: &str) -> Cow<'_, str> {
+    let text = escape::lines(text);
+    if text.contains('\n') {
+        Cow::Owned(text.replace('\n', "\n\t"))
+    } else {
+        text
+    }
+}
+
+/// As Python's `json.dumps` writes an object: a blank after `,` and `:`, and only ASCII.
 fn python_json(fields: impl Iterator<Item = (String, serde_json::Value)>) -> String {
     let fields: Vec<_> = fields
-        .map(|(key, value)| format!("{}: {value}", json!(key)))
+        .map(|(key, value)| format!("{}: {}", json_text(&key), json_text(&value)))
         .collect();
     format!("{{{}}}", fields.join(", "))
 }
@@ -367,5 +381,22 @@ mod tests {
             format.line(&record("say \"x\"")),
             r#"{"@timestamp": "12:34", "level": "WARNING", "message": "say \"x\"", "app": "db"}"#
         );
+    }
+
+    #[test]
+    fn a_message_of_others_is_one_record_that_no_terminal_obeys() {
+        let message = "a\n2026-01-31 12:34:56,789 CRITICAL: b\u{1b}[2J\r\u{9b}31m\u{202e}x\u{7f}";
+        assert_eq!(
+            Format::default().line(&record(message)),
+            "2026-01-31 12:34:56,789 WARNING: a\n\t2026-01-31 12:34:56,789 CRITICAL: b\\u{1b}[2J\\r\\u{9b}31m\\u{202e}x\\u{7f}"
+        );
+        let json = Format {
+            date: None,
+            shape: Shape::Json(vec![("message".into(), "message".into())], Map::new()),
+        };
+        let line = json.line(&record(message));
+        assert!(line.chars().all(|c| matches!(c, ' '..='~')), "{line:?}");
+        let read: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(read["message"], message);
     }
 }

@@ -9,7 +9,7 @@ use ha::step::{StartAs, StopMode, StopPurpose, TaskOutcome};
 use postgres::{Instant, Recovery, StartOptions, Started, StopOptions, StopProgress};
 use tokio::sync::watch;
 
-use super::{Context, Result, failed, no_deadline};
+use super::{Context, Result, deadline_in, failed, no_deadline};
 use crate::daemon::citus::notice;
 use crate::daemon::questions::follow_of;
 
@@ -28,13 +28,15 @@ pub(super) async fn start(
     context.report(Progress::Starting);
     let recovery = match start_as {
         StartAs::Primary => Recovery::Primary,
-        StartAs::Standby(source) => Recovery::Follow(follow_of(&context.config, source.as_ref())?),
+        StartAs::Standby(source) => {
+            Recovery::Follow(follow_of(&context.local, &context.config, source.as_ref())?)
+        }
     };
     let options = StartOptions {
         recovery,
         without_hot_standby: false,
     };
-    let deadline = timeout.map_or_else(no_deadline, |timeout| Instant::now() + timeout);
+    let deadline = timeout.map_or_else(no_deadline, deadline_in);
     match context.server.start(&options, deadline).await.map_err(failed)? {
         Started::Accepting(_) => {
             context.server.remove_former();
@@ -108,7 +110,7 @@ pub(super) async fn end(context: &Context, mode: postgres::StopMode, checkpoint:
     let options = StopOptions {
         mode,
         checkpoint_first: checkpoint,
-        escalate_at: escalation.map(|timeout| Instant::now() + timeout),
+        escalate_at: escalation.map(deadline_in),
     };
     end_with(context, options).await
 }

@@ -60,6 +60,13 @@ const REASONS: &[Reason] = &[
         why: "Patroni's own connection to its server, and its lines that wait to be logged, come and go",
     },
     Reason {
+        fits: |it| {
+            it.request.starts_with("POST /failsafe") && it.ours.contains("403")
+                || it.ours.contains("known by")
+        },
+        why: "a leader without the DCS is listened to under its known addresses only; Patroni listens to everybody",
+    },
+    Reason {
         fits: |it| it.request.contains(r#""scheduled_at": "12""#),
         why: "a bare number is no time; Patroni takes it for a day of this month",
     },

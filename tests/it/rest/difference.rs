@@ -50,6 +50,9 @@ pub struct Reason {
     pub why: &'static str,
 }
 
+/// The type of our texts.
+const PLAIN: &str = "text/plain; charset=utf-8";
+
 const HEADERS: &[&str] = &["content-type", "www-authenticate", "lsn", "x-extra"];
 
 /// The parts of an answer that are compared, by name.
@@ -62,7 +65,12 @@ pub fn parts(answer: &Result<Answer, String>) -> BTreeMap<String, String> {
     parts.insert("status".to_owned(), answer.status.to_string());
     for name in HEADERS {
         if let Some(value) = answer.header(name) {
-            let value = if *name == "lsn" { "a position" } else { value };
+            let value = match (*name, value) {
+                ("lsn", _) => "a position",
+                // Patroni's texts and pages are HTML; ours never are.
+                ("content-type", "text/html" | "text/html;charset=utf-8" | PLAIN) => "a text",
+                _ => value,
+            };
             parts.insert(format!("header {name}"), value.to_owned());
         }
     }
@@ -76,6 +84,7 @@ pub fn parts(answer: &Result<Answer, String>) -> BTreeMap<String, String> {
         Some("text/plain") => put_metrics(&answer.body, &mut parts),
         // A page for people: its words are each program's own.
         Some("text/html;charset=utf-8") => {}
+        Some(PLAIN) if answer.body.starts_with(&format!("{} ", answer.status)) => {}
         Some(_) | None => drop(parts.insert("text".to_owned(), answer.body.clone())),
     }
     parts

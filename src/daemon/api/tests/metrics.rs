@@ -177,3 +177,24 @@ fn labels_are_escaped() {
     std::sync::Arc::make_mut(&mut view.node).scope = "a\"b\\c".to_owned();
     assert!(metrics(&view, None).contains(r#"{scope="a\"b\\c",name="a"}"#));
 }
+
+#[test]
+fn a_guard_that_is_missing_shows() {
+    let mut view = primary(&json!({}));
+    for (is_missing, sample) in [
+        (None, None),
+        (
+            Some(false),
+            Some("tamada_guard_missing{scope=\"demo\",name=\"a\"} 0"),
+        ),
+        (
+            Some(true),
+            Some("tamada_guard_missing{scope=\"demo\",name=\"a\"} 1"),
+        ),
+    ] {
+        view.guard_is_missing = is_missing;
+        let text = metrics(&view, Some(&primary_sql()));
+        let found = text.lines().find(|line| line.starts_with("tamada_guard_missing"));
+        assert_eq!(found, sample);
+    }
+}
