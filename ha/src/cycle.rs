@@ -513,13 +513,19 @@ impl<'a> Cycle<'a> {
 
     /// Starts the long job. Its end wakes the next cycle.
     pub(crate) fn begin(&mut self, task: Task) -> Flow<()> {
+        self.try_begin(task).map(drop)
+    }
+
+    /// The same for somebody who waits for it: why it could not be started.
+    pub(crate) fn try_begin(&mut self, task: Task) -> Flow<Result<(), String>> {
         let label = task.label();
         self.began_task = true;
-        match self.perform(Action::Begin(task.clone()))? {
+        let begun = self.perform(Action::Begin(task.clone()))?;
+        match &begun {
             Ok(()) => self.begun = Some(task),
-            Err(why) => self.note(notes::task_failed(&label, &why)),
+            Err(why) => self.note(notes::task_failed(&label, why)),
         }
-        Ok(())
+        Ok(begun)
     }
 
     pub(crate) fn perform(&mut self, action: Action) -> Flow<Result<(), String>> {
@@ -539,6 +545,11 @@ impl<'a> Cycle<'a> {
 
     pub(crate) fn reply(&mut self, reply: Reply) {
         self.replies.push(reply);
+    }
+
+    /// Whether this cycle has answered a request.
+    pub(crate) fn has_answered(&self, id: RequestId) -> bool {
+        self.replies.iter().any(|reply| reply.id == id)
     }
 
     /// The scheduled restart is done with.

@@ -46,6 +46,7 @@ pub fn decide(facts: &Facts, memory: &mut Memory) -> Step {
     let mut cycle = Cycle::new(facts, memory.clone());
     match run(&mut cycle) {
         Ok(reason) => {
+            requests::answer_overdue(&mut cycle, &reason);
             let (remembered, outcome) = cycle.finish(reason);
             *memory = remembered;
             Step::Finish(Box::new(outcome))
@@ -124,6 +125,9 @@ fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     }
     let server = observe::server(c)?;
     if observe::is_starting(c, &server) {
+        if let Some(reason) = requests::reinitialize_starting(c, cluster)? {
+            return Ok(reason);
+        }
         return starting::decide(c, cluster, held);
     }
     if let Some(reason) = recover::judge_start(c, held)? {
@@ -260,9 +264,13 @@ fn no_data(c: &mut Cycle<'_>, cluster: &Cluster, held: bool, inaccessible: Optio
     if let Some(why) = inaccessible {
         return Ok(Reason::DataNotAccessible(why));
     }
+    if !c.began_task
+        && let Some(reason) = requests::reinitialize_stopped(c, cluster)?
+    {
+        return Ok(reason);
+    }
     if c.config().pause {
-        let asked = requests::reinitialize_stopped(c, cluster)?;
-        return Ok(asked.unwrap_or(Reason::EmptyInPause));
+        return Ok(Reason::EmptyInPause);
     }
     if c.began_task {
         return Ok(Reason::NotRunning);

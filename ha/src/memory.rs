@@ -163,6 +163,9 @@ pub struct Memory {
     pub race_backoff: Option<RaceBackoff>,
     /// How far the creation of the cluster is, if it is made here.
     pub bootstrap: Bootstrap,
+    /// An agent before this one was ended while it created the cluster: the empty key `initialize` may be of it.
+    #[serde(default)]
+    pub creation_was_cut_off: bool,
     /// A start was begun by recovery and its end has not been judged.
     pub is_recovering: bool,
     /// Rewind.
@@ -183,6 +186,9 @@ pub struct Memory {
     pub pre_promote_failed_at: Option<Moment>,
     /// The last cycle was one in pause: servers may have changed behind the agents' backs.
     pub was_paused: bool,
+    /// The requests that nothing was done for yet, and since when they wait.
+    #[serde(default)]
+    pub waiting_requests: Vec<(RequestId, Moment)>,
     /// Who waits for the end of a restart.
     pub restart_request: Option<RequestId>,
     /// The scheduled restart as it was first seen, and which postmaster ran then: only that one is meant.
@@ -239,6 +245,7 @@ impl Memory {
             unlocked_since: None,
             race_backoff: None,
             bootstrap: Bootstrap::No,
+            creation_was_cut_off: false,
             is_recovering: false,
             rewind: RewindState::Unneeded,
             rewound_to: None,
@@ -249,6 +256,7 @@ impl Memory {
             start_timeout: None,
             pre_promote_failed_at: None,
             was_paused: false,
+            waiting_requests: Vec::new(),
             restart_request: None,
             planned_restart: None,
             scheduled_restart_runs: false,

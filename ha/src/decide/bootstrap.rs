@@ -18,8 +18,9 @@ pub(super) fn begin(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Reason> {
         };
         return clone(c, cluster, from);
     }
+    let is_initialized = !free_initialize_key(c, cluster)?;
     let node = c.node();
-    if cluster.initialize.is_none() && node.may_bootstrap && !node.tags.nofailover() {
+    if !is_initialized && node.may_bootstrap && !node.tags.nofailover() {
         let won = c.write(Key::Initialize, String::new(), Expect::Absent)?;
         if !matches!(won, Ok(Some(_))) {
             return Ok(Reason::LostInitializeRace);
@@ -41,6 +42,38 @@ pub(super) fn begin(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Reason> {
         return clone(c, cluster, CloneSource::Nobody);
     }
     Ok(waiting(c))
+}
+
+/// Whether nobody has created the cluster or is about to. An empty key that our own creation has left behind, when it was
+/// cut off, is removed: otherwise all members would wait for ever.
+fn free_initialize_key(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<bool> {
+    if cluster.initialize.as_deref() != Some("") || !c.memory.creation_was_cut_off {
+        c.memory.creation_was_cut_off = false;
+        return Ok(cluster.initialize.is_none());
+    }
+    let creates = |member: &Member| {
+        &member.name != c.me()
+            && matches!(
+                member.data.state,
+                Some(
+                    ServerState::Initializing
+                        | ServerState::CustomBootstrap
+                        | ServerState::StartingAfterCustomBootstrap
+                        | ServerState::Starting
+                        | ServerState::Running
+                )
+            )
+    };
+    if cluster.members.iter().any(creates) {
+        c.memory.creation_was_cut_off = false;
+        return Ok(false);
+    }
+    c.note(Note::warning(
+        "removing the empty key initialize: the creation of the cluster by this member was cut off",
+    ));
+    let is_free = c.delete(Key::Initialize, Expect::Anything)?;
+    c.memory.creation_was_cut_off = !is_free;
+    Ok(is_free)
 }
 
 fn waiting(c: &Cycle<'_>) -> Reason {

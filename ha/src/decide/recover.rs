@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{crash, follow, observe, peers, release, rewind, standby_cluster};
+use super::{crash, follow, observe, peers, release, requests, rewind, standby_cluster};
 use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DataDirectory, Source};
@@ -238,9 +238,10 @@ fn waits_for_new_leader(c: &mut Cycle<'_>, cluster: &Cluster) -> bool {
 fn start(c: &mut Cycle<'_>, start_as: StartAs, timeout: Option<Duration>, why: StartReason) -> Flow<()> {
     c.memory.is_recovering = true;
     c.memory.start_timeout = timeout;
-    c.begin(Task::Start {
+    let task = Task::Start {
         start_as,
         timeout,
         why,
-    })
+    };
+    requests::begin_start(c, task)
 }

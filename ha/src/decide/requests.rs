@@ -18,10 +18,49 @@ fn answer(c: &mut Cycle<'_>, id: RequestId, is_success: bool, text: impl Into<St
     });
 }
 
+fn id_of(request: &Request) -> RequestId {
+    match request {
+        Request::Restart { id, .. } | Request::Reinitialize { id, .. } => *id,
+    }
+}
+
+/// Nobody waits for ever: a request that no cycle has come to, because the server cannot be started, the data directory
+/// cannot be read, or the DCS does not answer, is answered with the reason for that.
+pub(super) fn answer_overdue(c: &mut Cycle<'_>, reason: &Reason) {
+    let before = std::mem::take(&mut c.memory.waiting_requests);
+    let patience = c.config().loop_wait * 2 + c.config().retry_timeout;
+    for request in &c.given().requests {
+        let id = id_of(request);
+        if c.has_answered(id) || c.memory.restart_request == Some(id) {
+            continue;
+        }
+        let now = c.now();
+        let since = before
+            .iter()
+            .find(|(other, _)| *other == id)
+            .map_or(now, |(_, since)| *since);
+        let until = since.after(patience);
+        if now >= until {
+            let text = format!(
+                "not done within {} s: {}",
+                patience.as_secs(),
+                reason.status_line(c.config().pause)
+            );
+            answer(c, id, false, text);
+        } else {
+            c.memory.waiting_requests.push((id, since));
+            c.again_at(until);
+        }
+    }
+}
+
 /// A job runs: nothing else is begun, unless a new copy was asked for with force.
-pub(super) fn refuse_while_busy(c: &mut Cycle<'_>, job: &str) {
+pub(super) fn refuse_while_busy(c: &mut Cycle<'_>, job: &str, held: bool) {
     for request in &c.given().requests {
         match request {
+            Request::Reinitialize { id, force: true, .. } if held => {
+                answer(c, *id, false, "I am the leader, can not reinitialize");
+            }
             // Kept: the job is ended, and then it is this request's turn.
             Request::Reinitialize { force: true, .. } => {}
             Request::Restart { id, .. } | Request::Reinitialize { id, .. } => {
@@ -54,14 +93,43 @@ pub(super) fn force_reinitialize(c: &mut Cycle<'_>) -> Flow<bool> {
 
 /// A member whose server does not run, and perhaps cannot be made to, gets its new copy all the same.
 pub(super) fn reinitialize_stopped(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Option<Reason>> {
-    for request in &c.given().requests {
-        if let Request::Reinitialize { id, from_leader, .. } = request
-            && !observe::server(c)?.is_running
-        {
-            return reinitialize(c, cluster, *id, *from_leader);
-        }
+    if is_reinitialization_asked(c) && !observe::server(c)?.is_running {
+        return reinitialize_first(c, cluster);
     }
     Ok(None)
+}
+
+/// A server that is still starting may do so for hours, or never come to its end.
+pub(super) fn reinitialize_starting(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Option<Reason>> {
+    if is_reinitialization_asked(c) {
+        return reinitialize_first(c, cluster);
+    }
+    Ok(None)
+}
+
+fn is_reinitialization_asked(c: &Cycle<'_>) -> bool {
+    let is_one = |request: &Request| matches!(request, Request::Reinitialize { .. });
+    c.given()
+        .requests
+        .iter()
+        .any(|request| is_one(request) && !c.has_answered(id_of(request)))
+}
+
+fn reinitialize_first(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Option<Reason>> {
+    let mut begun = None;
+    for request in &c.given().requests {
+        match request {
+            Request::Restart { .. } => {}
+            Request::Reinitialize { id, .. } if c.has_answered(*id) => {}
+            Request::Reinitialize { id, .. } if begun.is_some() => {
+                answer(c, *id, false, "another request already in progress");
+            }
+            Request::Reinitialize { id, from_leader, .. } => {
+                begun = reinitialize(c, cluster, *id, *from_leader)?;
+            }
+        }
+    }
+    Ok(begun)
 }
 
 /// Begins what was asked for. Of several requests the first one counts.
@@ -137,8 +205,7 @@ pub(super) fn restart_stopped(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: b
         }
         StartAs::Standby(target)
     };
-    c.memory.restart_request = Some(id);
-    begin(c, start_as, conditions)?;
+    begin_for(c, Some(id), start_as, conditions)?;
     Ok(Some(Reason::RestartInitiated))
 }
 
@@ -156,33 +223,73 @@ fn restart(
     if synchronous::must_leave_first(c, cluster)? {
         return Ok(None);
     }
-    c.memory.restart_request = Some(id);
-    begin_restart(c, cluster, conditions)?;
+    begin_restart(c, cluster, Some(id), conditions)?;
     Ok(Some(Reason::RestartInitiated))
 }
 
-/// Restarts the running server in the role that it has.
+/// Restarts the running server in the role that it has. Whether that has begun.
 pub(super) fn begin_restart(
     c: &mut Cycle<'_>,
     cluster: &Cluster,
+    id: Option<RequestId>,
     conditions: &RestartConditions,
-) -> Flow<()> {
+) -> Flow<bool> {
     let start_as = if observe::is_primary(c)? {
         StartAs::Primary
     } else {
         StartAs::Standby(follow::target(c, cluster))
     };
-    begin(c, start_as, conditions)
+    begin_for(c, id, start_as, conditions)
 }
 
-fn begin(c: &mut Cycle<'_>, start_as: StartAs, conditions: &RestartConditions) -> Flow<()> {
+fn begin_for(
+    c: &mut Cycle<'_>,
+    id: Option<RequestId>,
+    start_as: StartAs,
+    conditions: &RestartConditions,
+) -> Flow<bool> {
     let timeout = conditions.timeout.unwrap_or(c.config().primary_start_timeout);
     c.memory.start_timeout = Some(timeout);
-    c.begin(Task::Restart {
+    let task = Task::Restart {
         start_as,
         timeout: Some(timeout),
         is_requested: true,
-    })
+    };
+    begin_asked(c, id, task)
+}
+
+/// Begins a job whose end answers a request. Whether it has begun.
+fn begin_asked(c: &mut Cycle<'_>, id: Option<RequestId>, task: Task) -> Flow<bool> {
+    let begun = c.try_begin(task)?;
+    let is_begun = begun.is_ok();
+    match (begun, id) {
+        (Ok(()), Some(_)) => c.memory.restart_request = id,
+        (Err(why), Some(id)) => answer(c, id, false, format!("restart failed: {why}")),
+        (_, None) => {}
+    }
+    Ok(is_begun)
+}
+
+/// The server is about to be started in any case: that is the restart of whoever has asked for one.
+pub(super) fn begin_start(c: &mut Cycle<'_>, task: Task) -> Flow<()> {
+    let mut asked = None;
+    for request in &c.given().requests {
+        let Request::Restart { id, conditions } = request else {
+            continue;
+        };
+        if c.has_answered(*id) {
+            continue;
+        }
+        if let Some(why) = unmet(c, conditions)? {
+            c.note(notes::no_scheduled_restart(why));
+            answer(c, *id, false, "restart conditions are not satisfied");
+        } else if asked.is_some() {
+            answer(c, *id, false, "another request already in progress");
+        } else {
+            asked = Some(*id);
+        }
+    }
+    begin_asked(c, asked, task).map(drop)
 }
 
 /// Which condition for a restart is not met.
@@ -248,11 +355,14 @@ pub(super) fn reinitialize(
         return Ok(None);
     }
     bootstrap::forget_data(c);
-    answer(c, id, true, "reinitialize started");
-    c.begin(Task::Clone {
+    let begun = c.try_begin(Task::Clone {
         from,
         follow: follow::target(c, cluster),
         with_basebackup: from_leader,
     })?;
+    match begun {
+        Ok(()) => answer(c, id, true, "reinitialize started"),
+        Err(why) => answer(c, id, false, format!("can not reinitialize: {why}")),
+    }
     Ok(Some(Reason::ReinitializeStarted))
 }

@@ -83,9 +83,10 @@ pub(super) fn restart(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Option<Reaso
     if super::synchronous::must_leave_first(c, cluster)? {
         return Ok(None);
     }
-    c.unschedule(planned.id);
-    c.memory.scheduled_restart_runs = true;
-    requests::begin_restart(c, cluster, &planned.conditions)?;
+    if requests::begin_restart(c, cluster, None, &planned.conditions)? {
+        c.unschedule(planned.id);
+        c.memory.scheduled_restart_runs = true;
+    }
     Ok(Some(Reason::RestartInitiated))
 }
 

@@ -66,6 +66,7 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
         Task::Start { start_as, .. } => {
             crash::has_replayed(c, success && *start_as == StartAs::Primary);
             absorb_start(c, start_as, outcome);
+            answer_restart(c, outcome);
         }
         Task::Stop { purpose, .. } => absorb_stop(c, *purpose, success),
         Task::Restart { .. } => absorb_restart(c, outcome),
@@ -216,17 +217,15 @@ fn absorb_stop(c: &mut Cycle<'_>, purpose: StopPurpose, success: bool) {
 }
 
 fn absorb_restart(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
-    let reply = match outcome {
+    match outcome {
         TaskOutcome::Success => {
             c.memory.state = ServerState::Running;
             let role = c.memory.role;
             c.callback(Callback::OnRestart, role);
-            (true, "restarted successfully")
         }
         TaskOutcome::TimedOut => {
             c.note(notes::start_timed_out());
             c.memory.state = ServerState::Starting;
-            (false, "postgres is still starting")
         }
         TaskOutcome::Failed(_)
         | TaskOutcome::Cancelled
@@ -234,17 +233,33 @@ fn absorb_restart(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
         | TaskOutcome::PrePromoteFailed => {
             c.memory.state = ServerState::RestartFailed;
             c.memory.is_recovering = true;
-            (false, "restart failed")
         }
-    };
-    if std::mem::take(&mut c.memory.scheduled_restart_runs) {
-        c.note(notes::scheduled_restart_ended(reply.1));
     }
+    if std::mem::take(&mut c.memory.scheduled_restart_runs) {
+        c.note(notes::scheduled_restart_ended(result_of_restart(outcome).1));
+    }
+    answer_restart(c, outcome);
+}
+
+fn result_of_restart(outcome: &TaskOutcome) -> (bool, &'static str) {
+    match outcome {
+        TaskOutcome::Success => (true, "restarted successfully"),
+        TaskOutcome::TimedOut => (false, "postgres is still starting"),
+        TaskOutcome::Failed(_)
+        | TaskOutcome::Cancelled
+        | TaskOutcome::SourceNotReady(_)
+        | TaskOutcome::PrePromoteFailed => (false, "restart failed"),
+    }
+}
+
+/// The restart, or the start that has stood for it, has ended.
+fn answer_restart(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
+    let (is_success, text) = result_of_restart(outcome);
     if let Some(id) = c.memory.restart_request.take() {
         c.reply(Reply {
             id,
-            is_success: reply.0,
-            text: reply.1.to_owned(),
+            is_success,
+            text: text.to_owned(),
         });
     }
 }
@@ -287,7 +302,7 @@ pub(super) fn running(
     (task, since): (&Task, Moment),
     progress: Progress,
 ) -> Flow<Reason> {
-    super::requests::refuse_while_busy(c, &task.label());
+    super::requests::refuse_while_busy(c, &task.label(), held);
     if !held && super::requests::force_reinitialize(c)? {
         return Ok(Reason::InProgress(task.label()));
     }

@@ -257,7 +257,7 @@ pub(crate) fn source_not_ready(source: &Source, why: Option<&str>) -> Note {
     match why {
         None => waiting_for_checkpoint(name),
         Some(why) => Note::warning(format!(
-            "{name} does not answer, the rewind is tried again later: {why}"
+            "the rewind to {name} could not be done and is tried again later: {why}"
         )),
     }
 }

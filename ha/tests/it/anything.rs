@@ -553,7 +553,13 @@ struct Seen {
 }
 
 fn one_cycle(choices: &mut Choices, memory: &mut Memory, now: Moment, begun: Option<Task>) -> Seen {
-    let mut facts = Facts::new(choices.given(now, begun));
+    let given = choices.given(now, begun);
+    cycle_of(choices, memory, given)
+}
+
+fn cycle_of(choices: &mut Choices, memory: &mut Memory, given: Given) -> Seen {
+    let now = given.now;
+    let mut facts = Facts::new(given);
     loop {
         let mut again = memory.clone();
         let step = decide(&facts, memory);
@@ -801,5 +807,55 @@ proptest! {
             };
             now = now.after(Duration::from_secs(choices.below(20)));
         }
+    }
+
+    /// Whatever is found, and whatever fails, whoever asked for something is answered, once, before long.
+    #[test]
+    fn a_request_is_answered_once(seed: u64) {
+        let mut choices = Choices(seed);
+        let mut memory = Memory::new(choices.role(), ServerState::ALL[choices.below(15) as usize]);
+        let begin = Moment(Duration::from_secs(100));
+        let mut now = begin;
+        let id = RequestId(7);
+        let request = if choices.one_in(2) {
+            Request::Restart { id, conditions: RestartConditions::default() }
+        } else {
+            Request::Reinitialize { id, force: choices.one_in(2), from_leader: choices.one_in(2) }
+        };
+        let mut job: Option<Task> = None;
+        let mut answers = 0;
+        let mut forced_ends = 0;
+        let mut waits_until = begin.after(Duration::from_secs(3600));
+        for _ in 0..2000 {
+            let mut given = choices.given(now, job.take());
+            // The requests of `given` are dropped in favour of this one.
+            let is_begun = memory.restart_request == Some(id);
+            given.requests = if answers > 0 || is_begun { Vec::new() } else { vec![request.clone()] };
+            given.is_stopping = false;
+            let patience = given.config.loop_wait * 2 + given.config.retry_timeout;
+            waits_until = waits_until.min(begin.after(patience * 2 + Duration::from_secs(40)));
+            let seen = cycle_of(&mut choices, &mut memory, given);
+            answers += seen.outcome.replies.iter().filter(|reply| reply.id == id).count();
+            forced_ends += usize::from(seen.facts.journal.iter().any(|entry| {
+                matches!(entry.step, Step::Act(Action::CancelTask)) && answers == 0
+            }));
+            if seen.outcome.exit.is_some() {
+                // What waits is told that the agent ends.
+                return Ok(());
+            }
+            job = match (&seen.facts.given.task, begun(&seen).first()) {
+                (TaskStatus::Running { task, .. }, _) => Some(task.clone()),
+                (_, Some(task)) => Some((*task).clone()),
+                _ => None,
+            };
+            let is_begun = memory.restart_request == Some(id);
+            if answers > 0 && now > begin.after(Duration::from_secs(300)) {
+                break;
+            }
+            prop_assert!(answers > 0 || is_begun || now < waits_until, "not answered: {}", seen.outcome.reason);
+            now = now.after(Duration::from_secs(choices.below(20)));
+        }
+        prop_assert_eq!(answers, 1);
+        prop_assert!(forced_ends < 40);
     }
 }

@@ -4,7 +4,7 @@
 //! me b                                   who decides; tags may follow: `me b nofailover`
 //! node no-rewind                         what its file says: no-rewind, remove-diverged, remove-failed, no-bootstrap, custom-bootstrap
 //! config ttl=30 loop_wait=10 pause       the dynamic configuration
-//! remember primary crashed lock=30       role, state, lock until (s); also rewind=check, demoted
+//! remember primary crashed lock=30       role, state, lock until (s); also rewind=check, demoted, cut-off
 //! cycle the key is gone                  a cycle begins; it keeps all facts of the one before
 //! at 12                                  the boot-time clock, in seconds
 //! cluster leader=a optime=100 timeline=1 failover=a>b initialize=none; or: cluster unreachable
@@ -705,6 +705,7 @@ fn remember(memory: &mut Memory, words: &Words<'_>) {
     if words.has("populated") {
         memory.bootstrap = Bootstrap::Populated;
     }
+    memory.creation_was_cut_off = words.has("cut-off");
     if words.has("known") {
         memory.system_identifier = Some(IDENTIFIER.parse().unwrap());
         memory.start_was_announced = true;
