@@ -206,7 +206,7 @@ pub fn is_configuration(variables: &BTreeMap<String, String>) -> bool {
 const PATRONI: &str = "PATRONI_";
 const TAMADA: &str = "TAMADA_";
 
-/// Whether the name is `TAMADA_` with a section of the configuration: variables such as `TAMADA_TEST_PG_BIN` are not.
+/// Whether the name is `TAMADA_` with a section of the configuration, or with a setting of ours: variables such as `TAMADA_TEST_PG_BIN` are not.
 fn own_section(name: &str) -> bool {
     let Some(rest) = name.strip_prefix(TAMADA) else {
         return false;
@@ -216,7 +216,10 @@ fn own_section(name: &str) -> bool {
         path.strip_prefix(section.as_str())
             .is_some_and(|rest| rest.starts_with('.'))
     };
-    LOCAL.iter().any(|row| is_in(row.path))
+    let is_of = |own: String| name.starts_with(&own);
+    LOCAL
+        .iter()
+        .any(|row| is_in(row.path) || row.own_variable().is_some_and(is_of))
 }
 
 struct Reader<'a> {
