@@ -150,6 +150,15 @@ pub struct StandbyCluster {
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// The longest timer: a leader key that lives longer than a day is none.
+const LONGEST_TIMER_SECONDS: u64 = 86_400;
+
+/// The longest of the other durations, 68 years, as PostgreSQL has it: what is added to a time must not overflow.
+const LONGEST_SECONDS: u64 = i32::MAX as u64;
+
+/// The largest lag: what is added to a WAL position must not overflow.
+const LARGEST_LAG_BYTES: u64 = 1 << 62;
+
 impl DynamicConfig {
     /// Reads the document of the `/config` key. Nothing in it can make it fail: a value that makes no sense is replaced
     /// by its default, timers below their minimum are raised, and `loop_wait` and `retry_timeout` are shortened until
@@ -179,21 +188,25 @@ impl DynamicConfig {
             ttl: timers.ttl,
             loop_wait: timers.loop_wait,
             retry_timeout: timers.retry_timeout,
-            maximum_lag_on_failover_bytes: reader.count("maximum_lag_on_failover", 1_048_576, None),
-            maximum_lag_on_syncnode_bytes: reader.positive("maximum_lag_on_syncnode"),
+            maximum_lag_on_failover_bytes: reader
+                .count("maximum_lag_on_failover", 1_048_576, None)
+                .min(LARGEST_LAG_BYTES),
+            maximum_lag_on_syncnode_bytes: reader
+                .positive("maximum_lag_on_syncnode")
+                .map(|bytes| bytes.min(LARGEST_LAG_BYTES)),
             check_timeline: reader.flag("check_timeline"),
             max_timelines_history: reader.positive("max_timelines_history").map(saturated),
-            primary_start_timeout: Duration::from_secs(reader.count(start_timeout, 300, None)),
-            primary_stop_timeout: reader.positive(stop_timeout).map(Duration::from_secs),
-            primary_probe_timeout: reader.positive("primary_probe_timeout").map(Duration::from_secs),
-            primary_race_backoff: Duration::from_secs(reader.count("primary_race_backoff", 0, None)),
+            primary_start_timeout: reader.seconds(start_timeout, 300, None),
+            primary_stop_timeout: reader.limit(stop_timeout),
+            primary_probe_timeout: reader.limit("primary_probe_timeout"),
+            primary_race_backoff: reader.seconds("primary_race_backoff", 0, None),
             configured_synchronous_mode: reader.synchronous_mode(),
             synchronous_mode_strict: strict,
             synchronous_node_count: saturated(reader.count("synchronous_node_count", 1, None))
                 .max(u32::from(strict)),
             failsafe_mode: reader.flag("failsafe_mode"),
             pause: reader.flag("pause"),
-            member_slots_ttl: Duration::from_secs(reader.count("member_slots_ttl", 1800, Some("s"))),
+            member_slots_ttl: reader.seconds("member_slots_ttl", 1800, Some("s")),
             slots: reader.slots(),
             ignore_slots: reader.ignore_slots(),
             standby_cluster: reader.standby_cluster(),
@@ -293,6 +306,26 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A number of seconds that may not be negative.
+    fn seconds(&mut self, key: &str, default: u32, base_unit: Option<&str>) -> Duration {
+        let seconds = self.count(key, default, base_unit);
+        self.at_most(key, seconds, LONGEST_SECONDS)
+    }
+
+    /// A number of seconds of which 0 means "no limit".
+    fn limit(&mut self, key: &str) -> Option<Duration> {
+        let seconds = self.positive(key)?;
+        Some(self.at_most(key, seconds, LONGEST_SECONDS))
+    }
+
+    fn at_most(&mut self, key: &str, seconds: u64, most: u64) -> Duration {
+        if seconds > most {
+            let text = format!("{key}={seconds} can't be larger than {most}, adjusting...");
+            self.problems.push(Problem::notice(text));
+        }
+        Duration::from_secs(seconds.min(most))
+    }
+
     /// A number whose absence, zero and negative values mean "no limit".
     fn positive(&mut self, key: &str) -> Option<u64> {
         u64::try_from(self.integer(key, 0, None))
@@ -350,6 +383,7 @@ impl<'a> Reader<'a> {
             let text = format!("{key}={number} can't be smaller than {minimum}, adjusting...");
             self.problems.push(Problem::notice(text));
         }
+        let seconds = self.at_most(key, seconds.as_secs(), LONGEST_TIMER_SECONDS);
         seconds.max(minimum)
     }
 

@@ -30,6 +30,9 @@ pub enum AddressError {
     /// No host where one is needed.
     #[error("expected host:port, found {0:?} without a host")]
     NoHost(String),
+    /// A host that is none; it is not shown, as it may be a part of a URL with a password.
+    #[error("expected host:port with a name or an address as host, several separated by commas: it has {0}")]
+    BadHost(&'static str),
     /// Several hosts where one is needed.
     #[error("expected one host:port, found several in {0:?}")]
     SeveralHosts(String),
@@ -61,6 +64,24 @@ impl std::fmt::Display for HostPort {
     }
 }
 
+/// What keeps the text from being hosts and a port.
+fn no_host(text: &str) -> Option<&'static str> {
+    let is_list = |host: &str| host.trim().contains(char::is_whitespace);
+    if text.contains("://") {
+        Some("a scheme such as http://")
+    } else if text.contains('@') {
+        Some("a user (@)")
+    } else if text.contains('/') {
+        Some("a slash")
+    } else if text.chars().any(char::is_control) || text.split(',').any(is_list) {
+        Some("a blank between hosts")
+    } else if text.matches('[').count() != text.matches(']').count() {
+        Some("a bracket without its counterpart")
+    } else {
+        None
+    }
+}
+
 impl ListenAddress {
     /// Parses `host[,host...]:port`. What follows the last colon is the port, also behind an IPv6 address without
     /// brackets.
@@ -69,6 +90,9 @@ impl ListenAddress {
     /// If the port is no port, or is missing and `default_port` is `None`.
     pub fn parse(text: &str, default_port: Option<u16>) -> Result<Self, AddressError> {
         let text = text.trim();
+        if let Some(what) = no_host(text) {
+            return Err(AddressError::BadHost(what));
+        }
         let (hosts, port) = match text.rsplit_once(':') {
             Some((hosts, port)) if !port.ends_with(']') => (hosts, Some(port)),
             _ => (text, None),
@@ -87,16 +111,23 @@ impl ListenAddress {
                 .trim_end_matches(']')
                 .to_owned()
         };
-        Ok(Self {
-            hosts: hosts.split(',').map(without_brackets).collect(),
-            port,
-        })
+        let hosts: Vec<String> = hosts.split(',').map(without_brackets).collect();
+        if hosts.len() > 1 && hosts.iter().any(String::is_empty) {
+            return Err(AddressError::BadHost("a comma without a host"));
+        }
+        Ok(Self { hosts, port })
     }
 
     /// The host by which a server that listens there is reached from here.
     #[must_use]
     pub fn local_host(&self) -> &str {
-        let everywhere = |host: &str| matches!(host, "" | "*" | "0.0.0.0" | "::" | "localhost");
+        let everywhere = |host: &str| matches!(host, "" | "*" | "0.0.0.0" | "localhost");
+        let is_all_ipv6 = |host: &str| matches!(host, "::" | "0:0:0:0:0:0:0:0");
+        if self.hosts.iter().any(|host| is_all_ipv6(host)) && !self.hosts.iter().any(|host| everywhere(host))
+        {
+            // PostgreSQL does not listen on IPv4 then, and localhost may be IPv4 alone.
+            return "::1";
+        }
         let mut hosts = self.hosts.iter().map(String::as_str);
         match hosts.find(|host| everywhere(host) || matches!(*host, "127.0.0.1" | "::1")) {
             Some(host) if everywhere(host) => "localhost",

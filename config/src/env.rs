@@ -390,6 +390,7 @@ fn insert(tree: &mut Map, path: &[&str], value: Value, name: &str) {
             Value {
                 kind: Kind::Map(Map::new()),
                 position: Some(position(name)),
+                is_respelled: false,
             },
         );
     }
@@ -419,6 +420,7 @@ fn convert(name: &str, text: &str, form: Form) -> Result<Value, &'static str> {
     Ok(Value {
         kind,
         position: Some(position(name)),
+        is_respelled: false,
     })
 }
 
@@ -436,13 +438,52 @@ fn collection(
     } else {
         format!("{open}{text}{close}")
     };
-    let mut value = yaml::parse(name, &bracketed).map_err(|_| expected)?;
-    move_to(&mut value, &position(name));
-    match value.kind {
-        Kind::List(_) if is_list => Ok(value.kind),
-        Kind::Map(_) if !is_list => Ok(value.kind),
+    let parsed = yaml::parse(name, &bracketed).map(|mut value| {
+        move_to(&mut value, &position(name));
+        value.kind
+    });
+    match parsed {
+        Ok(kind @ Kind::List(_)) if is_list => Ok(kind),
+        Ok(kind @ Kind::Map(_)) if !is_list => Ok(kind),
+        // An address of IPv6 in brackets is no list within the list.
+        _ if is_list => addresses(text).ok_or(expected).map(|addresses| {
+            let item = |text: &str| Value {
+                position: Some(position(name)),
+                ..Value::from(text)
+            };
+            Kind::List(addresses.into_iter().map(item).collect())
+        }),
         _ => Err(expected),
     }
+}
+
+/// The items of a list in which brackets stand around IPv6 addresses alone: `e1:2379,[fd00::1]:2379`.
+fn addresses(text: &str) -> Option<Vec<&str>> {
+    let inner = text
+        .trim()
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    [Some(text), inner].into_iter().flatten().find_map(|list| {
+        let items: Vec<&str> = list
+            .split(',')
+            .map(|item| item.trim().trim_matches(['"', '\'']))
+            .collect();
+        items.iter().all(|item| is_address(item)).then_some(items)
+    })
+}
+
+/// A text without brackets, or `[address]` with a port perhaps.
+fn is_address(item: &str) -> bool {
+    let rest = match item.strip_prefix('[').map(|rest| rest.split_once(']')) {
+        None => item,
+        Some(Some((address, port)))
+            if address.contains(':') && (port.is_empty() || port.starts_with(':')) =>
+        {
+            port
+        }
+        Some(_) => return false,
+    };
+    !item.is_empty() && !rest.contains(['[', ']', '{', '}', '"', '\''])
 }
 
 /// Lines and columns within a variable would only confuse.

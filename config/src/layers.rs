@@ -47,15 +47,16 @@ pub fn local(
     if files.is_empty()
         && let Some(text) = variables.get(env::CONFIGURATION).filter(|text| !text.is_empty())
     {
-        let tree = document(env::CONFIGURATION, text)?;
-        return not_empty(tree, Problems::default());
+        let (tree, warnings) = document(env::CONFIGURATION, text)?;
+        return not_empty(tree, warnings);
     }
     let mut tree = Map::new();
     let mut problems = Problems::default();
     for (name, text) in files {
         match document(name, text) {
-            Ok(map) => {
+            Ok((map, warnings)) => {
                 tree.patch(&map);
+                problems.0.extend(warnings.0);
             }
             Err(problem) => problems.push(problem),
         }
@@ -69,14 +70,14 @@ pub fn local(
     not_empty(tree, problems)
 }
 
-fn document(name: &str, text: &str) -> Result<Map, Problem> {
-    let value = yaml::parse(name, text)?;
+fn document(name: &str, text: &str) -> Result<(Map, Problems), Problem> {
+    let (value, warnings) = yaml::parse_with_warnings(name, text)?;
     match value.kind {
-        Kind::Map(map) => Ok(map),
+        Kind::Map(map) => Ok((map, warnings)),
         _ => {
             let message = format!(
                 "{name} does not contain a dict: expected `key: value` lines, found {}",
-                value.describe()
+                value.describe_kind()
             );
             Err(Problem::error("", None, message))
         }

@@ -31,6 +31,12 @@ pub(crate) fn secret(map: &Map, key: &str) -> Option<Secret> {
 }
 
 pub(crate) fn flag(map: &Map, key: &str) -> bool {
+    map.get(key)
+        .is_some_and(|value| value.to_bool().unwrap_or_else(|| value.is_truthy()))
+}
+
+/// A flag that is on only where it says so.
+pub(crate) fn strict_flag(map: &Map, key: &str) -> bool {
     map.get(key).and_then(Value::to_bool).unwrap_or(false)
 }
 
@@ -66,7 +72,9 @@ pub(crate) fn texts(value: &Value) -> Vec<String> {
                 .map(str::to_owned)
                 .collect()
         }
-        Kind::Null | Kind::Bool(_) | Kind::Map(_) => Vec::new(),
+        // A mapping is read as its keys, as Python iterates over it.
+        Kind::Map(map) => map.iter().map(|(key, _)| key.to_owned()).collect(),
+        Kind::Null | Kind::Bool(_) => Vec::new(),
     }
 }
 
@@ -102,8 +110,8 @@ pub(crate) fn parameters(map: &Map) -> Vec<(String, String)> {
 pub(crate) fn options(value: Option<&Value>) -> Vec<(String, Option<String>)> {
     let pair = |(key, value): (&str, &Value)| match &value.kind {
         Kind::Null | Kind::Bool(false) => None,
-        Kind::Bool(true) => Some((key.to_owned(), None)),
-        _ => Some((key.to_owned(), Some(unquote(&value.python_text())))),
+        Kind::Bool(true) => Some(option(key)),
+        _ => Some((option(key).0, Some(unquote(&value.python_text())))),
     };
     match value.map(|value| &value.kind) {
         Some(Kind::Map(map)) => map.iter().filter_map(pair).collect(),
@@ -111,12 +119,28 @@ pub(crate) fn options(value: Option<&Value>) -> Vec<(String, Option<String>)> {
             .iter()
             .filter_map(|item| match item.as_map() {
                 Some(map) => map.iter().next().and_then(pair),
-                None if item.is_truthy() => Some((item.python_text(), None)),
+                None if item.is_truthy() => Some(option(&item.python_text())),
                 None => None,
             })
             .collect(),
         _ => Vec::new(),
     }
+}
+
+/// One option as it may be spelt: `name`, `name=value`, `name value`, each with dashes in front or without.
+fn option(text: &str) -> (String, Option<String>) {
+    let text = text.trim().trim_start_matches('-');
+    match text.split_once(['=', ' ', '\t']) {
+        Some((name, value)) => (name.trim().to_owned(), Some(unquote(value.trim()))),
+        None => (text.to_owned(), None),
+    }
+}
+
+/// Whether a program would take this name for one of `options`: it accepts a name that is cut short.
+pub(crate) fn is_one_of(name: &str, options: &[&str]) -> bool {
+    options
+        .iter()
+        .any(|option| option.starts_with(&name.to_ascii_lowercase()))
 }
 
 /// Takes one pair of quotes around the text away.

@@ -5,8 +5,8 @@ mod check;
 pub mod schema;
 mod table;
 
+pub(crate) use check::{GUARD_MODES, file_mode, unknown_in, word};
 pub use check::{check_bootstrap, check_dynamic, check_local};
-pub(crate) use check::{unknown_in, word};
 pub use table::{DYNAMIC, LOCAL};
 
 /// One setting, or one family of settings (`*` in the path stands for any key).

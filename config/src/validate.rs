@@ -33,6 +33,7 @@ pub fn validate_strictly(tree: &Map) -> Problems {
     strict.required();
     strict.addresses();
     strict.timers();
+    strict.rule_of_timers();
     strict.tags();
     strict.standby_cluster();
     strict.problems.sorted()
@@ -125,6 +126,36 @@ impl Strict<'_> {
                 let message = format!("expected at least {} seconds", least.as_secs());
                 self.error(&format!("bootstrap.dcs.{key}"), &message);
             }
+        }
+    }
+
+    /// Patroni documentation, `ttl`: loop_wait + 2 * retry_timeout <= ttl.
+    fn rule_of_timers(&mut self) {
+        let document = section(section(self.tree, "bootstrap"), "dcs");
+        let timer = |key: &str, default: i64| {
+            document
+                .get(key)
+                .filter(|value| !value.is_null())
+                .map_or(Some(default), |value| value.to_int(Some("s")))
+        };
+        let (Some(ttl), Some(loop_wait), Some(retry_timeout)) = (
+            timer("ttl", 30),
+            timer("loop_wait", 10),
+            timer("retry_timeout", 10),
+        ) else {
+            return;
+        };
+        let needed = retry_timeout.saturating_mul(2).saturating_add(loop_wait);
+        if needed > ttl {
+            let key = ["ttl", "retry_timeout", "loop_wait"]
+                .into_iter()
+                .find(|key| document.contains_key(key))
+                .unwrap_or("ttl");
+            let message = format!(
+                "loop_wait + 2*retry_timeout is {needed} and must be at most ttl, which is {ttl}: raise ttl or lower \
+                 the others"
+            );
+            self.error(&format!("bootstrap.dcs.{key}"), &message);
         }
     }
 

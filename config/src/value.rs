@@ -30,6 +30,8 @@ pub struct Value {
     pub kind: Kind,
     /// Where it was written, if it came from a text.
     pub position: Option<Position>,
+    /// A plain scalar that prints differently from how it was written: `0123456` is the number 42798.
+    pub is_respelled: bool,
 }
 
 /// The kinds of YAML 1.1 values that a configuration is made of. Dates are kept as the text that was written.
@@ -348,6 +350,19 @@ impl Value {
         }
     }
 
+    /// The same without a text or a number, which may be a secret or a part of one.
+    #[must_use]
+    pub fn describe_kind(&self) -> &'static str {
+        match &self.kind {
+            Kind::Null => "nothing",
+            Kind::Bool(_) => "a boolean",
+            Kind::Int(_) | Kind::Float(_) => "a number",
+            Kind::String(_) => "a text",
+            Kind::List(_) => "a list",
+            Kind::Map(_) => "a mapping",
+        }
+    }
+
     /// Whether two configurations mean the same: leaves are compared by their text (`1` equals `"1"`, `True` equals
     /// `"True"`), so that a change of type alone is no change.
     #[must_use]
@@ -387,7 +402,10 @@ pub(crate) fn python_float(x: f64) -> String {
 
 impl From<Kind> for Value {
     fn from(kind: Kind) -> Self {
-        Self { kind, position: None }
+        Self {
+            kind,
+            ..Self::default()
+        }
     }
 }
 

@@ -9,7 +9,7 @@ mod resolve;
 
 pub use dump::{dump, dump_flow};
 
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 use crate::value::{Entry, Kind, Map, Position, Value};
 use libyaml_safer::{Encoding, Event, EventData, Mark, Parser, ScalarStyle};
 use resolve::{Resolved, resolve};
@@ -29,6 +29,14 @@ const MAX_NODES: usize = 1_000_000;
 /// One error with its position when the text is not YAML, uses a tag or an alias that is not known, or holds a key that
 /// is no scalar.
 pub fn parse(source: &str, text: &str) -> Result<Value, Problem> {
+    parse_with_warnings(source, text).map(|(value, _)| value)
+}
+
+/// The same, and a warning for each key that is written twice in one mapping.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_with_warnings(source: &str, text: &str) -> Result<(Value, Problems), Problem> {
     // Left to itself, the parser takes any first character that begins like a byte order mark for a broken one.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut input = text.as_bytes();
@@ -41,8 +49,10 @@ pub fn parse(source: &str, text: &str) -> Result<Value, Problem> {
         anchors: BTreeMap::new(),
         nodes: 0,
         text,
+        warnings: Problems::default(),
     };
-    loader.document()
+    let value = loader.document()?;
+    Ok((value, loader.warnings))
 }
 
 struct Loader<'r, 't> {
@@ -51,6 +61,7 @@ struct Loader<'r, 't> {
     anchors: BTreeMap<String, Option<(Value, usize)>>,
     nodes: usize,
     text: &'t str,
+    warnings: Problems,
 }
 
 impl Loader<'_, '_> {
@@ -101,6 +112,7 @@ impl Loader<'_, '_> {
         }
         let nodes_before = self.nodes;
         self.count_nodes(start, 1)?;
+        let mut is_respelled = false;
         let (anchor, kind) = match event.data {
             EventData::Alias { anchor } => return self.alias(start, &anchor),
             EventData::Scalar {
@@ -109,7 +121,14 @@ impl Loader<'_, '_> {
                 value,
                 style,
                 ..
-            } => (anchor, self.scalar(start, tag.as_deref(), value, style)?),
+            } => {
+                let kind = self.scalar(start, tag.as_deref(), value.clone(), style)?;
+                is_respelled = match &kind {
+                    Kind::Int(_) | Kind::Float(_) => Value::from(kind.clone()).python_text() != value,
+                    _ => false,
+                };
+                (anchor, kind)
+            }
             EventData::SequenceStart { anchor, tag, .. } => {
                 self.expect_tag(start, tag.as_deref(), "seq")?;
                 self.open(anchor.as_ref());
@@ -131,6 +150,7 @@ impl Loader<'_, '_> {
         let value = Value {
             kind,
             position: Some(self.position(start)),
+            is_respelled,
         };
         if let Some(anchor) = anchor {
             self.anchors
@@ -149,8 +169,12 @@ impl Loader<'_, '_> {
     fn alias(&mut self, mark: Mark, anchor: &str) -> Result<Value, Problem> {
         let (value, nodes) = match self.anchors.get(anchor) {
             Some(Some((value, nodes))) => (value.clone(), *nodes),
-            Some(None) => return Err(self.error(mark, format!("the alias *{anchor} contains itself"))),
-            None => return Err(self.error(mark, format!("found undefined alias *{anchor}"))),
+            Some(None) => return Err(self.error(mark, "the alias contains itself")),
+            // What stands there may be a password that begins with an asterisk.
+            None => {
+                let message = "found an undefined alias: a text that begins with * needs quotes";
+                return Err(self.error(mark, message));
+            }
         };
         self.count_nodes(mark, nodes)?;
         Ok(value)
@@ -213,7 +237,19 @@ impl Loader<'_, '_> {
             }
         }
         let mut map = Map::new();
-        for entry in merged.into_iter().chain(own) {
+        for entry in merged {
+            map.insert_entry(entry);
+        }
+        for (n, entry) in own.iter().enumerate() {
+            let again = own.iter().skip(n + 1).find(|other| other.key == entry.key);
+            if let Some(again) = again {
+                let line = again.key_position.as_ref().map_or(0, |position| position.line);
+                let message = format!("is written again in line {line}, and only what stands there counts");
+                self.warnings
+                    .push(Problem::warning(&entry.key, entry.key_position.as_ref(), message));
+            }
+        }
+        for entry in own {
             map.insert_entry(entry);
         }
         Ok(map)
@@ -221,7 +257,7 @@ impl Loader<'_, '_> {
 
     /// The entries that `<<: value` brings, those that win last.
     fn merged(&self, mark: Mark, value: Value) -> Result<Vec<Entry>, Problem> {
-        let found = value.describe();
+        let found = value.describe_kind();
         let refuse = || {
             self.error(
                 mark,
@@ -249,9 +285,10 @@ impl Loader<'_, '_> {
             Kind::Bool(true) => Ok("true".to_owned()),
             Kind::Bool(false) => Ok("false".to_owned()),
             Kind::Int(_) | Kind::Float(_) => Ok(key.python_text()),
-            Kind::List(_) | Kind::Map(_) => {
-                Err(self.error(mark, format!("expected a text as key, found {}", key.describe())))
-            }
+            Kind::List(_) | Kind::Map(_) => Err(self.error(
+                mark,
+                format!("expected a text as key, found {}", key.describe_kind()),
+            )),
         }
     }
 
@@ -262,7 +299,8 @@ impl Loader<'_, '_> {
         text: String,
         style: ScalarStyle,
     ) -> Result<Kind, Problem> {
-        let wrong = |what: &str| self.error(mark, format!("expected {what}, found the text {text:?}"));
+        let wrong =
+            |what: &str| self.error(mark, format!("expected {what} after the tag, found another text"));
         match tag.and_then(|tag| tag.strip_prefix("tag:yaml.org,2002:")) {
             None if tag.is_none_or(|tag| tag == "!") => {
                 if style != ScalarStyle::Plain {
@@ -292,7 +330,7 @@ impl Loader<'_, '_> {
                     _ => text.parse().map(Kind::Float).map_err(|_| wrong("a number")),
                 };
             }
-            _ => return Err(self.unknown_tag(mark, tag.unwrap_or_default())),
+            _ => return Err(self.unknown_tag(mark)),
         }
         Ok(match resolve(&text) {
             Resolved::Null => Kind::Null,
@@ -307,15 +345,15 @@ impl Loader<'_, '_> {
         match tag {
             None | Some("!") => Ok(()),
             Some(tag) if tag.strip_prefix("tag:yaml.org,2002:") == Some(name) => Ok(()),
-            Some(tag) => Err(self.unknown_tag(mark, tag)),
+            Some(_) => Err(self.unknown_tag(mark)),
         }
     }
 
-    fn unknown_tag(&self, mark: Mark, tag: &str) -> Problem {
-        self.error(
-            mark,
-            format!("could not determine a constructor for the tag {tag:?}: remove it"),
-        )
+    /// The tag is not shown: it may be a password that begins with an exclamation mark.
+    fn unknown_tag(&self, mark: Mark) -> Problem {
+        let message =
+            "could not determine a constructor for a tag: remove it; a text that begins with ! needs quotes";
+        self.error(mark, message)
     }
 
     fn position(&self, mark: Mark) -> Position {

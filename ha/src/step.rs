@@ -484,6 +484,10 @@ pub enum TaskOutcome {
     PrePromoteFailed,
     /// A start: the server is still starting when its time was up.
     TimedOut,
+    /// A restart: the server would not start with the settings in force, and so it was not stopped; why.
+    SettingsRefused(String),
+    /// A start: the server did not start with the settings in force, and runs with those that it had before; why.
+    FormerSettings(String),
 }
 
 /// Tells requests of the REST API apart.

@@ -3,6 +3,7 @@
 use crate::command::{Invocation, postmaster_environment};
 use crate::connection::rows;
 use crate::files::{remove, signal, write_if_changed};
+use crate::parameters::reason_in;
 use crate::process::launch::{Launched, PostmasterCommand, StartupLog};
 use crate::process::watch::Watch;
 use crate::process::{PidFile, Postmaster, PostmasterStatus, postmaster};
@@ -116,7 +117,42 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::StartFailed`] with the last lines of the server's log when the postmaster ends instead.
+    ///
+    /// When it does not start with the settings in force, it is started with those that it ran with last, if they are
+    /// others; [`Server::failed_settings`] tells why.
     pub async fn start(&self, options: &StartOptions, deadline: Instant) -> Result<Started> {
+        let log = match self.start_once(options, deadline).await {
+            Err(Error::StartFailed { log }) => log,
+            other => {
+                if other.is_ok() {
+                    locked(&self.shared.parameters).failed = None;
+                }
+                return other;
+            }
+        };
+        let Some(former) = self.former_settings(deadline).await else {
+            return Err(Error::StartFailed { log });
+        };
+        let why = reason_in(&log);
+        tracing::error!(
+            "PostgreSQL does not start with the new settings, it is started with those that it ran with last: {why}"
+        );
+        locked(&self.shared.parameters).former = Some(former);
+        let started = self.start_once(options, deadline).await;
+        locked(&self.shared.parameters).former = None;
+        match started {
+            Ok(started) => {
+                self.note_failed_settings(&why);
+                Ok(started)
+            }
+            Err(error) => {
+                tracing::error!("and not with those either: {error}");
+                Err(Error::StartFailed { log })
+            }
+        }
+    }
+
+    async fn start_once(&self, options: &StartOptions, deadline: Instant) -> Result<Started> {
         if let Some(running) = self.postmaster() {
             return Err(Error::Unsuitable(format!(
                 "PostgreSQL runs already (process {})",
@@ -140,6 +176,11 @@ impl Server {
             replaced = self.raised_for_standby(deadline).await?;
         } else {
             locked(&self.shared.parameters).raised.clear();
+        }
+        if let Some(former) = locked(&self.shared.parameters).former.clone() {
+            for (name, value) in former.restart_only {
+                replaced.entry(name).or_insert(value);
+            }
         }
         if options.without_hot_standby {
             replaced.insert("hot_standby".to_owned(), "off".to_owned());
@@ -212,7 +253,9 @@ impl Server {
                 && file.status == Some(PostmasterStatus::Ready)
                 && postmaster.is_alive()
             {
-                self.back_up_configuration();
+                if locked(&self.shared.parameters).former.is_none() {
+                    self.back_up_configuration();
+                }
                 let known = Postmaster::open(file.pid, file.start_time_seconds);
                 return Ok(Started::Accepting(known.unwrap_or_else(|| postmaster.clone())));
             }

@@ -1,7 +1,9 @@
 //! PostgreSQL's parameters: which of them this server takes, and what changes when others are wanted.
 
 mod check;
+mod trial;
 pub(crate) mod value;
+mod working;
 
 use crate::connection::{Purpose, quote_literal};
 use crate::files::postgresql_conf::{RECOVERY_PARAMETERS, is_recovery_parameter, read_settings};
@@ -10,13 +12,20 @@ use crate::{Instant, Recovery, Result, Server, ServerVersion};
 use ha::cluster::PendingRestartReason;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::Path;
 use std::time::Duration;
 use tokio_postgres::SimpleQueryRow;
+pub(crate) use trial::reason_in;
+use working::FailedSettings;
+pub(crate) use working::Former;
 
 /// How long a server may take to read its files after SIGHUP before we go on without seeing it.
 const RELOAD_TIME: Duration = Duration::from_secs(2);
 
 pub(crate) const SYNCHRONOUS_STANDBY_NAMES: &str = "synchronous_standby_names";
+
+/// Since PostgreSQL 17: logical replication waits for the standbys that use these slots.
+const SYNCHRONIZED_STANDBY_SLOTS: &str = "synchronized_standby_slots";
 
 /// A parameter whose wanted value differs from the one in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +68,12 @@ pub(crate) struct ParameterMemory {
     forces_feedback: bool,
     /// Parameters that were started with a larger value than the configured one.
     pub(crate) raised: BTreeMap<String, u64>,
+    /// The postmaster whose settings were written down as those that work.
+    running_of: Option<i32>,
+    /// The settings in force do not work.
+    pub(crate) failed: Option<FailedSettings>,
+    /// While the server is started with the settings with which it ran last.
+    pub(crate) former: Option<Former>,
     /// While a custom bootstrap is finished: the rules of `pg_hba.conf`.
     pub(crate) bootstrap_hba: Option<Vec<String>>,
     /// What `pg_hba.conf` held before that.
@@ -70,6 +85,9 @@ impl Server {
     pub(crate) async fn valid_parameters(&self, deadline: Instant) -> Result<BTreeMap<String, String>> {
         let mut wanted = self.settings().parameters.clone();
         wanted.retain(|name, _| !is_recovery_parameter(name) && name != "hba_file" && name != "ident_file");
+        if let Some(slots) = wanted.get_mut(SYNCHRONIZED_STANDBY_SLOTS) {
+            *slots = without_slot(slots, &self.shared.name.slot_name().0);
+        }
         let version = self.version(deadline).await?;
         let known = locked(&self.shared.parameters).checked.clone();
         let mut accepted = match known {
@@ -244,6 +262,9 @@ impl Server {
             .iter()
             .map(|name| quote_literal(name))
             .collect();
+        if let Err(error) = self.remember_running(deadline).await {
+            tracing::warn!("the settings that work could not be written down: {error}");
+        }
         let sql = format!(
             "SELECT name, setting, unit FROM pg_settings WHERE pending_restart AND name <> 'hot_standby' \
              AND name NOT IN ({})",
@@ -264,7 +285,14 @@ impl Server {
             if new_value == old_value {
                 continue;
             }
-            reasons.insert(name, PendingRestartReason { old_value, new_value });
+            reasons.insert(
+                name,
+                PendingRestartReason {
+                    old_value,
+                    new_value,
+                    error: None,
+                },
+            );
         }
         let raised = locked(&self.shared.parameters).raised.clone();
         let settings = self.settings();
@@ -277,11 +305,30 @@ impl Server {
                 let reason = PendingRestartReason {
                     old_value: running.to_string(),
                     new_value: wanted.clone(),
+                    error: None,
                 };
                 reasons.entry(name).or_insert(reason);
             }
         }
+        self.explain_failure(&mut reasons);
         Ok(reasons)
+    }
+
+    /// Says of each value that was tried why the server does not run with it.
+    fn explain_failure(&self, reasons: &mut BTreeMap<String, PendingRestartReason>) {
+        let mut memory = locked(&self.shared.parameters);
+        let Some(failed) = &mut memory.failed else {
+            return;
+        };
+        failed.remember_tried(|| {
+            reasons
+                .iter()
+                .map(|(name, reason)| (name.clone(), reason.new_value.clone()))
+                .collect()
+        });
+        for (name, reason) in reasons {
+            reason.error = failed.of(name, &reason.new_value);
+        }
     }
 
     /// What a parameter will be after a restart, in its own unit: `postgres -C` with the command line of a start.
@@ -297,13 +344,27 @@ impl Server {
 
     /// The command line of a postmaster: where its files are, then the controlled parameters in their order.
     pub(crate) fn postmaster_arguments(&self, replaced: &BTreeMap<String, String>) -> Vec<OsString> {
-        let settings = self.settings();
-        let mut args: Vec<OsString> = vec!["-D".into(), settings.local.data_dir.clone().into()];
+        self.postmaster_arguments_for(&self.data_dir(), &self.config_path(), replaced)
+    }
+
+    /// The same for another directory and file. What `replaced` has besides the controlled parameters comes after them.
+    fn postmaster_arguments_for(
+        &self,
+        data_dir: &Path,
+        config_path: &Path,
+        replaced: &BTreeMap<String, String>,
+    ) -> Vec<OsString> {
+        let controlled = &self.settings().controlled;
+        let mut args: Vec<OsString> = vec!["-D".into(), data_dir.into()];
         let mut config_file = OsString::from("--config-file=");
-        config_file.push(self.config_path());
+        config_file.push(config_path);
         args.push(config_file);
-        for (name, value) in &settings.controlled {
+        for (name, value) in controlled {
             args.push(format!("--{name}={}", replaced.get(name).unwrap_or(value)).into());
+        }
+        let is_controlled = |name: &String| controlled.iter().any(|(known, _)| known == name);
+        for (name, value) in replaced.iter().filter(|(name, _)| !is_controlled(name)) {
+            args.push(format!("--{name}={value}").into());
         }
         args
     }
@@ -355,18 +416,11 @@ impl Server {
     /// On a standby the larger of configured value and control file, for the parameters that must not be smaller than on
     /// the primary (PostgreSQL manual, "Administrator's Overview" of hot standby).
     pub(crate) async fn raised_for_standby(&self, deadline: Instant) -> Result<BTreeMap<String, String>> {
-        let control = self.control_file(deadline).await?;
-        let settings = self.settings();
-        let mut raised = BTreeMap::new();
-        for (name, value) in &settings.controlled {
-            if let (Some(needed), Ok(wanted)) = (control.parameter(name), value.parse::<u64>())
-                && needed > wanted
-            {
-                tracing::warn!(
-                    "{name} is set to {needed}, the primary's value, instead of {wanted}: a standby may not have less"
-                );
-                raised.insert(name.clone(), needed);
-            }
+        let raised = self.needed_on_standby(deadline).await?;
+        for (name, needed) in &raised {
+            tracing::warn!(
+                "{name} is set to {needed}, the primary's value, instead of the configured one: a standby may not have less"
+            );
         }
         let replaced = raised
             .iter()
@@ -375,8 +429,50 @@ impl Server {
         locked(&self.shared.parameters).raised = raised;
         Ok(replaced)
     }
+
+    /// The parameters of which the control file asks for more than is configured.
+    async fn needed_on_standby(&self, deadline: Instant) -> Result<BTreeMap<String, u64>> {
+        let control = self.control_file(deadline).await?;
+        let mut needed = BTreeMap::new();
+        for (name, value) in &self.settings().controlled {
+            if let (Some(least), Ok(wanted)) = (control.parameter(name), value.parse::<u64>())
+                && least > wanted
+            {
+                needed.insert(name.clone(), least);
+            }
+        }
+        Ok(needed)
+    }
+}
+
+/// A list of slots without the one of this member, which a primary does not have: logical replication would wait for it
+/// for ever. So one list of the slots of all members does for whoever leads.
+fn without_slot(list: &str, own: &str) -> String {
+    let others = list
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty() && name.trim_matches('"') != own);
+    others.collect::<Vec<_>>().join(", ")
 }
 
 pub(crate) fn text(row: &SimpleQueryRow, column: &str) -> String {
     row.get(column).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_slot;
+
+    #[test]
+    fn a_member_does_not_wait_for_itself() {
+        for (list, expected) in [
+            ("a", ""),
+            ("a,b", "b"),
+            ("b, \"a\" ,c", "b, c"),
+            ("ab, b", "ab, b"),
+            ("", ""),
+        ] {
+            assert_eq!(without_slot(list, "a"), expected, "{list}");
+        }
+    }
 }

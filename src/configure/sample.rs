@@ -121,7 +121,7 @@ postgresql:
   authentication:
     superuser: {{username: postgres, password: '{UNKNOWN}'}}
     replication: {{username: replicator, password: '{UNKNOWN}'}}
-tags: {{failover_priority: 1, sync_priority: 1, noloadbalance: false, clonefrom: true, nosync: false, nostream: false}}
+tags: {{failover_priority: 1, sync_priority: 1, noloadbalance: false, clonefrom: true, nostream: false}}
 "
     ))
 }

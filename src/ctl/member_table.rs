@@ -364,7 +364,11 @@ impl Row<'_> {
                     full
                 }
             });
-        reasons.collect::<Vec<_>>().join("\n")
+        let mut lines: Vec<String> = reasons.collect();
+        let errors = self.member.data.pending_restart_reason.values();
+        let errors: BTreeSet<&str> = errors.filter_map(|reason| reason.error.as_deref()).collect();
+        lines.extend(errors.iter().map(|error| format!("restart failed: {error}")));
+        lines.join("\n")
     }
 }
 

@@ -1,7 +1,10 @@
 //! `restart`: restarts PostgreSQL on members, at once or later.
 
+use std::cmp::Ordering;
+
 use clap::Args;
 use ha::cluster::Member;
+use ha::pg::Role;
 use jiff::{ToSpan, Zoned};
 use net::http::{Method, StatusCode};
 use serde_json::{Map, Value};
@@ -95,7 +98,8 @@ impl Restart {
             body.insert("timeout".to_owned(), timeout.as_str().into());
         }
         let body = Value::Object(body);
-        for member in members {
+        in_order(&mut members);
+        for (n, member) in members.iter().enumerate() {
             if at.is_some() && self.force && member.data.scheduled_restart.is_some() {
                 let response = session
                     .request(member, (Method::DELETE, "restart"), None, SHORT)
@@ -104,7 +108,13 @@ impl Restart {
                     print_line(&failure(&response, member, "flush scheduled restart"))?;
                 }
             }
-            restart(session, member, &body).await?;
+            let outcome = restart(session, member, &body).await;
+            let left = members.get(n + 1..).unwrap_or_default();
+            if matches!(outcome, Ok(true)) || left.is_empty() {
+                outcome?;
+                continue;
+            }
+            return Err(not_restarted(member, left, outcome.err()));
         }
         Ok(())
     }
@@ -163,23 +173,107 @@ fn one_of(members: Vec<&Member>) -> Vec<&Member> {
     members.into_iter().skip(index).take(1).collect()
 }
 
-async fn restart(session: &Session, member: &Member, body: &Value) -> Result<(), Error> {
+/// The members that are left alone after the restart of another one has failed.
+fn not_restarted(failed: &Member, left: &[&Member], error: Option<Error>) -> Error {
+    let names: Vec<&str> = left.iter().map(|member| member.name.as_str()).collect();
+    let text = format!(
+        "not restarted, because the restart of {} failed: {}; mend the cause, then restart them",
+        failed.name,
+        names.join(", ")
+    );
+    match error {
+        Some(error) => Error::new(format!("{error}\n{text}")),
+        None => Error::new(text),
+    }
+}
+
+/// Settings of which a standby must not have less than its primary (PostgreSQL manual, "Administrator's Overview" of hot
+/// standby).
+const NOT_LESS_ON_STANDBYS: [&str; 5] = [
+    "max_connections",
+    "max_locks_per_transaction",
+    "max_prepared_transactions",
+    "max_wal_senders",
+    "max_worker_processes",
+];
+
+/// Replicas first when such a setting is raised, the leader first when it is only lowered; otherwise as they stand.
+fn in_order(members: &mut [&Member]) {
+    let changes = || {
+        members.iter().flat_map(|member| {
+            let reasons = &member.data.pending_restart_reason;
+            NOT_LESS_ON_STANDBYS.iter().filter_map(|name| {
+                let reason = reasons.get(*name)?;
+                let number = |text: &str| text.parse::<i64>().ok();
+                Some(number(&reason.new_value)?.cmp(&number(&reason.old_value)?))
+            })
+        })
+    };
+    let leads = |member: &&Member| matches!(member.data.role, Some(role) if role.is_primary() || role == Role::StandbyLeader);
+    if changes().any(Ordering::is_gt) {
+        members.sort_by_key(leads);
+    } else if changes().any(Ordering::is_lt) {
+        members.sort_by_key(|member| !leads(member));
+    }
+}
+
+/// Whether the next member may be restarted. Conditions that are not met, and restarts at a later time, keep nobody.
+async fn restart(session: &Session, member: &Member, body: &Value) -> Result<bool, Error> {
     let name = &member.name;
     let progress = Progress::begin(awaited::answer("restart", name.as_str()));
     let look = async || awaited::restart(name.as_str(), &session.status(member).await?);
     let asked = session.request(member, (Method::POST, "restart"), Some(body), RESTART);
     let response = progress.during(look, asked).await?;
+    let is_unneeded = response.body.contains("restart conditions are not satisfied");
+    let goes_on = is_unneeded || response.status == StatusCode::CONFLICT || !is_refused(&response);
     print_line(&match response.status {
         StatusCode::OK => format!("Success: restart on member {name}"),
         StatusCode::ACCEPTED => format!("Success: restart scheduled on member {name}"),
         StatusCode::CONFLICT => format!("Failed: another restart is already scheduled on member {name}"),
         _ => failure(&response, member, "restart"),
-    })
+    })?;
+    Ok(goes_on)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::check_server_version;
+    use super::{check_server_version, in_order};
+    use ha::cluster::{Member, MemberData, Version};
+    use ha::pg::MemberName;
+
+    fn member(name: &str, role: &str, parameter: &str, old: &str, new: &str) -> Member {
+        let text = format!(
+            r#"{{"role":"{role}","pending_restart":true,
+                "pending_restart_reason":{{"{parameter}":{{"old_value":"{old}","new_value":"{new}"}}}}}}"#
+        );
+        Member {
+            version: Version::default(),
+            name: MemberName(name.to_owned()),
+            session: String::new(),
+            data: MemberData::parse(&text),
+        }
+    }
+
+    #[test]
+    fn a_standby_never_has_less_than_its_primary() {
+        for (parameter, old, new, expected) in [
+            ("max_connections", "100", "200", "bca"),
+            ("max_connections", "200", "100", "abc"),
+            ("max_worker_processes", "8", "10", "bca"),
+            ("max_wal_senders", "9", "10", "bca"),
+            ("shared_buffers", "16MB", "32MB", "bac"),
+        ] {
+            let all = [
+                member("b", "replica", parameter, old, new),
+                member("a", "primary", parameter, old, new),
+                member("c", "replica", parameter, old, new),
+            ];
+            let mut order: Vec<&Member> = all.iter().collect();
+            in_order(&mut order);
+            let names: String = order.iter().map(|member| member.name.as_str()).collect();
+            assert_eq!(names, expected, "{parameter} {old} {new}");
+        }
+    }
 
     #[test]
     fn a_version_is_complete() {

@@ -152,6 +152,13 @@ impl Daemon {
             if matches!((task, outcome), (Task::Stop { .. }, TaskOutcome::Success)) {
                 self.world.watchdog.disable();
             }
+            if matches!(
+                outcome,
+                TaskOutcome::SettingsRefused(_) | TaskOutcome::FormerSettings(_)
+            ) {
+                // What waits for a restart is asked for again, now with the reason.
+                self.applier.request_reload();
+            }
             self.job_has_ended(task);
         }
         let wanted = self.probe_timeout(&task);

@@ -200,8 +200,13 @@ async fn run(task: Task, context: Context) -> TaskOutcome {
             purpose,
         } => lifecycle::stop(context, mode, checkpoint, purpose).await,
         Task::Restart {
-            start_as, timeout, ..
-        } => lifecycle::restart(context, &start_as, timeout).await,
+            start_as,
+            timeout,
+            is_requested,
+        } => match lifecycle::obstacle(context, &start_as, is_requested).await {
+            Some(why) => Ok(TaskOutcome::SettingsRefused(why)),
+            None => lifecycle::restart(context, &start_as, timeout).await,
+        },
         Task::CopyLogicalSlots {
             leader,
             slots,

@@ -261,6 +261,25 @@ fn the_schema_takes_what_is_right_and_refuses_what_is_not() {
         dynamic.validate(&quorum).map_err(|error| error.to_string()),
         Ok(())
     );
+    // What is misspelt is seen, but for methods, which have names of the user's choice.
+    for (right, wrong) in [
+        ("restapi:\n", "restapi:\n  certfil: x\n"),
+        (
+            "postgresql:\n  listen",
+            "postgresql:\n  use_pg_rewnd: on\n  listen",
+        ),
+        ("scope:", "scpe: x\nscope:"),
+    ] {
+        assert!(good.contains(right), "{right}");
+        assert!(!local.is_valid(&tree(&good.replacen(right, wrong, 1))), "{wrong}");
+    }
+    let method = good.replacen(
+        "postgresql:\n  listen",
+        "postgresql:\n  wal_g: {command: x}\n  listen",
+        1,
+    );
+    assert!(local.is_valid(&tree(&method)));
+    assert!(!dynamic.is_valid(&tree("tll: 30")));
     assert!(!dynamic.is_valid(&tree("synchronous_mode: often")));
     assert!(!dynamic.is_valid(&tree("loop_wait: {}")));
 }

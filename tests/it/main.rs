@@ -15,6 +15,7 @@ mod host;
 
 mod acceptance;
 mod bad_input;
+mod broken_settings;
 mod callbacks;
 mod citus;
 mod comparison;

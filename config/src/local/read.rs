@@ -11,9 +11,10 @@ use crate::layers;
 use crate::local_dcs;
 use crate::problem::{Problem, Problems};
 use crate::read::{
-    arguments, count, flag, lines, loose_flag, options, parameters, path, secret, section, text, texts,
+    arguments, count, flag, is_one_of, lines, loose_flag, options, parameters, path, secret, section,
+    strict_flag, text, texts,
 };
-use crate::settings::{check_local, word};
+use crate::settings::{GUARD_MODES, check_local, file_mode, word};
 use crate::tags::Tags;
 use crate::value::{Kind, Map, Value};
 use std::collections::BTreeMap;
@@ -199,11 +200,7 @@ impl Reader {
     fn required(&mut self, map: &Map, prefix: &str, key: &str) -> Option<String> {
         let found = text(map, key);
         // A value of a wrong type has been reported already.
-        if found.is_none()
-            && map
-                .get(key)
-                .is_none_or(|value| value.is_null() || value.as_str() == Some(""))
-        {
+        if found.is_none() && map.get(key).is_none_or(|value| !value.is_truthy()) {
             let position = map.entry(key).and_then(|entry| entry.key_position.as_ref());
             self.problems.push(Problem::error(
                 &format!("{prefix}{key}"),
@@ -336,7 +333,7 @@ impl Reader {
             authentication: self
                 .login(tree, "ctl")
                 .or_else(|| fallback.map(|(username, password)| BasicAuth { username, password })),
-            insecure: flag(map, "insecure"),
+            insecure: strict_flag(map, "insecure"),
             cacert: path(map, "cacert").or_else(|| path(restapi, "cafile")),
             certfile: path(map, "certfile"),
             keyfile: path(map, "keyfile"),
@@ -390,7 +387,7 @@ impl Reader {
         }
         let mut initdb = options(map.get("initdb"));
         initdb.retain(|(name, _)| {
-            let allowed = !FORBIDDEN_INITDB_OPTIONS.contains(&name.as_str());
+            let allowed = !is_one_of(name, &FORBIDDEN_INITDB_OPTIONS);
             if !allowed {
                 let position = map.entry("initdb").and_then(|entry| entry.key_position.as_ref());
                 let message = format!("the option {name} cannot be set here and is ignored");
@@ -513,7 +510,8 @@ fn choice(map: &Map, key: &str, words: &[&'static str]) -> Option<&'static str> 
 }
 
 fn guard(tree: &Map) -> GuardConfig {
-    let mode = match choice(section(tree, "guard"), "mode", &["on", "off", "required"]) {
+    let section_mode = choice(section(tree, "guard"), "mode", GUARD_MODES);
+    let mode = match section_mode.or_else(|| choice(tree, "guard", GUARD_MODES)) {
         Some("off") => GuardMode::Off,
         Some("required") => GuardMode::Required,
         _ => GuardMode::On,
@@ -541,12 +539,10 @@ fn log(tree: &Map) -> LogConfig {
             .unwrap_or_else(|| Value::from("%(asctime)s %(levelname)s: %(message)s")),
         dateformat: text(map, "dateformat"),
         static_fields: section(map, "static_fields").clone(),
-        max_queue_size: count(map, "max_queue_size", None, 1000),
+        // The queue is allocated at once.
+        max_queue_size: count::<u32>(map, "max_queue_size", None, 1000).min(1_000_000),
         dir: path(map, "dir"),
-        mode: map
-            .get("mode")
-            .and_then(|value| value.to_int(None))
-            .and_then(|mode| u32::try_from(mode).ok()),
+        mode: map.get("mode").and_then(file_mode).map(|(mode, _)| mode),
         file_size_bytes: count(map, "file_size", None, 25_000_000),
         file_num: count(map, "file_num", None, 4),
         loggers: loggers

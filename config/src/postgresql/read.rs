@@ -6,7 +6,9 @@ use crate::layers;
 use crate::local::LocalConfig;
 use crate::number::parse_int;
 use crate::problem::{Problem, Problems};
-use crate::read::{arguments, count, flag, lines, loose_flag, options, section, text, texts};
+use crate::read::{
+    arguments, count, flag, is_one_of, lines, loose_flag, options, section, strict_flag, text, texts,
+};
 use crate::settings::check_dynamic;
 use crate::value::{Map, Value};
 use crate::{commands, controlled};
@@ -131,13 +133,18 @@ impl PostgresqlSettings {
             use_unix_socket_repl: flag(map, "use_unix_socket_repl"),
             use_slots: dynamic.use_slots(),
             use_pg_rewind: flag(map, "use_pg_rewind"),
-            remove_data_directory_on_rewind_failure: flag(map, "remove_data_directory_on_rewind_failure"),
-            remove_data_directory_on_diverged_timelines: flag(
+            remove_data_directory_on_rewind_failure: strict_flag(
+                map,
+                "remove_data_directory_on_rewind_failure",
+            ),
+            remove_data_directory_on_diverged_timelines: strict_flag(
                 map,
                 "remove_data_directory_on_diverged_timelines",
             ),
             rewind: builder.options("rewind", &FORBIDDEN_REWIND_OPTIONS),
-            pg_ctl_timeout: Duration::from_secs(count(map, "pg_ctl_timeout", Some("s"), 60)),
+            pg_ctl_timeout: Duration::from_secs(
+                count::<u64>(map, "pg_ctl_timeout", Some("s"), 60).min(i32::MAX as u64),
+            ),
             callbacks: callbacks(section(map, "callbacks")),
             create_replica_methods: builder.create_replica_methods(),
             method_sections: method_sections(map),
@@ -351,7 +358,7 @@ impl Builder<'_> {
         allowed_options(
             self.map,
             key,
-            |name, _| !forbidden.contains(&name),
+            |name, _| !is_one_of(name, forbidden),
             &mut self.problems,
         )
     }
@@ -393,7 +400,7 @@ fn method(name: &str, map: &Map, major_version: Option<u32>, problems: &mut Prob
         let may_compress = major_version.is_some_and(|major| major >= 150_000);
         let is_allowed = |name: &str, value: Option<&str>| match name {
             "compress" => may_compress && value.is_some_and(|value| value.starts_with("server")),
-            _ => !FORBIDDEN_BASEBACKUP_OPTIONS.contains(&name),
+            _ => !is_one_of(name, &FORBIDDEN_BASEBACKUP_OPTIONS),
         };
         return ReplicaMethod::Basebackup {
             options: allowed_options(map, name, is_allowed, problems),

@@ -135,6 +135,10 @@ impl Check<'_> {
         match &value.kind {
             Kind::Map(map) => self.map(map, &format!("{path}."), shown),
             Kind::Null => {}
+            _ if path == "guard" && word(value, GUARD_MODES).is_some() => {
+                self.warn(value, "is read as guard.mode: write guard: {mode: ...}", "guard");
+            }
+            _ if !value.is_truthy() && path != "guard" => self.unset(value, &format!("{shown}{path}")),
             _ => self.wrong(value, "a mapping", &format!("{shown}{path}")),
         }
     }
@@ -199,13 +203,111 @@ impl Check<'_> {
     }
 
     fn wrong(&mut self, value: &Value, expected: &str, path: &str) {
-        let message = format!("expected {expected}, found {}", value.describe());
+        let found = if self.is_near_secret(path) || value.python_text().contains('@') {
+            value.describe_kind().to_owned()
+        } else {
+            value.describe()
+        };
+        let message = format!("expected {expected}, found {found}");
         self.problems
             .push(Problem::error(path, value.position.as_ref(), message));
     }
 
+    /// A text may have got a wrong key or a wrong indentation, and be the secret of its neighbour.
+    fn is_near_secret(&self, path: &str) -> bool {
+        let parent = |path: &str| path.rsplit_once('.').map_or("", |(parent, _)| parent).to_owned();
+        let (own, above) = (parent(path), format!("{path}."));
+        let is_secret = |row: &&Setting| matches!(row.expected, Expected::Secret | Expected::Section(_));
+        let secrets = || self.rows.iter().copied().chain(LOCAL).filter(is_secret);
+        path.contains("authentication")
+            || secrets().any(|row| {
+                let is_beside =
+                    matches!(row.expected, Expected::Secret) && !own.is_empty() && parent(row.path) == own;
+                row.path == path || is_beside || row.path.starts_with(&above)
+            })
+    }
+
+    fn warn(&mut self, value: &Value, message: impl Into<String>, path: &str) {
+        self.problems
+            .push(Problem::warning(path, value.position.as_ref(), message));
+    }
+
+    /// What Python takes for false where something else is expected counts as not written, as with Patroni.
+    fn unset(&mut self, value: &Value, path: &str) {
+        let found = match &value.kind {
+            Kind::Bool(_) => "false (a text such as no or off needs quotes)",
+            Kind::String(_) => "an empty text",
+            Kind::List(_) => "an empty list",
+            Kind::Map(_) => "an empty mapping",
+            Kind::Null | Kind::Int(_) | Kind::Float(_) => "0",
+        };
+        self.warn(value, format!("found {found}: read as not set"), path);
+    }
+
+    /// What Patroni understands although it is of another type; it is warned about where that may be a mistake. `true`: so
+    /// it is.
+    fn is_understood(&mut self, value: &Value, expected: Expected, path: &str) -> bool {
+        if value.is_truthy() || matches!(value.kind, Kind::Int(_) | Kind::Float(_)) {
+            return self.is_read_otherwise(value, expected, path);
+        }
+        let is_empty_one = match expected {
+            Expected::Anything
+            | Expected::Int(..)
+            | Expected::Quantity(..)
+            | Expected::Secret
+            | Expected::Bool => {
+                return self.is_read_otherwise(value, expected, path);
+            }
+            Expected::Word(words) if words.contains(&"off") => return false,
+            Expected::Word(_) => false,
+            Expected::Text | Expected::Address => matches!(value.kind, Kind::String(_)),
+            Expected::Texts | Expected::Lines | Expected::Sections(_) => {
+                matches!(value.kind, Kind::String(_) | Kind::List(_))
+            }
+            Expected::Options => !matches!(value.kind, Kind::Bool(_)),
+            Expected::Scalars | Expected::Mapping | Expected::Section(_) | Expected::Named(_) => {
+                matches!(value.kind, Kind::Map(_))
+            }
+        };
+        if !is_empty_one {
+            self.unset(value, path);
+        }
+        true
+    }
+
+    fn is_read_otherwise(&mut self, value: &Value, expected: Expected, path: &str) -> bool {
+        let found = value.describe_kind();
+        // Those of the dynamic configuration are read with the default in their place, and say so.
+        let is_dynamic =
+            self.side == Side::Dynamic && (!path.contains("postgresql.") || path.ends_with("use_slots"));
+        // Nobody's data is removed, and nobody trusted, for a misspelt word.
+        let is_dangerous = path.contains("remove_data_directory") || path.ends_with(".insecure");
+        let is_loose = !is_dynamic && !is_dangerous;
+        let message = match expected {
+            Expected::Bool if value.to_bool().is_none() && is_loose => {
+                let read = if value.is_truthy() { "on" } else { "off" };
+                format!("expected on or off, found {found}: read as {read}, as Patroni does")
+            }
+            Expected::Int(..) if path.starts_with("tags.") && value.to_int(None).is_none() => {
+                format!("expected a whole number, found {found}: read as not set, as Patroni does")
+            }
+            Expected::Int(..) if path == "log.mode" => match file_mode(value) {
+                Some((mode, true)) => {
+                    format!("is read as the permissions 0{mode:o}: write it with a leading 0")
+                }
+                _ => return false,
+            },
+            Expected::Texts if path.contains("create_replica_method") && value.as_map().is_some() => {
+                "expected a list, found a mapping: its keys are read, as Patroni does".to_owned()
+            }
+            _ => return false,
+        };
+        self.warn(value, message, path);
+        true
+    }
+
     fn value(&mut self, value: &Value, expected: Expected, path: &str) {
-        if value.is_null() {
+        if value.is_null() || self.is_understood(value, expected, path) {
             return;
         }
         match expected {
@@ -215,9 +317,10 @@ impl Check<'_> {
             Expected::Int(min, max) => self.int(value, (min, max), None, path),
             Expected::Quantity(min, max, unit) => self.int(value, (min, max), Some(unit), path),
             Expected::Text => self.text(value, path),
-            Expected::Secret if is_text(value) => {}
+            Expected::Secret if is_text(value) && !value.is_respelled => {}
             Expected::Secret => {
-                let message = "expected a text: put the value in quotes (it is not shown here)";
+                let message = "expected a text: put the value in quotes, as YAML reads another one than what is \
+                               written (it is not shown here)";
                 self.problems
                     .push(Problem::error(path, value.position.as_ref(), message));
             }
@@ -299,6 +402,12 @@ impl Check<'_> {
             );
         } else if !is_text(value) {
             self.wrong(value, "a text", path);
+        } else if value.is_respelled && !self.is_near_secret(path) {
+            let message = format!(
+                "is read as the text {}: put it in quotes if that is not meant",
+                value.python_text()
+            );
+            self.warn(value, message, path);
         }
     }
 
@@ -334,6 +443,19 @@ impl Check<'_> {
         }
     }
 }
+
+/// The permissions of a file, and whether they were written as decimal digits that mean octal ones: 644.
+pub(crate) fn file_mode(value: &Value) -> Option<(u32, bool)> {
+    let number = u32::try_from(value.to_int(None)?).ok()?;
+    if number <= 0o777 {
+        return Some((number, false));
+    }
+    let mode = u32::from_str_radix(&number.to_string(), 8).ok()?;
+    (mode <= 0o777).then_some((mode, true))
+}
+
+/// What `guard.mode` may be.
+pub(crate) const GUARD_MODES: &[&str] = &["on", "off", "required"];
 
 /// Numbers count as their text.
 fn is_text(value: &Value) -> bool {

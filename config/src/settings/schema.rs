@@ -54,6 +54,7 @@ struct Node {
     /// In the order of the table.
     children: Vec<(String, Self)>,
     own: Option<&'static Setting>,
+    has_methods: bool,
 }
 
 impl Node {
@@ -69,6 +70,7 @@ impl Node {
             }
         };
         let child = &mut self.children[place].1;
+        child.has_methods = matches!(key, "postgresql" | "bootstrap");
         match rest {
             Some(rest) => child.add(rest, row),
             None => child.own = Some(row),
@@ -83,9 +85,19 @@ impl Node {
         if let Some(row) = self.own.filter(|row| !row.default.is_empty()) {
             schema.insert("default".to_owned(), row.default.into());
         }
+        if let Some(effect) = self.own.and_then(|row| effect(row.path)) {
+            schema.insert("description".to_owned(), effect.into());
+        }
         if self.children.is_empty() {
             return schema;
         }
+        // Methods of creating a cluster or a replica are sections with names of the user's choice.
+        let others = if self.has_methods {
+            json!({ "type": "object" })
+        } else {
+            json!(false)
+        };
+        schema.insert("additionalProperties".to_owned(), others);
         let mut properties = Map::new();
         for (key, child) in &self.children {
             if key == "*" {
@@ -98,6 +110,26 @@ impl Node {
         schema.insert("properties".to_owned(), Value::Object(properties));
         schema
     }
+}
+
+/// What a setting does, in the words of `docs/settings.md`.
+fn effect(path: &str) -> Option<String> {
+    let begin = format!("| `{path}` |");
+    let row = include_str!("../../../docs/settings.md")
+        .lines()
+        .find(|line| line.starts_with(&begin))?;
+    let text = row.trim_end_matches('|').rsplit(" | ").next()?.trim();
+    // Of a link its text stays.
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, link)) = rest.split_once('[') {
+        let (name, after) = link.split_once("](").unwrap_or((link, ""));
+        plain.push_str(before);
+        plain.push_str(name);
+        rest = after.split_once(')').map_or("", |(_, after)| after);
+    }
+    plain.push_str(rest);
+    Some(plain.replace('`', ""))
 }
 
 /// What may be written. Null is "not written" everywhere.

@@ -95,7 +95,7 @@ pub const LOCAL: &[Setting] = &[
     row("watchdog.device", Text, "/dev/watchdog", Reload),
     row("watchdog.safety_margin", Int(-1, MAX), "5", Reload),
     row("watchdog.driver", Text, "default", Reload),
-    own("guard.mode", Word(&["on", "off", "required"]), "on", Restart),
+    own("guard.mode", Word(super::check::GUARD_MODES), "on", Restart),
     // tags
     row("tags.nofailover", Bool, "off", Reload),
     row("tags.failover_priority", Int(-MAX, MAX), "1", Reload),
@@ -220,9 +220,9 @@ pub const LOCAL: &[Setting] = &[
 /// What the dynamic configuration (`/config`, `bootstrap.dcs`) may hold. Its `postgresql` has those rows of [`LOCAL`]
 /// that are not of the local side alone.
 pub const DYNAMIC: &[Setting] = &[
-    row("ttl", Int(1, MAX), "30", Reload),
-    row("loop_wait", Int(1, MAX), "10", Reload),
-    row("retry_timeout", Int(1, MAX), "10", Reload),
+    row("ttl", Int(1, 86_400), "30", Reload),
+    row("loop_wait", Int(1, 86_400), "10", Reload),
+    row("retry_timeout", Int(1, 86_400), "10", Reload),
     row("maximum_lag_on_failover", Int(0, i64::MAX), "1048576", Reload),
     row("maximum_lag_on_syncnode", Int(-1, i64::MAX), "-1", Reload),
     row("check_timeline", Bool, "off", Reload),

@@ -226,28 +226,28 @@ postgresql:
             patroni.yml:2:7: name: expected a text (YAML reads words like on, off, yes and no as booleans: put it in quotes), found the boolean true
             patroni.yml:3:13: log.mode: expected a whole number from 0 to 511, found the number 999
             patroni.yml:3:25: log.level: expected a text, found a mapping
-            patroni.yml:4:38: restapi.allowlist_include_members: expected on or off, found the text "perhaps"
-            patroni.yml:4:62: restapi.verify_client: expected one of none, optional, required, found the text "sometimes"
+            patroni.yml:4:38: restapi.allowlist_include_members: expected on or off, found a text: read as on, as Patroni does
+            patroni.yml:4:62: restapi.verify_client: expected one of none, optional, required, found a text
             patroni.yml:4:81: restapi.listen: expected host:port, found "8008" without a port
             patroni.yml:4:104: restapi.authentication: password is not defined: username and password are needed together
-            patroni.yml:5:6: ctl: expected a mapping, found the boolean true
-            patroni.yml:6:20: tags.nofailover: expected on or off, found a list
-            patroni.yml:6:43: tags.failover_priority: expected a whole number from -2147483647 up, found the text "high"
+            patroni.yml:5:6: ctl: expected a mapping, found a boolean
+            patroni.yml:6:20: tags.nofailover: expected on or off, found a list: read as off, as Patroni does
+            patroni.yml:6:43: tags.failover_priority: expected a whole number, found a text: read as not set, as Patroni does
             patroni.yml:7:15: guard.mode: expected one of on, off, required, found the text "maybe"
             patroni.yml:10:11: bootstrap.pg_hba: expected a list of texts, found the text "a line"
-            patroni.yml:11:14: bootstrap.dcs.ttl: expected a whole number from 1 up, found the text "x"
+            patroni.yml:11:14: bootstrap.dcs.ttl: expected a whole number from 1 to 86400, found the text "x"
             patroni.yml:11:17: bootstrap.dcs.tll: unknown setting, ignored: did you mean ttl?
             patroni.yml:11:38: bootstrap.dcs.postgresql.listen: has no effect here: it belongs to the file of each member
-            patroni.yml:11:64: bootstrap.dcs.postgresql.use_pg_rewind: expected on or off, found the text "maybe"
+            patroni.yml:11:64: bootstrap.dcs.postgresql.use_pg_rewind: expected on or off, found a text: read as on, as Patroni does
             patroni.yml:13:11: postgresql.listen: expected a port from 0 to 65535, found "54x"
-            patroni.yml:14:18: postgresql.use_pg_rewind: expected on or off, found the text "perhaps"
+            patroni.yml:14:18: postgresql.use_pg_rewind: expected on or off, found a text: read as on, as Patroni does
             patroni.yml:15:19: postgresql.pg_ctl_timeout: expected a whole number from 0 up (in s, or with a unit), found the text "10 parsecs"
             patroni.yml:16:42: postgresql.parameters.shared_preload_libraries: expected a text, a number or a boolean, found a list
             patroni.yml:17:11: postgresql.pg_hba: expected a list of texts, found a mapping
             patroni.yml:18:16: postgresql.basebackup.0: expected an option: `name` or one pair `name: value`, found a list
             patroni.yml:19:14: postgresql.callbacks: expected a mapping, found the text "/script"
-            patroni.yml:20:42: postgresql.authentication.superuser.password: expected a text: put the value in quotes (it is not shown here)
-            patroni.yml:20:66: postgresql.authentication.replication: expected a mapping, found the text "x""#]],
+            patroni.yml:20:42: postgresql.authentication.superuser.password: expected a text: put the value in quotes, as YAML reads another one than what is written (it is not shown here)
+            patroni.yml:20:66: postgresql.authentication.replication: expected a mapping, found a text"#]],
     );
 }
 

@@ -13,6 +13,7 @@ mod environment;
 mod keys;
 mod layers;
 mod local;
+mod odd;
 mod postgresql;
 mod precedence;
 mod yaml;

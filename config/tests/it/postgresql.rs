@@ -192,7 +192,10 @@ postgresql:
         None,
     );
     assert!(settings.use_unix_socket && settings.use_pg_rewind && !settings.use_slots);
-    assert!(!settings.remove_data_directory_on_rewind_failure);
+    assert!(
+        !settings.remove_data_directory_on_rewind_failure,
+        "nothing is removed for a misspelt word"
+    );
     assert_eq!(settings.pg_ctl_timeout, Duration::from_secs(120));
     assert_eq!(settings.callbacks.on_start.as_deref(), Some("/cb --x"));
     assert_eq!(settings.pre_promote.as_deref(), Some("/p"));

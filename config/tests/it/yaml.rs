@@ -102,21 +102,21 @@ fn a_broken_file_is_named_with_line_and_column_and_what_was_expected() {
     );
     error(
         "a: *nowhere\n",
-        expect!["patroni.yml:1:4: found undefined alias *nowhere"],
+        expect!["patroni.yml:1:4: found an undefined alias: a text that begins with * needs quotes"],
     );
     error(
         "a: &x [*x]\n",
-        expect!["patroni.yml:1:8: the alias *x contains itself"],
+        expect!["patroni.yml:1:8: the alias contains itself"],
     );
     error(
         "a: !ruby/object {}\n",
-        expect![[
-            r#"patroni.yml:1:4: could not determine a constructor for the tag "!ruby/object": remove it"#
-        ]],
+        expect![
+            "patroni.yml:1:4: could not determine a constructor for a tag: remove it; a text that begins with ! needs quotes"
+        ],
     );
     error(
         "a: !!int x\n",
-        expect![[r#"patroni.yml:1:4: expected a whole number, found the text "x""#]],
+        expect!["patroni.yml:1:4: expected a whole number after the tag, found another text"],
     );
     error(
         "[a, b]: c\n",
@@ -124,7 +124,7 @@ fn a_broken_file_is_named_with_line_and_column_and_what_was_expected() {
     );
     error(
         "<<: 5\n",
-        expect!["patroni.yml:1:5: expected a mapping or list of mappings for merging, found the number 5"],
+        expect!["patroni.yml:1:5: expected a mapping or list of mappings for merging, found a number"],
     );
     error(
         "a: 1\n---\nb: 2\n",

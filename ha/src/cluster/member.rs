@@ -15,6 +15,9 @@ pub struct PendingRestartReason {
     pub old_value: String,
     /// What it will run with after a restart.
     pub new_value: String,
+    /// Why the server could not be restarted with it; Patroni does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// A restart that was asked for at a later time.

@@ -20,12 +20,13 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
     let TaskStatus::Done { task, outcome } = &c.given().task else {
         return;
     };
-    if let TaskOutcome::Failed(why) = outcome {
-        c.note(notes::task_failed(&task.label(), why));
-    }
-    if let (TaskOutcome::SourceNotReady(why), Task::Rewind { source }) = (outcome, task) {
-        c.note(notes::source_not_ready(source, why.as_deref()));
-    }
+    explain(c, task, outcome);
+    let outcome = match (task, outcome) {
+        (Task::Restart { .. }, _) => outcome,
+        // The server runs as was wanted.
+        (_, TaskOutcome::FormerSettings(_)) => &TaskOutcome::Success,
+        _ => outcome,
+    };
     let success = *outcome == TaskOutcome::Success;
     // Slots that cannot be copied are no reason to stay out of anything: they have a pause of their own.
     let is_to_be_repeated = matches!(outcome, TaskOutcome::Failed(_) | TaskOutcome::SourceNotReady(_))
@@ -82,12 +83,27 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
             c.memory.rewind = match outcome {
                 TaskOutcome::Success => RewindState::Done,
                 TaskOutcome::Cancelled | TaskOutcome::SourceNotReady(_) => RewindState::Check,
-                TaskOutcome::Failed(_) | TaskOutcome::PrePromoteFailed | TaskOutcome::TimedOut => {
-                    RewindState::Failed
-                }
+                TaskOutcome::Failed(_)
+                | TaskOutcome::PrePromoteFailed
+                | TaskOutcome::TimedOut
+                | TaskOutcome::SettingsRefused(_)
+                | TaskOutcome::FormerSettings(_) => RewindState::Failed,
             };
             c.memory.state = ServerState::Stopped;
         }
+    }
+}
+
+/// Why a job did not end as it should.
+fn explain(c: &mut Cycle<'_>, task: &Task, outcome: &TaskOutcome) {
+    match outcome {
+        TaskOutcome::Failed(why) => c.note(notes::task_failed(&task.label(), why)),
+        TaskOutcome::SettingsRefused(why) => c.note(notes::settings_refused(&task.label(), why)),
+        TaskOutcome::FormerSettings(why) => c.note(notes::former_settings(&task.label(), why)),
+        _ => {}
+    }
+    if let (TaskOutcome::SourceNotReady(why), Task::Rewind { source }) = (outcome, task) {
+        c.note(notes::source_not_ready(source, why.as_deref()));
     }
 }
 
@@ -147,15 +163,17 @@ fn absorb_bootstrap(c: &mut Cycle<'_>, outcome: &TaskOutcome, next: Bootstrap) {
         TaskOutcome::Success => next,
         TaskOutcome::Failed(why) => Bootstrap::Failed(why.clone()),
         TaskOutcome::Cancelled => Bootstrap::Failed("it was cancelled".to_owned()),
-        TaskOutcome::SourceNotReady(_) | TaskOutcome::PrePromoteFailed | TaskOutcome::TimedOut => {
-            Bootstrap::Failed("it took too long".to_owned())
-        }
+        TaskOutcome::SourceNotReady(_)
+        | TaskOutcome::PrePromoteFailed
+        | TaskOutcome::TimedOut
+        | TaskOutcome::SettingsRefused(_)
+        | TaskOutcome::FormerSettings(_) => Bootstrap::Failed("it took too long".to_owned()),
     };
 }
 
 fn absorb_start(c: &mut Cycle<'_>, start_as: &StartAs, outcome: &TaskOutcome) {
     match outcome {
-        TaskOutcome::Success | TaskOutcome::TimedOut => {
+        TaskOutcome::Success | TaskOutcome::TimedOut | TaskOutcome::FormerSettings(_) => {
             let role = standby_cluster::role_of_started(c, start_as);
             let was_primary = matches!(c.memory.role, Role::Primary | Role::Demoted);
             c.memory.role = role;
@@ -176,6 +194,7 @@ fn absorb_start(c: &mut Cycle<'_>, start_as: &StartAs, outcome: &TaskOutcome) {
         TaskOutcome::Failed(_)
         | TaskOutcome::Cancelled
         | TaskOutcome::SourceNotReady(_)
+        | TaskOutcome::SettingsRefused(_)
         | TaskOutcome::PrePromoteFailed => {
             c.memory.state = ServerState::StartFailed;
         }
@@ -223,6 +242,12 @@ fn absorb_restart(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
             let role = c.memory.role;
             c.callback(Callback::OnRestart, role);
         }
+        TaskOutcome::SettingsRefused(_) => c.memory.state = ServerState::Running,
+        TaskOutcome::FormerSettings(_) => {
+            c.memory.state = ServerState::Running;
+            let role = c.memory.role;
+            c.callback(Callback::OnRestart, role);
+        }
         TaskOutcome::TimedOut => {
             c.note(notes::start_timed_out());
             c.memory.state = ServerState::Starting;
@@ -236,19 +261,28 @@ fn absorb_restart(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
         }
     }
     if std::mem::take(&mut c.memory.scheduled_restart_runs) {
-        c.note(notes::scheduled_restart_ended(result_of_restart(outcome).1));
+        c.note(notes::scheduled_restart_ended(&result_of_restart(outcome).1));
     }
     answer_restart(c, outcome);
 }
 
-fn result_of_restart(outcome: &TaskOutcome) -> (bool, &'static str) {
+fn result_of_restart(outcome: &TaskOutcome) -> (bool, String) {
     match outcome {
-        TaskOutcome::Success => (true, "restarted successfully"),
-        TaskOutcome::TimedOut => (false, "postgres is still starting"),
+        TaskOutcome::Success => (true, "restarted successfully".to_owned()),
+        TaskOutcome::TimedOut => (false, "postgres is still starting".to_owned()),
+        TaskOutcome::SettingsRefused(why) => {
+            let text =
+                "restart failed: PostgreSQL would not start with the new settings, and was not stopped";
+            (false, format!("{text}: {why}"))
+        }
+        TaskOutcome::FormerSettings(why) => {
+            let text = "restart failed: PostgreSQL did not start with the new settings, and runs with the former ones";
+            (false, format!("{text}: {why}"))
+        }
         TaskOutcome::Failed(_)
         | TaskOutcome::Cancelled
         | TaskOutcome::SourceNotReady(_)
-        | TaskOutcome::PrePromoteFailed => (false, "restart failed"),
+        | TaskOutcome::PrePromoteFailed => (false, "restart failed".to_owned()),
     }
 }
 
@@ -256,11 +290,7 @@ fn result_of_restart(outcome: &TaskOutcome) -> (bool, &'static str) {
 fn answer_restart(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
     let (is_success, text) = result_of_restart(outcome);
     if let Some(id) = c.memory.restart_request.take() {
-        c.reply(Reply {
-            id,
-            is_success,
-            text: text.to_owned(),
-        });
+        c.reply(Reply { id, is_success, text });
     }
 }
 
@@ -268,11 +298,12 @@ fn answer_restart(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
 fn absorb_copy(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
     c.memory.slots.copy_not_before = Some(c.now().after(c.config().loop_wait));
     match outcome {
-        TaskOutcome::Success => c.memory.state = ServerState::Running,
+        TaskOutcome::Success | TaskOutcome::FormerSettings(_) => c.memory.state = ServerState::Running,
         TaskOutcome::TimedOut => c.memory.state = ServerState::Starting,
         TaskOutcome::Failed(_)
         | TaskOutcome::Cancelled
         | TaskOutcome::SourceNotReady(_)
+        | TaskOutcome::SettingsRefused(_)
         | TaskOutcome::PrePromoteFailed => {}
     }
 }
@@ -290,6 +321,8 @@ fn absorb_promotion(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
         TaskOutcome::Failed(_)
         | TaskOutcome::Cancelled
         | TaskOutcome::SourceNotReady(_)
+        | TaskOutcome::SettingsRefused(_)
+        | TaskOutcome::FormerSettings(_)
         | TaskOutcome::TimedOut => {}
     }
 }

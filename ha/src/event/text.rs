@@ -207,6 +207,13 @@ fn task_ended(
         TaskOutcome::SourceNotReady(Some(why)) => write!(f, "{label} was put off: {why}")?,
         TaskOutcome::PrePromoteFailed => write!(f, "{label}: the pre_promote script refused")?,
         TaskOutcome::TimedOut => write!(f, "{label} is not done in its time")?,
+        TaskOutcome::SettingsRefused(why) => write!(f, "{label} was refused for its settings: {why}")?,
+        TaskOutcome::FormerSettings(why) => {
+            write!(
+                f,
+                "{label} is done with the former settings, not with the new ones: {why}"
+            )?;
+        }
     }
     took.map_or(Ok(()), |took| write!(f, ", after {}", seconds(took)))
 }

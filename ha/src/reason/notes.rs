@@ -286,6 +286,18 @@ pub(crate) fn task_failed(label: &str, why: &str) -> Note {
     Note::error(format!("{label}: {why}"))
 }
 
+pub(crate) fn settings_refused(label: &str, why: &str) -> Note {
+    Note::error(format!(
+        "{label}: PostgreSQL would not start with the new settings, and was not stopped: {why}"
+    ))
+}
+
+pub(crate) fn former_settings(label: &str, why: &str) -> Note {
+    Note::error(format!(
+        "{label}: PostgreSQL did not start with the new settings, and runs with the former ones: {why}"
+    ))
+}
+
 pub(crate) fn not_running() -> Note {
     Note::warning("Postgresql is not running.")
 }

@@ -97,7 +97,11 @@ impl Server {
                 Err(error) => return Err(Error::file("rename", path)(error)),
             }
         }
-        let mut parameters = self.valid_parameters(deadline).await?;
+        let former = locked(&self.shared.parameters).former.clone();
+        let mut parameters = match former {
+            Some(former) => former.parameters,
+            None => self.valid_parameters(deadline).await?,
+        };
         let defaults = self.standby_defaults(recovery);
         let recovery_settings = match recovery {
             Some(Recovery::Keep) | None => {
@@ -247,7 +251,12 @@ impl Server {
                 continue;
             }
             let path = settings.local.config_dir.join(name);
+            let former = locked(&self.shared.parameters).former.clone();
+            let former = former
+                .and_then(|former| former.hba)
+                .filter(|_| parameter == "hba_file");
             let text = match lines {
+                _ if former.is_some() => former.unwrap_or_default(),
                 Some(lines) => pg_hba::render(&lines).into_bytes(),
                 None if path.exists() => continue,
                 // With the configuration elsewhere initdb's own file is in the data directory.
@@ -273,7 +282,7 @@ impl Server {
         }
     }
 
-    fn backed_up_files(&self) -> Vec<PathBuf> {
+    pub(crate) fn backed_up_files(&self) -> Vec<PathBuf> {
         let settings = self.settings();
         let directory = &settings.local.config_dir;
         let mut files = vec![
@@ -287,7 +296,7 @@ impl Server {
         files
     }
 
-    fn backup_of(&self, file: &Path) -> PathBuf {
+    pub(crate) fn backup_of(&self, file: &Path) -> PathBuf {
         self.data_dir().join(name_of(&with_suffix(file, "backup")))
     }
 
@@ -339,7 +348,7 @@ pub(crate) fn is_true(text: &str) -> bool {
     matches!(text.to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1")
 }
 
-fn directories(settings: &PostgresqlSettings) -> Vec<PathBuf> {
+pub(crate) fn directories(settings: &PostgresqlSettings) -> Vec<PathBuf> {
     let mut directories = vec![settings.local.config_dir.clone()];
     for name in ["unix_socket_directories", "stats_temp_directory"] {
         let list = settings

@@ -10,7 +10,146 @@ tests![
     files_that_were_there_before_are_kept,
     synchronous_standby_names_are_set_apart,
     the_configuration_may_lie_elsewhere,
+    settings_that_would_stop_the_server_are_found_before,
+    a_server_starts_with_the_settings_that_worked,
+    a_primary_does_not_wait_for_its_own_slot,
 ];
+
+/// Settings with which PostgreSQL does not start, and a part of its reason.
+const DEADLY: [(&str, &str); 9] = [
+    (
+        "postgresql: {parameters: {shared_preload_libraries: pg_cronn}}",
+        "could not access file \"pg_cronn\"",
+    ),
+    (
+        "postgresql: {parameters: {shared_preload_libraries: 'auto_explain,/no/such'}}",
+        "could not access file",
+    ),
+    ("postgresql: {parameters: {min_wal_size: 2MB}}", "min_wal_size"),
+    (
+        "postgresql: {parameters: {superuser_reserved_connections: 500}}",
+        "superuser_reserved_connections",
+    ),
+    (
+        "postgresql: {parameters: {ssl: on, ssl_cert_file: no.crt}}",
+        "no.crt",
+    ),
+    ("postgresql: {parameters: {shared_buffers: 2TB}}", "shared memory"),
+    (
+        "postgresql: {parameters: {huge_pages: on, shared_buffers: 64GB}}",
+        "huge pages",
+    ),
+    (
+        "postgresql: {parameters: {unix_socket_directories: /proc/nothing}}",
+        "/proc/nothing",
+    ),
+    (
+        "postgresql: {pg_hba: [local all all trust, host all all nonsense]}",
+        "pg_hba.conf line",
+    ),
+];
+
+async fn settings_that_would_stop_the_server_are_found_before(installation: Installation) {
+    let node = Node::primary(&installation, "a").await;
+    node.server.pending_restart(soon()).await.unwrap();
+    for (more, reason) in DEADLY {
+        // Before version 15 the program computes less of what it needs.
+        let is_computed = !["could not access", "pg_hba", "/proc/nothing"]
+            .iter()
+            .any(|word| reason.contains(word));
+        if is_computed && node.server.version(soon()).await.unwrap().major() < 15 {
+            continue;
+        }
+        node.configure(more);
+        for as_standby in [false, true] {
+            let found = node.server.restart_obstacle(as_standby, soon()).await;
+            let found = found.unwrap_or_else(|| panic!("nothing speaks against {more}"));
+            assert!(found.contains(reason), "{more}: {found}");
+        }
+        assert_eq!(node.sql("SELECT 1"), "1");
+    }
+    for harmless in [
+        "",
+        "postgresql: {parameters: {shared_preload_libraries: auto_explain, shared_buffers: 32MB}}",
+        "postgresql: {parameters: {max_connections: 150, no_such_parameter: 1, work_mem: much}}",
+    ] {
+        node.configure(harmless);
+        assert_eq!(
+            node.server.restart_obstacle(false, soon()).await,
+            None,
+            "{harmless}"
+        );
+    }
+}
+
+async fn a_server_starts_with_the_settings_that_worked(installation: Installation) {
+    let node = Node::primary(&installation, "a").await;
+    node.configure("postgresql: {parameters: {shared_preload_libraries: auto_explain, work_mem: 5MB}}");
+    node.server.pending_restart(soon()).await.unwrap();
+    node.stop().await;
+    node.start(Recovery::Primary).await;
+    node.server.pending_restart(soon()).await.unwrap();
+    for (more, parameter) in [
+        (
+            "postgresql: {parameters: {shared_preload_libraries: pg_cronn, work_mem: 6MB}}",
+            "shared_preload_libraries",
+        ),
+        (
+            "postgresql: {parameters: {min_wal_size: 2MB, shared_preload_libraries: '', work_mem: 6MB}}",
+            "shared_preload_libraries",
+        ),
+        (
+            "postgresql: {pg_hba: [host all all nonsense], parameters: {shared_preload_libraries: '', work_mem: 6MB}}",
+            "shared_preload_libraries",
+        ),
+        (
+            "{postgresql: {parameters: {shared_preload_libraries: pg_cronn, work_mem: 6MB}}, dynamic: {postgresql: {parameters: {max_connections: 33}}}}",
+            "max_connections",
+        ),
+    ] {
+        node.configure(more);
+        node.stop().await;
+        node.start(Recovery::Primary).await;
+        let why = node
+            .server
+            .failed_settings()
+            .unwrap_or_else(|| panic!("{more} works"));
+        assert!(!why.is_empty(), "{more}");
+        assert_eq!(
+            node.sql("SHOW shared_preload_libraries"),
+            "auto_explain",
+            "{more}"
+        );
+        assert_eq!(node.sql("SHOW max_connections"), "100", "{more}");
+        // What can be had without a restart is in force again soon, and the rest waits, with the reason.
+        node.server.apply(true, soon()).await.unwrap();
+        assert_eq!(node.sql("SHOW work_mem"), "6MB", "{more}");
+        let waiting = node.server.pending_restart(soon()).await.unwrap();
+        let reason = waiting
+            .get(parameter)
+            .unwrap_or_else(|| panic!("{more}: {waiting:?}"));
+        assert_eq!(reason.error.as_deref(), Some(why.as_str()), "{more}");
+    }
+    // Who mends it gets it.
+    node.configure("postgresql: {parameters: {shared_preload_libraries: '', work_mem: 7MB}}");
+    node.server.apply(true, soon()).await.unwrap();
+    let waiting = node.server.pending_restart(soon()).await.unwrap();
+    assert!(
+        waiting.values().all(|reason| reason.error.is_none()),
+        "{waiting:?}"
+    );
+    node.stop().await;
+    node.start(Recovery::Primary).await;
+    assert_eq!(node.server.failed_settings(), None);
+    assert_eq!(node.sql("SHOW shared_preload_libraries"), "");
+    // What the configuration does not hold is put back, too.
+    node.server.pending_restart(soon()).await.unwrap();
+    node.sql("ALTER SYSTEM SET shared_preload_libraries = 'pg_cronn'");
+    node.configure("");
+    node.stop().await;
+    node.start(Recovery::Primary).await;
+    assert!(node.server.failed_settings().is_some());
+}
 
 async fn changes_are_applied_and_restarts_announced(installation: Installation) {
     let node = Node::primary(&installation, "a").await;
@@ -159,4 +298,26 @@ async fn the_configuration_may_lie_elsewhere(installation: Installation) {
         "{hba}"
     );
     assert!(node.data_dir().join("pg_hba.conf.backup").exists());
+}
+
+/// One list for the whole cluster holds up no logical replication, whoever leads.
+async fn a_primary_does_not_wait_for_its_own_slot(installation: Installation) {
+    let node = Node::primary(&installation, "a").await;
+    if !node.server.version(soon()).await.unwrap().is_at_least(17) {
+        return;
+    }
+    node.configure("postgresql: {parameters: {synchronized_standby_slots: 'a'}}");
+    node.server.apply(true, soon()).await.unwrap();
+    assert_eq!(node.sql("SHOW synchronized_standby_slots"), "");
+    node.sql("CREATE TABLE told (n int)");
+    if node.sql("SHOW wal_level") == "logical" {
+        node.sql("SELECT pg_create_logical_replication_slot('l', 'test_decoding', false, false, true)");
+        node.sql("INSERT INTO told VALUES (1)");
+        let changes = node.sql("SELECT count(*) FROM pg_logical_slot_get_changes('l', NULL, NULL)");
+        assert_ne!(changes, "0");
+    }
+    node.sql("SELECT pg_create_physical_replication_slot('b')");
+    node.configure("postgresql: {parameters: {synchronized_standby_slots: 'a, b'}}");
+    node.server.apply(true, soon()).await.unwrap();
+    assert_eq!(node.sql("SHOW synchronized_standby_slots"), "b");
 }

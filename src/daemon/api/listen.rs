@@ -29,8 +29,15 @@ pub struct ListenError {
 pub(crate) async fn bind(restapi: &RestApiConfig) -> Result<Vec<TcpListener>, ListenError> {
     let ListenAddress { hosts, port } = &restapi.listen;
     let mut listeners = Vec::new();
-    for host in hosts {
-        let listener = bind_host(host, *port, restapi.request_queue_size).await;
+    let everywhere = hosts.iter().find(|host| host.is_empty() || *host == "*");
+    // All of IPv6 includes IPv4 unless an address of IPv4 stands beside it.
+    let has_other = hosts.iter().any(|host| host.parse::<Ipv6Addr>().is_err());
+    let wanted: Vec<&String> = match everywhere {
+        Some(host) => vec![host],
+        None => hosts.iter().collect(),
+    };
+    for host in wanted {
+        let listener = bind_host(host, *port, restapi.request_queue_size, has_other).await;
         let fail = |source| ListenError {
             host: host.clone(),
             port: *port,
@@ -41,13 +48,15 @@ pub(crate) async fn bind(restapi: &RestApiConfig) -> Result<Vec<TcpListener>, Li
     Ok(listeners)
 }
 
-async fn bind_host(host: &str, port: u16, queue_size: u32) -> io::Result<TcpListener> {
+async fn bind_host(host: &str, port: u16, queue_size: u32, has_other: bool) -> io::Result<TcpListener> {
     if host.is_empty() || host == "*" {
         let everywhere = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-        return match bind_address(everywhere, queue_size) {
-            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
-                bind_address(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), queue_size)
-            }
+        return match bind_address(everywhere, queue_size, false) {
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => bind_address(
+                SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
+                queue_size,
+                false,
+            ),
             bound => bound,
         };
     }
@@ -58,15 +67,15 @@ async fn bind_host(host: &str, port: u16, queue_size: u32) -> io::Result<TcpList
             .next()
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?,
     };
-    bind_address(address, queue_size)
+    bind_address(address, queue_size, has_other)
 }
 
-fn bind_address(address: SocketAddr, queue_size: u32) -> io::Result<TcpListener> {
+fn bind_address(address: SocketAddr, queue_size: u32, is_ipv6_only: bool) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
         let socket = TcpSocket::new_v6()?;
-        sockopt::set_ipv6_v6only(&socket, false)?;
+        sockopt::set_ipv6_v6only(&socket, is_ipv6_only)?;
         socket
     };
     socket.set_reuseaddr(true)?;
@@ -81,4 +90,19 @@ fn bind_address(address: SocketAddr, queue_size: u32) -> io::Result<TcpListener>
     socket.bind(address)?;
     // Patroni's default of 5 lets a burst of health checks wait for a second try of TCP.
     socket.listen(queue_size.max(BACKLOG_MIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bind_host;
+
+    #[tokio::test]
+    async fn both_protocols_may_be_listed() {
+        let first = bind_host("0.0.0.0", 0, 1, true).await.unwrap();
+        let port = first.local_addr().unwrap().port();
+        // Without IPv6 on this machine there is nothing to collide with.
+        if std::net::TcpListener::bind("[::1]:0").is_ok() {
+            bind_host("::", port, 1, true).await.unwrap();
+        }
+    }
 }

@@ -40,7 +40,8 @@ pub(super) async fn start(
     match context.server.start(&options, deadline).await.map_err(failed)? {
         Started::Accepting(_) => {
             context.server.remove_former();
-            Ok(TaskOutcome::Success)
+            let failed = context.server.failed_settings();
+            Ok(failed.map_or(TaskOutcome::Success, TaskOutcome::FormerSettings))
         }
         Started::Starting(_) => Ok(TaskOutcome::TimedOut),
     }
@@ -75,6 +76,16 @@ pub(super) async fn stop(
     Ok(TaskOutcome::Success)
 }
 
+/// Why a restart that was asked for would leave the server down: its settings are tried before it is stopped. A restart of
+/// our own has another purpose than new settings, and goes on with the former ones when they fail.
+pub(super) async fn obstacle(context: &Context, start_as: &StartAs, is_requested: bool) -> Option<String> {
+    if !is_requested {
+        return None;
+    }
+    let as_standby = matches!(start_as, StartAs::Standby(_));
+    context.server.restart_obstacle(as_standby, no_deadline()).await
+}
+
 /// Stops and starts the server.
 pub(super) async fn restart(
     context: &Context,
@@ -88,7 +99,7 @@ pub(super) async fn restart(
     end(context, postgres::StopMode::Fast, !pauses).await?;
     context.report(Progress::Restarting);
     let started = start(context, start_as, timeout).await?;
-    if pauses && started == TaskOutcome::Success {
+    if pauses && matches!(started, TaskOutcome::Success | TaskOutcome::FormerSettings(_)) {
         context.tell_coordinator(Moment::AfterPromote).await;
     }
     Ok(started)

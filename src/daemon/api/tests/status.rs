@@ -98,6 +98,7 @@ fn everything_at_once() {
         PendingRestartReason {
             old_value: "100".to_owned(),
             new_value: "200".to_owned(),
+            error: None,
         },
     );
     view.watchdog_failed = true;

@@ -1,0 +1,385 @@
+//! Values of another type than a setting has, and extreme ones: what Patroni understands is understood, the rest is refused,
+//! no secret is shown, and no number makes a time overflow.
+
+use crate::keys::set;
+use crate::{FILE, tree};
+use serde_json::json;
+use std::time::{Duration, Instant};
+use tamada_config::settings::{DYNAMIC, Expected, LOCAL, Setting};
+use tamada_config::{
+    DynamicConfig, GuardMode, LocalConfig, Minimums, PostgresqlSettings, Problems, ReplicaMethod, Tags,
+    Value, yaml,
+};
+
+/// A text that must not be seen.
+const SECRET: &str = "hunter2-XyZ";
+
+fn load(path: &str, value: &Value) -> Result<(LocalConfig, Problems), Problems> {
+    let mut file = tree(FILE);
+    set(&mut file, &path.split('.').collect::<Vec<_>>(), value);
+    LocalConfig::read(file)
+}
+
+fn yaml(text: &str) -> Value {
+    yaml::parse("odd.yml", text).unwrap()
+}
+
+/// Files that Patroni runs with, and what is said about them.
+#[test]
+fn what_patroni_understands_is_understood_with_a_warning() {
+    for (path, text, said) in [
+        ("tags.replicatefrom", "false", "read as not set"),
+        ("tags.replicatefrom", "''", ""),
+        ("tags.nofailover", "''", "read as off"),
+        ("tags.nofailover", "[]", "read as off"),
+        ("tags.clonefrom", "maybe", "read as on"),
+        ("tags.failover_priority", "'${X:-0}'", "read as not set"),
+        ("tags.sync_priority", "true", "read as not set"),
+        ("postgresql.use_unix_socket", "/path", "read as on"),
+        (
+            "postgresql.create_replica_methods",
+            "{wal_g: x, basebackup: y}",
+            "its keys are read",
+        ),
+        ("log.mode", "644", "read as the permissions 0644"),
+        ("log.mode", "0640", ""),
+        ("postgresql.callbacks", "{on_stop: false}", "read as not set"),
+        ("postgresql.callbacks", "false", "read as not set"),
+        ("postgresql.pg_hba", "false", "read as not set"),
+        ("postgresql.parameters", "[]", "read as not set"),
+        ("postgresql.basebackup", "false", "read as not set"),
+        ("watchdog", "off", "read as not set"),
+        ("tags", "''", "read as not set"),
+        ("ctl", "[]", "read as not set"),
+        ("log.type", "''", "read as not set"),
+        ("restapi.verify_client", "false", "read as not set"),
+        ("restapi.allowlist", "false", "read as not set"),
+        ("guard", "off", "read as guard.mode"),
+        ("log.level", "010", "read as the text 8"),
+    ] {
+        let (_, problems) = load(path, &yaml(text)).unwrap_or_else(|why| panic!("{path}: {text}: {why}"));
+        let shown = problems.to_string();
+        assert_eq!(shown.is_empty(), said.is_empty(), "{path}: {text}: {shown}");
+        assert!(shown.contains(said), "{path}: {text}: {shown}");
+        assert!(
+            shown.is_empty() || shown.contains("odd.yml:1:"),
+            "{path}: {text}: {shown}"
+        );
+    }
+    let (config, _) = load("guard", &yaml("off")).unwrap();
+    assert_eq!(config.guard.mode, GuardMode::Off);
+    let (config, _) = load("log.mode", &yaml("644")).unwrap();
+    assert_eq!(config.log.mode, Some(0o644));
+    assert!(!Tags::from_json(&json!({"nofailover": ""})).nofailover());
+    // Nobody's data is removed, and nobody trusted, for a misspelt word.
+    for path in [
+        "ctl.insecure",
+        "postgresql.remove_data_directory_on_rewind_failure",
+    ] {
+        assert!(load(path, &yaml("perhaps")).is_err(), "{path}");
+    }
+}
+
+/// Whatever stands at a setting, it is taken, or refused by an error that names the setting.
+#[test]
+fn every_setting_takes_or_refuses_every_kind_of_value() {
+    let odd = [
+        "false",
+        "true",
+        "0",
+        "1.5",
+        "''",
+        "[]",
+        "{}",
+        "[a]",
+        "{a: b}",
+        "text",
+        "-1",
+        "0123456",
+        "99999999999999999999",
+        "9223372036854775807",
+        "-9223372036854775808",
+        ".inf",
+        ".nan",
+        "[[a]]",
+        "{a: {b: c}}",
+        "2024-01-01",
+        "~",
+    ];
+    for row in LOCAL.iter().filter(|row| !row.path.contains('*')) {
+        for text in odd {
+            let Err(problems) = load(row.path, &yaml(text)) else {
+                continue;
+            };
+            let names_it = |path: &str| path.starts_with(row.path) || row.path.starts_with(path);
+            let has_own = problems
+                .errors()
+                .any(|problem| !problem.message.is_empty() && names_it(&problem.path));
+            assert!(has_own, "{}: {text}: {problems}", row.path);
+        }
+    }
+}
+
+fn secrets(rows: &[Setting], prefix: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    for row in rows {
+        let path = format!("{prefix}{}", row.path);
+        match row.expected {
+            Expected::Secret => paths.push(path),
+            Expected::Section(rows) => paths.extend(secrets(rows, &format!("{path}."))),
+            _ => {}
+        }
+    }
+    paths
+}
+
+#[test]
+fn a_secret_that_yaml_reads_as_another_text_is_refused() {
+    let paths = secrets(LOCAL, "");
+    assert!(paths.len() > 10, "{paths:?}");
+    for path in paths {
+        for text in [
+            "0123456", "0x1F", "1_000", "+5", "1:30", "1.50", "true", "off", "[a]", "{a: b}",
+        ] {
+            let problems = load(&path, &yaml(text)).unwrap_err().to_string();
+            assert!(
+                problems.contains("put the value in quotes"),
+                "{path}: {text}: {problems}"
+            );
+        }
+        for text in ["123456", "'0123456'", "2024-01-01"] {
+            let is_refused =
+                load(&path, &yaml(text)).is_err_and(|problems| problems.to_string().contains("in quotes"));
+            assert!(!is_refused, "{path}: {text}");
+        }
+    }
+    let (config, _) = load("postgresql.authentication.superuser.password", &yaml("123456")).unwrap();
+    let password = config.postgresql.authentication.superuser.password.unwrap();
+    assert_eq!(password.reveal(), "123456");
+}
+
+/// A secret at its place in a wrong form, above its place, and in YAML that is none.
+#[test]
+fn no_message_shows_a_secret() {
+    let mut places = [
+        "restapi",
+        "ctl",
+        "etcd3",
+        "postgresql",
+        "postgresql.authentication",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for path in secrets(LOCAL, "") {
+        places.push(path.rsplit_once('.').unwrap().0.to_owned());
+        places.push(path);
+    }
+    for path in places {
+        for wrong in [
+            json!(SECRET),
+            json!([SECRET]),
+            json!([[SECRET]]),
+            json!({"x": [SECRET]}),
+        ] {
+            let (Ok((_, said)) | Err(said)) = load(&path, &Value::from(&wrong));
+            assert!(!said.to_string().contains(SECRET), "{path}: {said}");
+        }
+    }
+    for broken in [
+        "!S", "*S", "!!int S", "!!bool S", "@S", "%S", "`S", "'S", "\"S", "[S", "{S", "S: S", "|S", "<<: S",
+    ] {
+        let broken = broken.replace('S', SECRET);
+        for text in [
+            format!("postgresql:\n  password: {broken}\n  x: [\n"),
+            format!("password: {broken}"),
+            format!("- {broken}\nx: y"),
+            broken.clone(),
+        ] {
+            let said = tamada_config::layers::local(
+                &[("odd.yml".to_owned(), text)],
+                &std::collections::BTreeMap::new(),
+            );
+            if let Err(said) = said {
+                assert!(!said.to_string().contains(SECRET), "{broken}: {said}");
+            }
+        }
+    }
+}
+
+/// Every duration can be added to a time, and the rule of the timers holds, whatever is written.
+#[test]
+fn no_number_is_too_large() {
+    let numbers = [
+        json!(i64::MIN),
+        json!(-1),
+        json!(0),
+        json!(1),
+        json!(86_400),
+        json!(i32::MAX),
+        json!(u32::MAX),
+        json!(10_000_000_000_i64),
+        json!(i64::MAX - 1),
+        json!(i64::MAX),
+        json!(u64::MAX),
+        json!(1e300),
+        json!(-1e300),
+        json!("9223372036854775807"),
+        json!("1e18"),
+        json!("99999999999d"),
+    ];
+    let now = Instant::now();
+    for row in DYNAMIC.iter().filter(|row| !row.path.contains('.')) {
+        for number in &numbers {
+            let document = json!({row.path: number});
+            let (config, _) = DynamicConfig::read(&document, Minimums::TAMADA);
+            let durations = [
+                Some(config.ttl),
+                Some(config.loop_wait),
+                Some(config.retry_timeout),
+                Some(config.primary_start_timeout),
+                config.primary_stop_timeout,
+                config.primary_probe_timeout,
+                Some(config.primary_race_backoff),
+                Some(config.member_slots_ttl),
+            ];
+            for duration in durations.into_iter().flatten() {
+                assert!(
+                    duration <= Duration::from_secs(2_147_483_647),
+                    "{document}: {duration:?}"
+                );
+                assert!(
+                    now.checked_add(duration * 3).is_some(),
+                    "{document}: {duration:?}"
+                );
+            }
+            assert!(
+                config.loop_wait + config.retry_timeout * 2 <= config.ttl,
+                "{document}"
+            );
+            assert!(config.ttl <= Duration::from_secs(86_400), "{document}");
+            let lags = [
+                Some(config.maximum_lag_on_failover_bytes),
+                config.maximum_lag_on_syncnode_bytes,
+            ];
+            let is_small = |lag: u64| lag.checked_add(1 << 62).is_some();
+            assert!(lags.into_iter().flatten().all(is_small), "{document}");
+        }
+    }
+}
+
+/// Options that the program gives itself, however they are spelt.
+#[test]
+fn options_of_our_own_are_ignored_in_any_spelling() {
+    for text in [
+        "[format=tar]",
+        "[--format=tar]",
+        "['format tar']",
+        "[{format: tar}]",
+        "{format: tar}",
+        "{'--format': tar}",
+        "['form=tar']",
+        "[--form=tar]",
+        "[FORMAT=tar]",
+        "{'format=tar': true}",
+        "[wal-m=none, 'pgda=/x']",
+    ] {
+        let (local, _) = load("postgresql.basebackup", &yaml(text)).unwrap();
+        let (dynamic, _) = DynamicConfig::read(&json!({}), Minimums::TAMADA);
+        let (settings, problems) = PostgresqlSettings::new(&local, &dynamic, Some(180_000), None).unwrap();
+        let ReplicaMethod::Basebackup { options } = settings.basebackup() else {
+            panic!("{text}");
+        };
+        assert!(options.is_empty(), "{text}: {options:?}");
+        assert!(
+            problems.to_string().contains("cannot be set here"),
+            "{text}: {problems}"
+        );
+    }
+    let written = "[nosync, --pgdata=/x, 'pwf /x', no-data-checksums, waldir=/wal]";
+    let (local, _) = load("bootstrap.initdb", &yaml(written)).unwrap();
+    let left = [
+        ("no-data-checksums".to_owned(), None),
+        ("waldir".to_owned(), Some("/wal".to_owned())),
+    ];
+    assert_eq!(local.bootstrap.initdb, left);
+}
+
+#[test]
+fn a_key_that_is_written_twice_is_a_warning() {
+    let (_, warnings) =
+        yaml::parse_with_warnings("odd.yml", "a: 1\nb: {c: 1, c: 2}\na: 3\n<<: {d: 1}\nd: 2\n").unwrap();
+    assert_eq!(
+        warnings.to_string(),
+        "odd.yml:2:5: c: is written again in line 2, and only what stands there counts\n\
+         odd.yml:1:1: a: is written again in line 3, and only what stands there counts"
+    );
+}
+
+#[test]
+fn addresses_are_of_one_form() {
+    for (path, text) in [
+        ("restapi.connect_address", "10.0.3.1 172.16.5.1:5432"),
+        ("postgresql.connect_address", "http://10.0.3.1:5432"),
+        ("postgresql.connect_address", "u:p@10.0.3.1:5432"),
+        ("postgresql.listen", "a b:5432"),
+        ("postgresql.listen", "a,,b:5432"),
+        ("postgresql.listen", "[::1:5432"),
+        ("restapi.listen", "10.0.0.1/24:8008"),
+    ] {
+        let said = load(path, &Value::from(text)).unwrap_err().to_string();
+        assert!(said.contains(path), "{text}: {said}");
+    }
+    for (listen, host) in [
+        ("[::]:5432", "::1"),
+        ("0.0.0.0,[::]:5432", "localhost"),
+        ("*:5432", "localhost"),
+        ("10.0.0.1,[::1]:5432", "::1"),
+    ] {
+        let (config, _) = load("postgresql.listen", &Value::from(listen)).unwrap();
+        assert_eq!(config.postgresql.listen.local_host(), host, "{listen}");
+    }
+}
+
+#[test]
+fn hosts_in_the_environment_may_be_ipv6() {
+    for (text, expected) in [
+        ("e1:2379,[fd00::1]:2379", json!(["e1:2379", "[fd00::1]:2379"])),
+        ("[fd00::1]:2379", json!(["[fd00::1]:2379"])),
+        ("[e1:2379,[fd00::1]:2379]", json!(["e1:2379", "[fd00::1]:2379"])),
+        (
+            "'e1:2379', '[fd00::1]:2379'",
+            json!(["e1:2379", "[fd00::1]:2379"]),
+        ),
+        ("[fd00::1],[fd00::2]:1", json!(["[fd00::1]", "[fd00::2]:1"])),
+    ] {
+        let variables = crate::variables(&[("PATRONI_ETCD3_HOSTS", text)]);
+        let (tree, problems) = tamada_config::env::read(&variables);
+        assert_eq!(
+            crate::json(&tree),
+            json!({"etcd3": {"hosts": expected}}),
+            "{text}: {problems}"
+        );
+    }
+}
+
+/// `--validate-config` refuses timers that would be put right silently.
+#[test]
+fn the_rule_of_the_timers_is_checked() {
+    for (timers, is_right) in [
+        ("{ttl: 30, loop_wait: 10, retry_timeout: 10}", true),
+        ("{ttl: 29, loop_wait: 10, retry_timeout: 10}", false),
+        ("{ttl: 20}", false),
+        ("{retry_timeout: 11}", false),
+        ("{loop_wait: 11}", false),
+        ("{}", true),
+        ("{ttl: 10000000000}", false),
+    ] {
+        let mut file = tree(FILE);
+        set(&mut file, &["bootstrap", "dcs"], &yaml(timers));
+        let problems = tamada_config::validate_strictly(&file);
+        let is_said = problems
+            .errors()
+            .any(|problem| problem.path.starts_with("bootstrap.dcs"));
+        assert_eq!(is_said, !is_right, "{timers}: {problems}");
+    }
+}
