@@ -56,7 +56,7 @@ pub(super) fn force_reinitialize(c: &mut Cycle<'_>) -> Flow<bool> {
 pub(super) fn reinitialize_stopped(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Option<Reason>> {
     for request in &c.given().requests {
         if let Request::Reinitialize { id, from_leader, .. } = request
-            && !observe::server(c)?.is_running
+            && observe::server(c)?.is_stopped()
         {
             return reinitialize(c, cluster, *id, *from_leader);
         }
