@@ -146,6 +146,27 @@ impl Client {
         Self::connect_as(options, "observer")
     }
 
+    /// Kills a guard that does not answer, so that another one can take its place. Whether there was one. Only while no server
+    /// runs: the kernel ends the guard's children with it.
+    ///
+    /// # Errors
+    /// It cannot be killed.
+    pub fn kill_silent(options: &Options) -> Result<bool, Error> {
+        let sockets = place::canonical(&options.data_dir)
+            .and_then(|data_dir| place::candidates(options.runtime_dir.as_deref(), &data_dir))
+            .map_err(Error::Launch)?;
+        let mut found = false;
+        for socket in &sockets {
+            found |= launch::kill(socket, options.timeout).map_err(Error::Launch)?;
+        }
+        Ok(found)
+    }
+
+    /// How long one call may take from now on.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
     fn connect_as(options: &Options, role: &str) -> Result<Option<Self>, Error> {
         let sockets = place::canonical(&options.data_dir)
             .and_then(|data_dir| place::candidates(options.runtime_dir.as_deref(), &data_dir))
@@ -373,9 +394,17 @@ impl Client {
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(fds));
         let bytes = [IoSlice::new(first.as_bytes())];
-        sendmsg(&self.stream, &bytes, &mut control, SendFlags::NOSIGNAL)
-            .map_err(|errno| Error::Gone(errno.into()))?;
-        self.send_text(rest)
+        let until = Instant::now() + self.timeout;
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        loop {
+            match sendmsg(&self.stream, &bytes, &mut control, flags) {
+                Ok(_) => return self.send_text(rest),
+                Err(Errno::AGAIN) if self.wait_for(PollFlags::OUT, until) => {}
+                Err(Errno::AGAIN) => return Err(Error::Timeout(self.timeout)),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::Gone(errno.into())),
+            }
+        }
     }
 
     fn await_answer<T>(&mut self, id: u64, read: impl FnOnce(&Line<'_>) -> T) -> Result<T, Error> {

@@ -540,7 +540,23 @@ impl<'a> Cycle<'a> {
     }
 
     pub(crate) fn callback(&mut self, callback: Callback, role: Role) {
+        self.memory.told_as_leader = match callback {
+            Callback::OnStop => false,
+            Callback::OnReload => self.memory.told_as_leader,
+            Callback::OnStart | Callback::OnRestart | Callback::OnRoleChange => {
+                matches!(role, Role::Primary | Role::StandbyLeader)
+            }
+        };
         self.callbacks.push((callback, role));
+    }
+
+    /// Starts the scripts now that would otherwise be started when the cycle ends.
+    pub(crate) fn run_callbacks(&mut self) -> Flow<()> {
+        let callbacks = std::mem::take(&mut self.callbacks);
+        if callbacks.is_empty() {
+            return Ok(());
+        }
+        self.act(Action::RunCallbacks(callbacks)).map(drop)
     }
 
     pub(crate) fn reply(&mut self, reply: Reply) {

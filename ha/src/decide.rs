@@ -34,12 +34,15 @@ use std::time::Duration;
 
 use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Facts, Flow};
-use crate::facts::{DataDirectory, LockAnswer, Moment, TaskStatus};
+use crate::facts::{DataDirectory, LockAnswer, Moment, Running, TaskStatus};
 use crate::lease::{self, Renewal};
 use crate::memory::{Bootstrap, Memory, RewindState};
 use crate::pg::{Role, ServerState, SystemIdentifier};
 use crate::reason::{Reason, notes};
 use crate::step::{Action, Callback, Exit, Expect, Key, Step, StopMode, StopPurpose, Task};
+
+/// How soon a server that could not be looked at is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The next single step of a cycle, given everything known so far. Changes `memory` only with [`Step::Finish`].
 pub fn decide(facts: &Facts, memory: &mut Memory) -> Step {
@@ -124,6 +127,9 @@ fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
         return bootstrap::hand_over(c);
     }
     let server = observe::server(c)?;
+    if let Running::Unknown(why) = server.running {
+        return unknown_server(c, cluster, held, why);
+    }
     if observe::is_starting(c, &server) {
         if let Some(reason) = requests::reinitialize_starting(c, cluster)? {
             return Ok(reason);
@@ -142,7 +148,7 @@ fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     if let Some(reason) = requests::reinitialize_stopped(c, cluster)? {
         return Ok(reason);
     }
-    if !observe::server(c)?.is_running {
+    if observe::server(c)?.is_stopped() {
         if let Some(reason) = requests::restart_stopped(c, cluster, held)? {
             return Ok(reason);
         }
@@ -171,11 +177,25 @@ fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
         }
         // What is remembered has served as the server's role: the line says that it is no more than that.
         let server = observe::server(c)?;
-        if reason.is_steady() && server.is_running && server.sql.is_none() {
+        if reason.is_steady() && server.is_running() && server.sql.is_none() {
             return Ok(Reason::PostgresqlTrouble);
         }
     }
     Ok(reason)
+}
+
+/// Nobody could find out whether the server runs. It is neither started, stopped nor replaced for that, and the key is kept:
+/// it may take writes. Only when another member holds the key, a server that was a primary must not be one any more.
+fn unknown_server(c: &mut Cycle<'_>, cluster: &Cluster, held: bool, why: String) -> Flow<Reason> {
+    let soon = c.now().after(LOOK_AGAIN.min(c.config().loop_wait));
+    c.again_at(soon);
+    let is_lost = !held && !cluster.is_unlocked();
+    if is_lost && !c.config().pause && observe::is_primary(c)? {
+        c.note(notes::lock_update_failed());
+        primary::demote(c, StopMode::Immediate, StopPurpose::LostLock)?;
+        return Ok(Reason::DemotedLockLost);
+    }
+    Ok(Reason::ServerUnknown(why))
 }
 
 /// What people did to the server in pause is not known: nothing that was known of its data holds when the pause ends.
@@ -205,7 +225,7 @@ fn renew(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Option<LockAnswer>> {
 
 /// Whose data this is. `Some` when there is none, or not this cluster's.
 fn identity(c: &mut Cycle<'_>, cluster: &Cluster, held: bool) -> Flow<Option<Reason>> {
-    if c.memory.system_identifier.is_none() || !observe::server(c)?.is_running {
+    if c.memory.system_identifier.is_none() || observe::server(c)?.is_stopped() {
         match c.data_directory()? {
             DataDirectory::Empty => return no_data(c, cluster, held, None).map(Some),
             DataDirectory::Inaccessible(why) => return no_data(c, cluster, held, Some(why)).map(Some),
@@ -223,8 +243,7 @@ fn identity(c: &mut Cycle<'_>, cluster: &Cluster, held: bool) -> Flow<Option<Rea
         }
     }
     let Some(ours) = c.memory.system_identifier.clone() else {
-        let is_running = observe::server(c)?.is_running;
-        if held && !is_running {
+        if held && observe::server(c)?.is_stopped() {
             // Nothing runs here that the lease could be for.
             release(c, None)?;
         }
@@ -240,7 +259,7 @@ fn identity(c: &mut Cycle<'_>, cluster: &Cluster, held: bool) -> Flow<Option<Rea
 
 fn no_data(c: &mut Cycle<'_>, cluster: &Cluster, held: bool, inaccessible: Option<String>) -> Flow<Reason> {
     c.memory.system_identifier = None;
-    if observe::server(c)?.is_running {
+    if !observe::server(c)?.is_stopped() {
         if let Some(why) = inaccessible {
             // It runs, so the data is there: not being able to look at it is no reason to stop it.
             return Ok(Reason::DataNotAccessible(why));
@@ -250,6 +269,8 @@ fn no_data(c: &mut Cycle<'_>, cluster: &Cluster, held: bool, inaccessible: Optio
             checkpoint: false,
             purpose: StopPurpose::NoData,
         })?;
+        // The key is for whoever may still write, until it has been stopped.
+        return Ok(Reason::StoppingNoData);
     }
     c.memory.role = Role::Uninitialized;
     if held {
@@ -271,9 +292,6 @@ fn no_data(c: &mut Cycle<'_>, cluster: &Cluster, held: bool, inaccessible: Optio
     }
     if c.config().pause {
         return Ok(Reason::EmptyInPause);
-    }
-    if c.began_task {
-        return Ok(Reason::NotRunning);
     }
     bootstrap::begin(c, cluster)
 }
@@ -304,7 +322,7 @@ fn adopt(c: &mut Cycle<'_>, cluster: &Cluster, ours: &SystemIdentifier, held: bo
         drop(c.write(Key::Initialize, ours.to_string(), Expect::Anything)?);
     } else if cluster.is_unlocked() && !c.config().pause && !c.memory.start_was_announced {
         let server = observe::server(c)?;
-        if server.is_running && !observe::is_primary(c)? && !standby_cluster::is_one(c) {
+        if server.is_running() && !observe::is_primary(c)? && !standby_cluster::is_one(c) {
             c.note(notes::start_the_primary_first());
             c.exit(Exit::Failure);
             return Ok(Some(Reason::ReplicaOfUninitializedCluster));
@@ -314,8 +332,13 @@ fn adopt(c: &mut Cycle<'_>, cluster: &Cluster, ours: &SystemIdentifier, held: bo
     Ok(None)
 }
 
-/// Gives the leader key up, with our last position for the others to compare with.
+/// Releases the leader key, with our last position for the others to compare with. Scripts that were told of a leader here
+/// are told first that it is none any more: the next leader's are started the moment the key is free.
 fn release(c: &mut Cycle<'_>, status: Option<crate::cluster::Status>) -> Flow<()> {
+    if c.memory.told_as_leader {
+        c.callback(Callback::OnRoleChange, Role::Demoted);
+    }
+    c.run_callbacks()?;
     let answer = c.lock(Action::ReleaseLeader { status })?;
     // Whether or not the DCS could be told, this node does not believe in its lock any more.
     c.memory.lock = None;

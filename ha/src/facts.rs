@@ -240,14 +240,41 @@ pub enum LockAnswer {
 /// The local server, as seen at one moment.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Server {
-    /// A postmaster runs on the data directory.
-    pub is_running: bool,
+    /// Whether a postmaster runs on the data directory.
+    pub running: Running,
     /// When that postmaster was started, in seconds since 1970; changes when it is another one.
     pub postmaster_started: Option<i64>,
     /// Whether it lets clients in.
     pub accepts: Accepts,
     /// What the one query of this cycle told; `None` when it failed.
     pub sql: Option<SqlFacts>,
+}
+
+impl Server {
+    /// A postmaster is there, that is certain.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.running == Running::Yes
+    }
+
+    /// No postmaster is there, that is certain.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.running == Running::No
+    }
+}
+
+/// Whether a postmaster runs. That it could not be found out is an answer of its own: nothing is demoted, started, replaced
+/// or released for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Running {
+    /// Its process is alive.
+    Yes,
+    /// Its process has ended, or there was none.
+    #[default]
+    No,
+    /// Nobody could look, and why.
+    Unknown(String),
 }
 
 /// Whether the server lets clients in, as `pg_isready` tells it.

@@ -178,6 +178,7 @@ fn is_beside_the_lease(step: &Step) -> bool {
             | Action::TouchMember(_)
             | Action::Begin(_)
             | Action::CancelTask
+            | Action::RunCallbacks(_)
             | Action::BeginSlotWork(_)
             | Action::BeginCheckpoint => false,
         },

@@ -154,6 +154,12 @@ pub struct Memory {
     pub cluster: Option<(Arc<Cluster>, Moment)>,
     /// The newest heartbeat of a leader, and since when it is known here.
     pub heartbeat: Option<(Version, Moment)>,
+    /// The operator's scripts were last told of a leader here: before the key is released they are told that it is none.
+    #[serde(default)]
+    pub told_as_leader: bool,
+    /// They have been told of the stop that runs.
+    #[serde(default)]
+    pub stop_was_told: bool,
     /// The last reading that had a leader: its members are asked in a race even when their keys have expired.
     #[serde(with = "crate::event::shared::arc_option")]
     pub led_cluster: Option<Arc<Cluster>>,
@@ -241,6 +247,9 @@ impl Memory {
             lock: None,
             cluster: None,
             heartbeat: None,
+            // Of a primary that has been demoted an agent before this one may have told.
+            told_as_leader: matches!(role, Role::Primary | Role::StandbyLeader | Role::Demoted),
+            stop_was_told: false,
             led_cluster: None,
             unlocked_since: None,
             race_backoff: None,

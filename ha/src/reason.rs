@@ -228,6 +228,10 @@ pub enum Reason {
     InvalidSystemIdentifier,
     /// The data directory cannot be used.
     DataNotAccessible(String),
+    /// It could not be found out whether the server runs.
+    ServerUnknown(String),
+    /// The data directory is empty, and the server that runs is stopped.
+    StoppingNoData,
     /// In pause with nothing in the data directory.
     EmptyInPause,
     /// This member creates the cluster.
@@ -338,6 +342,10 @@ impl fmt::Display for Reason {
             Self::DataNotAccessible(why) => {
                 return write!(f, "data directory is not accessible: {why}");
             }
+            Self::ServerUnknown(why) => {
+                return write!(f, "no action, cannot find out whether PostgreSQL runs: {why}");
+            }
+            Self::StoppingNoData => "stopping PostgreSQL because its data directory is gone",
             Self::AcquiredLockAsLeader => "acquired session lock as a leader",
             Self::PromotedByAcquiringLock => "promoted self to leader by acquiring session lock",
             Self::PromotedHavingLock => "promoted self to leader because I had the session lock",

@@ -151,6 +151,10 @@ pub enum Action {
     Begin(Task),
     /// End the running long job and whatever it started; it will report that it was cancelled.
     CancelTask,
+    /// Start the operator's scripts, in this order, before the next step is taken. Those of a leader that steps down come
+    /// before the key is released: a script that takes an address away must not be later than the next leader's that puts
+    /// it up. All others are for the end of the cycle, see [`Outcome::callbacks`].
+    RunCallbacks(Vec<(Callback, Role)>),
     /// Make a checkpoint in the background, as after a promotion.
     BeginCheckpoint,
     /// Write the recovery settings to follow this source, and reload.

@@ -318,7 +318,10 @@ impl Server {
     }
 
     /// Whether the server lets clients in, without logging in.
-    pub async fn readiness(&self, deadline: Instant) -> Readiness {
+    ///
+    /// # Errors
+    /// It could not be asked, for want of descriptors or the like.
+    pub async fn readiness(&self, deadline: Instant) -> Result<Readiness> {
         let settings = self.settings();
         let user = settings
             .local
@@ -329,7 +332,12 @@ impl Server {
             .map_or_else(default_user, str::to_owned);
         let deadline = deadline.min(Instant::now() + CONNECT_TIMEOUT);
         let address = self.local_address(settings.use_unix_socket);
-        readiness::ask(&address, &user, &settings.local.database, deadline).await
+        readiness::ask(&address, &user, &settings.local.database, deadline)
+            .await
+            .map_err(|error| Error::Connect {
+                address: address.to_string(),
+                reason: error.to_string(),
+            })
     }
 }
 

@@ -2,11 +2,23 @@
 
 use crate::command::Invocation;
 use crate::files::signal;
+use crate::rewind::REWINDING;
 use crate::{Error, Instant, RecoverySignal, Result, Server};
 use ha::pg::{ControlData, DatabaseState, Lsn, Timeline};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+
+/// Which files lie in the data directory that tell what a start would make of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marks {
+    /// `standby.signal` or `recovery.signal`.
+    pub has_recovery_signal: bool,
+    /// `backup_label`: the copy of a base backup that has not been recovered yet.
+    pub has_backup_label: bool,
+    /// pg_rewind has begun to change it and has not come to its end.
+    pub is_half_rewound: bool,
+}
 
 /// The lines of `pg_controldata`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,6 +197,23 @@ impl Server {
         self.control_file(deadline).await?.data()
     }
 
+    /// Which files lie in the data directory that tell what a start would make of it.
+    ///
+    /// # Errors
+    /// When that cannot be looked at.
+    pub fn marks(&self) -> Result<Marks> {
+        let data_dir = self.data_dir();
+        let has = |name: &str| {
+            let path = data_dir.join(name);
+            path.try_exists().map_err(Error::file("look for", path))
+        };
+        Ok(Marks {
+            has_recovery_signal: has(signal::STANDBY)? || has(signal::RECOVERY)?,
+            has_backup_label: has("backup_label")?,
+            is_half_rewound: has(REWINDING)?,
+        })
+    }
+
     /// The record that begins at the latest checkpoint's location.
     pub(crate) async fn checkpoint_record(&self, deadline: Instant) -> Result<WalRecord> {
         let control = self.control_file(deadline).await?;
@@ -221,13 +250,13 @@ impl Server {
     /// # Errors
     /// When it fails or takes longer than allowed.
     pub async fn single_user_recovery(&self, deadline: Instant) -> Result<()> {
-        if self.postmaster().is_some() {
+        if self.postmaster()?.is_some() {
             return Err(Error::Unsuitable(
                 "PostgreSQL runs: there is nothing to recover".to_owned(),
             ));
         }
         self.refuse_half_rewound()?;
-        self.wait_for_leftovers(deadline).await;
+        self.wait_for_leftovers(deadline).await?;
         self.archive_ready_segments(deadline).await;
         let data_dir = self.data_dir();
         signal::write(&data_dir, RecoverySignal::None)?;

@@ -7,6 +7,7 @@ mod former;
 
 use crate::files::{name_of, remove, signal, with_suffix, write_if_changed};
 use crate::process::{Postmaster, watch::Watch};
+use crate::server::locked;
 use crate::{Error, Result, Server};
 use ha::pg::{HistoryEntry, Role, Timeline, parse_history_file};
 use rustix::process::Signal;
@@ -99,14 +100,17 @@ impl Server {
         }
     }
 
-    /// The postmaster that runs on the data directory, if one is alive.
-    #[must_use]
-    pub fn postmaster(&self) -> Option<Postmaster> {
+    /// The postmaster that runs on the data directory; `None` when it is certain that none does.
+    ///
+    /// # Errors
+    /// It cannot be found out, such as for want of a file descriptor.
+    pub fn postmaster(&self) -> Result<Option<Postmaster>> {
         let settings = self.settings();
         let program = settings.local.bin_name.file_name("postgres");
-        Postmaster::of_data_directory(&settings.local.data_dir, program)
-            .ok()
-            .flatten()
+        let data_dir = &settings.local.data_dir;
+        locked(&self.shared.postmaster)
+            .find(data_dir, program)
+            .map_err(Error::file("find out whether PostgreSQL runs in", data_dir))
     }
 
     /// Removes what a copy that was broken off has left behind: only a directory that we began to fill ourselves.
@@ -216,7 +220,7 @@ impl Server {
     }
 
     fn refuse_while_running(&self, what: &str) -> Result<()> {
-        match self.postmaster() {
+        match self.postmaster()? {
             Some(postmaster) => Err(Error::Unsuitable(format!(
                 "{} is not {what}: PostgreSQL runs in it (process {})",
                 self.data_dir().display(),
@@ -261,8 +265,12 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 }
 
 fn look_at(data_dir: &Path) -> DataDirectory {
-    if data_dir.join("global/pg_control").exists() {
-        return DataDirectory::Filled;
+    match data_dir.join("global/pg_control").try_exists() {
+        Ok(true) => return DataDirectory::Filled,
+        Ok(false) => {}
+        // Where the directory itself may not be read, that is what is to be told.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        Err(error) => return DataDirectory::Inaccessible(format!("global/pg_control: {error}")),
     }
     let entries = match fs::read_dir(data_dir) {
         Ok(entries) => entries,

@@ -31,6 +31,7 @@ mod wal_end;
 pub use citus::CitusSession;
 pub use clone::{CloneMethods, CloneProgress, CloneSource};
 pub use conninfo::Conninfo;
+pub use control::Marks;
 pub use data_directory::{DataDirectory, RecoverySignal};
 pub use error::{Error, Result};
 pub use follow::{Drift, Follow, Recovery, Source};

@@ -5,6 +5,7 @@ use crate::connection::rows;
 use crate::files::{remove, signal, write_if_changed};
 use crate::parameters::reason_in;
 use crate::process::launch::{Launched, PostmasterCommand, StartupLog};
+use crate::process::postmaster::LastSeen;
 use crate::process::watch::Watch;
 use crate::process::{PidFile, Postmaster, PostmasterStatus, postmaster};
 use crate::server::locked;
@@ -12,11 +13,16 @@ use crate::{DataDirectory, Error, Instant, Recovery, RecoverySignal, Result, Ser
 use ha::pg::{ControlData, DatabaseState};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// How long children of a postmaster that is gone may take to notice it.
 const LEFTOVERS_TIME: Duration = Duration::from_secs(10);
+
+/// How soon it is looked again when that was not possible.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long immediate mode may take before SIGKILL: the postmaster itself kills its children after 5 s.
 const IMMEDIATE_TIME: Duration = Duration::from_secs(10);
@@ -153,7 +159,7 @@ impl Server {
     }
 
     async fn start_once(&self, options: &StartOptions, deadline: Instant) -> Result<Started> {
-        if let Some(running) = self.postmaster() {
+        if let Some(running) = self.postmaster()? {
             return Err(Error::Unsuitable(format!(
                 "PostgreSQL runs already (process {})",
                 running.pid()
@@ -166,7 +172,7 @@ impl Server {
         }
         self.refuse_half_rewound()?;
         self.forget_version();
-        self.wait_for_leftovers(deadline).await;
+        self.wait_for_leftovers(deadline).await?;
         if matches!(options.recovery, Recovery::Follow(_)) {
             self.forget_synchronous_standby_names();
         }
@@ -222,7 +228,10 @@ impl Server {
             })?;
         tracing::info!("postmaster pid={pid}");
         match Postmaster::open(pid, 0) {
-            Some(postmaster) => Ok((postmaster, log)),
+            Some(postmaster) => {
+                *locked(&self.shared.postmaster) = LastSeen::Alive(postmaster.clone());
+                Ok((postmaster, log))
+            }
             None => Err(start_failed(&mut log).await),
         }
     }
@@ -269,9 +278,12 @@ impl Server {
     }
 
     /// Waits for processes of an earlier postmaster that have outlived it: the next one could not start beside them.
-    pub(crate) async fn wait_for_leftovers(&self, deadline: Instant) {
+    ///
+    /// # Errors
+    /// They cannot be looked for.
+    pub(crate) async fn wait_for_leftovers(&self, deadline: Instant) -> Result<()> {
         let until = deadline.min(Instant::now() + LEFTOVERS_TIME);
-        for process in postmaster::working_in(&self.data_dir()) {
+        for process in self.find_processes(postmaster::working_in, until).await? {
             if tokio::time::timeout_at(until, process.exited()).await.is_err() {
                 tracing::warn!(
                     "process {} of an earlier PostgreSQL is still there",
@@ -279,6 +291,18 @@ impl Server {
                 );
             }
         }
+        Ok(())
+    }
+
+    /// What keeps us from looking, such as a lack of descriptors, may be over in a moment.
+    pub(crate) async fn find_processes(
+        &self,
+        find: fn(&Path) -> io::Result<Vec<Postmaster>>,
+        until: Instant,
+    ) -> Result<Vec<Postmaster>> {
+        let data_dir = self.data_dir();
+        let look = || find(&data_dir).map_err(Error::file("find the processes that work in", &data_dir));
+        try_until(until, look).await
     }
 
     /// Runs `before_stop`, stops the server and waits until the postmaster and its children are gone.
@@ -296,8 +320,12 @@ impl Server {
                 sender.send_replace(reached);
             }
         };
-        let Some(postmaster) = self.postmaster() else {
-            self.wait_for_leftovers(deadline).await;
+        let Some(postmaster) = try_until(deadline.min(Instant::now() + LEFTOVERS_TIME), || {
+            self.postmaster()
+        })
+        .await?
+        else {
+            self.wait_for_leftovers(deadline).await?;
             report(StopProgress::Exited);
             return Ok(Stopped::WasNotRunning);
         };
@@ -306,7 +334,7 @@ impl Server {
         let (stopped, was_shut_down) = self
             .signal_and_wait(&postmaster, options, &report, deadline)
             .await?;
-        self.wait_for_leftovers(deadline).await;
+        self.wait_for_leftovers(deadline).await?;
         if !was_shut_down
             && let Some(reached @ StopProgress::ShutDown(_)) = self.stop_progress(deadline).await
         {
@@ -421,7 +449,7 @@ impl Server {
     /// # Errors
     /// [`Error::NotRunning`].
     pub fn reload(&self) -> Result<()> {
-        let postmaster = self.postmaster().ok_or(Error::NotRunning)?;
+        let postmaster = self.postmaster()?.ok_or(Error::NotRunning)?;
         postmaster
             .signal(Signal::HUP)
             .map_err(Error::file("signal the postmaster of", self.data_dir()))
@@ -438,7 +466,7 @@ impl Server {
         is_allowed: impl FnOnce() -> std::result::Result<(), String>,
         deadline: Instant,
     ) -> Result<()> {
-        let postmaster = self.postmaster().ok_or(Error::NotRunning)?;
+        let postmaster = self.postmaster()?.ok_or(Error::NotRunning)?;
         let data_dir = self.data_dir();
         let watch = Watch::new(&[&data_dir, &data_dir.join("global")]);
         is_allowed().map_err(Error::Unsuitable)?;
@@ -498,7 +526,7 @@ impl Server {
     /// # Errors
     /// When it is not running, or the signal file cannot be written.
     pub fn request_promotion(&self) -> Result<()> {
-        let postmaster = self.postmaster().ok_or(Error::NotRunning)?;
+        let postmaster = self.postmaster()?.ok_or(Error::NotRunning)?;
         if self.recovery_signal() == RecoverySignal::None {
             return Err(Error::Unsuitable(
                 "PostgreSQL is not a standby: there is nothing to promote".to_owned(),
@@ -522,6 +550,16 @@ impl Server {
             .await
             .map_err(|_| Error::timeout("CHECKPOINT"))?
             .map(drop)
+    }
+}
+
+/// Looks until it succeeds, or the time is over.
+async fn try_until<T>(until: Instant, look: impl Fn() -> Result<T>) -> Result<T> {
+    loop {
+        match look() {
+            Err(_) if Instant::now() < until => tokio::time::sleep(LOOK_PAUSE).await,
+            looked => return looked,
+        }
     }
 }
 

@@ -382,7 +382,7 @@ impl Server {
         let recovery = locked(&self.shared.follow).current.clone();
         let recovery = recovery.filter(|recovery| !matches!(recovery, Recovery::Custom(_)));
         self.write_postgresql_conf(recovery.as_ref(), deadline).await?;
-        if self.postmaster().is_some() {
+        if self.postmaster()?.is_some() {
             // The file may be as it should be and the server not have read it.
             self.reload_and_wait(deadline).await?;
             self.have_standbys_answer(deadline).await;

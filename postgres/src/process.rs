@@ -13,5 +13,5 @@ pub use launch::{
 };
 pub use pidfile::{PidFile, PostmasterStatus};
 pub use postmaster::Postmaster;
-pub use readiness::Readiness;
+pub use readiness::{Readiness, is_lack_of_resources};
 pub use senders::WalSenders;

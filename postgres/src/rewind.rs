@@ -3,6 +3,7 @@
 
 mod run;
 
+pub(crate) use run::REWINDING;
 pub use run::Rewound;
 
 use crate::files::passfile::Credentials;
@@ -105,7 +106,7 @@ impl Server {
     /// # Errors
     /// When neither the server nor the control file can tell.
     pub async fn local_position(&self, deadline: Instant) -> Result<LocalPosition> {
-        if self.postmaster().is_some()
+        if self.postmaster()?.is_some()
             && let Ok(position) = self.running_position(deadline).await
         {
             return Ok(position);
@@ -308,7 +309,7 @@ impl Server {
             .find(|entry| entry.timeline == local.timeline);
         let was_left_later = switch.is_some_and(|entry| local.lsn < entry.switch_lsn);
         let mut shutdown_checkpoint_end = None;
-        if !local.in_recovery && was_left_later && self.postmaster().is_none() {
+        if !local.in_recovery && was_left_later && self.postmaster()?.is_none() {
             shutdown_checkpoint_end = Some(self.shutdown_checkpoint_end(deadline).await?);
         }
         Ok(Divergence {

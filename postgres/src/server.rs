@@ -6,6 +6,7 @@ use crate::connection::Connections;
 use crate::follow::FollowMemory;
 use crate::parameters::ParameterMemory;
 use crate::process::Launcher;
+use crate::process::postmaster::LastSeen;
 use crate::status::StandbyTimeline;
 use crate::{Error, Result, ServerVersion};
 use config::{LocalPostgresql, PostgresqlSettings};
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     /// The copy that is being made.
     pub(crate) copying: CopyingCell,
     pub(crate) standby_timeline: Mutex<StandbyTimeline>,
+    pub(crate) postmaster: Mutex<LastSeen>,
 }
 
 /// A lock that outlives a panic of another holder: what it guards is replaced as a whole.
@@ -85,6 +87,7 @@ impl Server {
                 callbacks: Mutex::default(),
                 copying: CopyingCell::default(),
                 standby_timeline: Mutex::default(),
+                postmaster: Mutex::default(),
             }),
         }
     }

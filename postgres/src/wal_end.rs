@@ -30,13 +30,17 @@ impl Server {
     /// # Errors
     /// The server runs, or its control file or WAL cannot be read.
     pub async fn crash_recovery(&self, deadline: Instant) -> Result<CrashRecovery> {
-        if self.postmaster().is_some() {
+        if self.postmaster()?.is_some() {
             return Err(Error::Unsuitable(
                 "PostgreSQL runs: it has not crashed".to_owned(),
             ));
         }
-        self.wait_for_leftovers(deadline).await;
-        if !postmaster::working_in(&self.data_dir()).is_empty() {
+        self.wait_for_leftovers(deadline).await?;
+        let failed = Error::file("find the processes that work in", self.data_dir());
+        if !postmaster::working_in(&self.data_dir())
+            .map_err(failed)?
+            .is_empty()
+        {
             return Err(Error::timeout(
                 "waiting for the processes of the crashed PostgreSQL",
             ));

@@ -44,6 +44,7 @@ impl World {
                 let result = self.begin_task(id, task);
                 self.done_after(id, Duration::from_millis(1), result);
             }
+            Action::RunCallbacks(_) => self.done_after(id, Duration::from_millis(1), Ok(())),
             Action::CancelTask => {
                 self.cancel_task(id);
                 self.done_after(id, Duration::from_millis(1), Ok(()));

@@ -151,8 +151,8 @@ fn brief(step: &Step, answer: &Answer) -> String {
                 sql.slots.iter().map(|slot| &slot.name.0).collect::<Vec<_>>()
             ),
             None => format!(
-                "{question:?} -> running {}, {:?}",
-                server.is_running, server.accepts
+                "{question:?} -> running {:?}, {:?}",
+                server.running, server.accepts
             ),
         },
         (step, answer) => format!("{step:?} -> {answer:?}"),

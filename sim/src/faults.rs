@@ -89,6 +89,7 @@ impl World {
             Fault::Pause => self.pause_for(duration),
             Fault::ForeignData => self.put_foreign_data(id, duration),
             Fault::LoseData => self.lose_data(id, duration),
+            Fault::LoseSight => self.blind_for(id, duration),
             Fault::HangServer => self.hang_server(id, duration),
             Fault::LoseRemote => self.lose_remote(duration),
             Fault::RemoteFailover => self.fail_over_remotely(),
@@ -331,6 +332,14 @@ impl World {
         self.schedule(duration, Self::WORLD, move |world| world.boot_agent(id));
     }
 
+    fn blind_for(&mut self, id: Id, duration: Duration) {
+        self.members[id].is_blind = true;
+        self.schedule(duration, Self::WORLD, move |world| {
+            world.disturb();
+            world.members[id].is_blind = false;
+        });
+    }
+
     fn hang_server(&mut self, id: Id, duration: Duration) {
         self.members[id].hangs_since = Some(self.now);
         let life = self.members[id].server.life;
@@ -373,6 +382,7 @@ impl World {
         for id in 0..self.members.len() {
             self.thaw(id);
             self.members[id].hangs_since = None;
+            self.members[id].is_blind = false;
         }
         if self.is_paused {
             self.set_pause(false);

@@ -53,6 +53,8 @@ pub enum Fault {
     ForeignData,
     /// The data directory is emptied while nothing runs.
     LoseData,
+    /// An agent cannot look at its server and its data directory: it has no descriptors left.
+    LoseSight,
     /// A postmaster hangs: its sessions go on, and a look at it finds no sign of life.
     HangServer,
     /// Nobody reaches what a standby cluster replicates from.
@@ -64,7 +66,7 @@ pub enum Fault {
 }
 
 /// All kinds but those that need a guard to be harmless.
-const KINDS: [Fault; 19] = [
+const KINDS: [Fault; 20] = [
     Fault::CrashMember,
     Fault::KillPostmaster,
     Fault::FreezeHost,
@@ -84,6 +86,7 @@ const KINDS: [Fault; 19] = [
     Fault::Pause,
     Fault::ForeignData,
     Fault::LoseData,
+    Fault::LoseSight,
 ];
 
 /// The choices of a seed.

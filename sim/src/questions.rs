@@ -7,7 +7,7 @@ use std::time::Duration;
 use ha::cluster::Tags;
 use ha::facts::{
     Accepts, Answer, CrashRecovery, DataDirectory, Divergence, FailsafeReply, LocalHistory, Peer, PeerAnswer,
-    PeerStatus, RecoveryDrift, RemoteHistory, Server as ServerFacts, Source, SqlFacts, WalSender,
+    PeerStatus, RecoveryDrift, RemoteHistory, Running, Server as ServerFacts, Source, SqlFacts, WalSender,
 };
 use ha::failsafe::Ping;
 use ha::pg::{ControlData, DatabaseState, HistoryEntry, Lsn, ReplicationState, SystemIdentifier, Timeline};
@@ -89,12 +89,18 @@ impl World {
 
     fn server_facts(&self, id: Id) -> ServerFacts {
         let server = &self.members[id].server;
+        if self.members[id].is_blind {
+            return ServerFacts {
+                running: Running::Unknown("too many open files".to_owned()),
+                ..ServerFacts::default()
+            };
+        }
         if server.process == Process::Down {
             return ServerFacts::default();
         }
         let is_up = server.is_up();
         ServerFacts {
-            is_running: true,
+            running: Running::Yes,
             postmaster_started: Some(server.started),
             accepts: if is_up { Accepts::Yes } else { Accepts::Rejecting },
             sql: server
@@ -159,6 +165,9 @@ impl World {
 
     fn data_directory(&self, id: Id) -> DataDirectory {
         let server = &self.members[id].server;
+        if self.members[id].is_blind {
+            return DataDirectory::Inaccessible("too many open files".to_owned());
+        }
         let Some(data) = &server.data else {
             return DataDirectory::Empty;
         };

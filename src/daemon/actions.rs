@@ -73,6 +73,12 @@ impl World {
                 self.jobs.cancel();
                 Answer::Done(Ok(()))
             }
+            Action::RunCallbacks(callbacks) => {
+                for (callback, role) in callbacks {
+                    self.server.run_callback(*callback, *role);
+                }
+                Answer::Done(Ok(()))
+            }
             Action::BeginCheckpoint => {
                 self.checkpoint.begin(self.server.clone());
                 Answer::Done(Ok(()))

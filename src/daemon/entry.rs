@@ -8,7 +8,7 @@ use std::time::Duration;
 use ha::step::Exit;
 
 use super::log::Log;
-use super::{memory, notify, start};
+use super::{descriptors, memory, notify, start};
 
 /// The hidden subcommand by which the program launches a postmaster that outlives it.
 pub(crate) const LAUNCH_SUBCOMMAND: &str = "launch-postmaster";
@@ -55,6 +55,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
         Ok(log) => log,
         Err(error) => return fail_without_log(&error),
     };
+    descriptors::raise();
     let code = {
         let _guard = AbortOnPanic { log: log.clone() };
         match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -27,8 +27,8 @@ use super::events::Events;
 /// How long the loop waits for the guard's word at most: before a promotion, and at start and end.
 const ANSWER_TIME: Duration = Duration::from_millis(500);
 
-/// How long one answer of the guard may take.
-const CALL_TIME: Duration = Duration::from_secs(1);
+/// How long one answer of the guard may take, which needs microseconds.
+const CALL_TIME: Duration = Duration::from_millis(500);
 
 /// The note with the guard that holds the lease in the DCS.
 const LEASE_NOTE: &str = "dcs-lease";

@@ -8,6 +8,7 @@ mod citus;
 pub mod clock;
 mod configuration;
 mod cycle;
+mod descriptors;
 mod disk;
 mod entry;
 pub mod events;

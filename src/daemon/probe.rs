@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ha::facts::{Moment, Unresponsive};
-use postgres::process::Readiness;
+use postgres::process::{Readiness, is_lack_of_resources};
 use postgres::{Instant, Server};
 use tokio::runtime::Handle;
 
@@ -184,8 +184,13 @@ fn look(
     }
     waits_for(NOT_ANSWERED);
     match runtime.block_on(server.readiness(Instant::now() + timeout)) {
-        Readiness::Accepting | Readiness::Rejecting => Ok(()),
-        Readiness::NoResponse => Err(NOT_ANSWERED.to_owned()),
+        Ok(Readiness::Accepting | Readiness::Rejecting) => Ok(()),
+        Ok(Readiness::NoResponse) => Err(NOT_ANSWERED.to_owned()),
+        // It is not the server's fault.
+        Err(error) => {
+            tracing::warn!("{error}");
+            Ok(())
+        }
     }
 }
 
@@ -201,7 +206,7 @@ fn file_systems(data_dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Writes a file without a name and waits until it is on the disk. What says nothing of the disk's health is no error:
-/// no room, no permission, no directory.
+/// no room, no permission, no directory, no descriptor.
 fn write_to(directory: &Path) -> io::Result<()> {
     let written = tempfile::tempfile_in(directory).and_then(|mut file: File| {
         file.write_all(&[0; 512])?;
@@ -215,7 +220,7 @@ fn write_to(directory: &Path) -> io::Result<()> {
                     | ErrorKind::QuotaExceeded
                     | ErrorKind::PermissionDenied
                     | ErrorKind::NotFound
-            ) =>
+            ) || is_lack_of_resources(&error) =>
         {
             tracing::debug!("{} could not be written to: {error}", directory.display());
             Ok(())

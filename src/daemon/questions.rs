@@ -9,14 +9,15 @@ use futures_util::future::join_all;
 use ha::cluster::Origin;
 use ha::facts::{
     Accepts, Answer, DataDirectory, DcsFailure, Divergence, FailsafeReply, LocalHistory, LogicalSlot, Peer,
-    PeerAnswer, PeerStatus, RecoveryDrift, RemoteHistory, Slot, Source, SqlFacts, WaitsFor, WalSender,
+    PeerAnswer, PeerStatus, RecoveryDrift, RemoteHistory, Running, Slot, Source, SqlFacts, WaitsFor,
+    WalSender,
 };
 use ha::failsafe::Ping;
 use ha::pg::{Lsn, ReplicationState, Timeline};
 use ha::step::Question;
 use net::http::{Method, Reason, StatusCode};
 use postgres::process::{Readiness, WalSenders};
-use postgres::{Drift, Instant, RecoverySignal, SlotType, SqlStatus, StatusWants};
+use postgres::{Drift, Instant, SlotType, SqlStatus, StatusWants};
 
 use super::clock;
 use super::world::World;
@@ -60,16 +61,31 @@ impl World {
     }
 
     async fn look_at_server(&mut self) -> ha::facts::Server {
-        let postmaster = self.server.postmaster();
+        let postmaster = match self.server.postmaster() {
+            Ok(postmaster) => postmaster,
+            Err(error) => {
+                // The one that was seen last is waited for as before.
+                let server = ha::facts::Server {
+                    running: Running::Unknown(error.to_string()),
+                    ..ha::facts::Server::default()
+                };
+                self.seen.runs_as = super::guard::runs_as(&server);
+                self.seen.server = Some(server.clone());
+                return server;
+            }
+        };
         let mut server = ha::facts::Server {
-            is_running: postmaster.is_some(),
+            running: match postmaster {
+                Some(_) => Running::Yes,
+                None => Running::No,
+            },
             postmaster_started: postmaster
                 .as_ref()
                 .map(|postmaster| postmaster.start_time_seconds()),
             ..ha::facts::Server::default()
         };
         self.seen.latest_end_lsn = None;
-        if server.is_running {
+        if server.is_running() {
             let wants = StatusWants {
                 slots: true,
                 wal_senders: true,
@@ -88,9 +104,13 @@ impl World {
                 }
                 Err(error) => {
                     server.accepts = match self.server.readiness(self.sql_deadline()).await {
-                        Readiness::Accepting => Accepts::Yes,
-                        Readiness::Rejecting => Accepts::Rejecting,
-                        Readiness::NoResponse => Accepts::NoResponse,
+                        Ok(Readiness::Accepting) => Accepts::Yes,
+                        Ok(Readiness::Rejecting) => Accepts::Rejecting,
+                        Ok(Readiness::NoResponse) => Accepts::NoResponse,
+                        Err(error) => {
+                            server.running = Running::Unknown(error.to_string());
+                            Accepts::NoResponse
+                        }
                     };
                     if server.accepts == Accepts::Yes {
                         tracing::warn!("could not ask the local server for its state: {error}");
@@ -217,15 +237,18 @@ impl World {
                 has_backup_label: false,
                 is_half_rewound: false,
             },
-            postgres::DataDirectory::Filled => DataDirectory::Present {
-                control: self
-                    .server
-                    .control_data(self.deadline())
-                    .await
-                    .map_err(|error| error.to_string()),
-                has_recovery_signal: self.server.recovery_signal() != RecoverySignal::None,
-                has_backup_label: self.server.has_backup_label(),
-                is_half_rewound: self.server.is_half_rewound(),
+            postgres::DataDirectory::Filled => match self.server.marks() {
+                Err(error) => DataDirectory::Inaccessible(error.to_string()),
+                Ok(marks) => DataDirectory::Present {
+                    control: self
+                        .server
+                        .control_data(self.deadline())
+                        .await
+                        .map_err(|error| error.to_string()),
+                    has_recovery_signal: marks.has_recovery_signal,
+                    has_backup_label: marks.has_backup_label,
+                    is_half_rewound: marks.is_half_rewound,
+                },
             },
         }
     }

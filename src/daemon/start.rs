@@ -264,10 +264,14 @@ async fn start_rest(
 
 /// What a daemon knows of its server before the first cycle. Nothing is started before the DCS was read.
 async fn first_memory(server: &Server, retry_timeout: Duration) -> anyhow::Result<Memory> {
-    server.end_abandoned_rewind().await;
+    server.end_abandoned_rewind().await?;
     server.remove_unfinished_copy().await?;
     let role = server.role_of_data_directory();
-    if server.postmaster().is_none() {
+    let postmaster = server.postmaster().map_err(|error| {
+        tracing::warn!("{error}");
+    });
+    // Whoever cannot look takes it to run: what it is then is found out by the cycles.
+    if matches!(postmaster, Ok(None)) {
         let role = if role == Role::Primary {
             Role::Demoted
         } else {
@@ -276,7 +280,7 @@ async fn first_memory(server: &Server, retry_timeout: Duration) -> anyhow::Resul
         return Ok(Memory::new(role, ServerState::Stopped));
     }
     let deadline = Instant::now() + retry_timeout;
-    if server.readiness(deadline).await != Readiness::Accepting {
+    if !matches!(server.readiness(deadline).await, Ok(Readiness::Accepting)) {
         return Ok(Memory::new(role, ServerState::Starting));
     }
     let role = match server.status(StatusWants::default(), deadline).await {

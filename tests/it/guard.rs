@@ -17,6 +17,9 @@ const SHORTEST: Timers = Timers {
 /// Longer than the lease and the race for it take.
 const LEASE_RUNS_OUT: Duration = seconds(20);
 
+/// What a client may notice of a restart beside a guard that does not answer, on a busy machine.
+const FROZEN_GUARD: Duration = seconds(6);
+
 /// What a client may notice of an agent that comes back at once, on a busy machine.
 const UNNOTICED: Duration = seconds(2);
 
@@ -31,6 +34,7 @@ fn an_agent_that_dies_or_freezes_leaves_no_second_primary() {
     agent_is_killed_and_nobody_starts_it(&mut cluster, &writer);
     agent_freezes(&mut cluster, &writer);
     guard_is_killed(&mut cluster, &writer);
+    guard_freezes_before_a_restart(&mut cluster, &writer);
 
     witnesses.assert_never_two_primaries();
     writer.assert_nothing_lost();
@@ -97,6 +101,36 @@ fn guard_is_killed(cluster: &mut Cluster, writer: &Writer) {
     let member = cluster.member(&leader);
     assert_ne!(member.postmaster(), postmaster, "PostgreSQL died with its guard");
     assert_ne!(guard_of(cluster, &leader), guard);
+    writer.assert_nothing_lost();
+}
+
+/// It does not answer, and as no server runs at that moment another one takes its place.
+fn guard_freezes_before_a_restart(cluster: &mut Cluster, writer: &Writer) {
+    let leader = cluster.wait_until_healthy(seconds(30));
+    let guards: Vec<Pid> = cluster
+        .members
+        .iter()
+        .map(|member| guard_of(cluster, &member.name))
+        .collect();
+    for guard in &guards {
+        kill_process(*guard, Signal::STOP).unwrap();
+    }
+    let begin = Instant::now();
+    let output = cluster.ctl(&["restart", "demo", "--force"]);
+    assert_eq!(output.code, Some(0), "{}{}", output.stdout, output.stderr);
+    writer.wait_for_write("after a restart beside frozen guards", seconds(10));
+    let silence = writer.longest_silence(begin);
+    println!("guards frozen, all restarted: no writes for {silence:?}");
+    assert!(silence < FROZEN_GUARD, "no writes for {silence:?}");
+    assert_eq!(cluster.wait_until_healthy(seconds(60)), leader);
+    for (member, frozen) in cluster.members.iter().zip(guards) {
+        assert_ne!(
+            guard_of(cluster, &member.name),
+            frozen,
+            "{} has a new one",
+            member.name
+        );
+    }
     writer.assert_nothing_lost();
 }
 

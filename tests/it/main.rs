@@ -42,6 +42,7 @@ mod progress;
 mod query;
 mod reinitialize;
 mod rest;
+mod running;
 mod scripts;
 mod supervise;
 mod switchover;

@@ -8,6 +8,10 @@ use crate::server::READY;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 use rustix::net::sockopt::socket_peercred;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as net_connect, socket_with,
+};
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -21,9 +25,37 @@ pub(super) fn connect(socket: &Path) -> Option<UnixStream> {
     if !place::is_private(socket) {
         return None;
     }
-    let stream = UnixStream::connect(socket).ok()?;
+    let stream = connect_now(socket)?;
     let peer = socket_peercred(&stream).ok()?.uid;
     (peer == rustix::process::geteuid()).then_some(stream)
+}
+
+/// Without waiting: a guard that is suspended accepts nothing, and whoever waits for room in its queue waits for it.
+fn connect_now(socket: &Path) -> Option<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+    net_connect(&fd, &SocketAddrUnix::new(socket).ok()?).ok()?;
+    let stream = UnixStream::from(fd);
+    stream.set_nonblocking(false).ok()?;
+    Some(stream)
+}
+
+/// Kills whoever listens at `socket` and waits for its end. Whether there was one.
+pub(super) fn kill(socket: &Path, time: Duration) -> io::Result<bool> {
+    let Some(stream) = connect(socket) else {
+        return Ok(false);
+    };
+    // Whoever called listen(2): it cannot have been another process since then, as its end closes the socket.
+    let pid = socket_peercred(&stream)?.pid;
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    pidfd_send_signal(&process, Signal::KILL)?;
+    let mut fds = [PollFd::new(&process, PollFlags::IN)];
+    let ended = retry_on_intr(|| poll(&mut fds, Some(&timespec(time))))?;
+    if ended == 0 {
+        let text = format!("process {} does not end", pid.as_raw_nonzero());
+        return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+    }
+    Ok(true)
 }
 
 /// Starts a guard, waits until it listens, and connects to it.

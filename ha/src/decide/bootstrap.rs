@@ -8,7 +8,7 @@ use crate::cycle::{Cycle, Flow};
 use crate::facts::{DataDirectory, LockAnswer};
 use crate::memory::{Bootstrap, RewindState};
 use crate::pg::{Role, ServerState};
-use crate::reason::{Note, Reason};
+use crate::reason::{Note, Reason, notes};
 use crate::step::{Action, Callback, CloneSource, Exit, Expect, Key, Task};
 
 pub(super) fn begin(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Reason> {
@@ -133,7 +133,7 @@ pub(super) fn hand_over(c: &mut Cycle<'_>) -> Flow<Reason> {
         return fail(c, &why);
     }
     let server = observe::server(c)?;
-    if !server.is_running {
+    if server.is_stopped() {
         return fail(c, "the server that was just made does not run");
     }
     let is_standby_cluster = standby_cluster::is_one(c);
@@ -155,11 +155,21 @@ pub(super) fn hand_over(c: &mut Cycle<'_>) -> Flow<Reason> {
         c.begin(Task::PostBootstrap)?;
         return Ok(Reason::RunningPostBootstrap);
     }
-    let DataDirectory::Present {
-        control: Ok(control), ..
-    } = c.data_directory()?
-    else {
-        return fail(c, "the data directory that was just made can not be read");
+    let control = match c.data_directory()? {
+        DataDirectory::Present {
+            control: Ok(control), ..
+        } => control,
+        DataDirectory::Empty => return fail(c, "the data directory that was just made is empty"),
+        // It is there, as the server runs on it.
+        DataDirectory::Present {
+            control: Err(why), ..
+        }
+        | DataDirectory::Inaccessible(why) => {
+            c.note(notes::new_data_not_readable(&why));
+            let soon = c.now().after(Duration::from_secs(1));
+            c.again_at(soon);
+            return Ok(Reason::WaitingForEndOfRecovery);
+        }
     };
     let Some(identifier) = control.system_identifier else {
         return fail(c, "the server that was just made has no valid system identifier");

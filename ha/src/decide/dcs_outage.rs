@@ -27,7 +27,7 @@ pub(super) fn decide(c: &mut Cycle<'_>, failure: &DcsFailure) -> Flow<Reason> {
     if c.config().pause {
         return Ok(Reason::DcsNotAccessible);
     }
-    if !server.is_running {
+    if server.is_stopped() {
         return start_read_only(c);
     }
     if !observe::is_primary(c)? {

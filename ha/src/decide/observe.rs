@@ -1,7 +1,7 @@
 //! What the local server's answers mean, together with what is remembered.
 
 use crate::cycle::{Cycle, Flow};
-use crate::facts::{Accepts, Server, TaskStatus};
+use crate::facts::{Accepts, Running, Server, TaskStatus};
 use crate::memory::{Checkpoint, RewindState};
 use crate::pg::{Role, ServerState};
 use crate::reason::notes;
@@ -12,11 +12,14 @@ pub(super) fn server(c: &mut Cycle<'_>) -> Flow<Server> {
     if matches!(c.given().task, TaskStatus::Running { .. }) || c.began_task {
         return Ok(server);
     }
+    if matches!(server.running, Running::Unknown(_)) {
+        return Ok(server);
+    }
     if server.postmaster_started != c.memory.postmaster_started {
         c.memory.postmaster_started = server.postmaster_started;
         c.memory.system_identifier = None;
     }
-    if !server.is_running {
+    if server.is_stopped() {
         if matches!(
             c.memory.state,
             ServerState::Running | ServerState::Starting | ServerState::Restarting
@@ -68,7 +71,7 @@ fn standby_role(remembered: Role) -> Role {
 /// The postmaster is there and does not let clients in yet. One that ran and now gives no answer at all is not taken
 /// for one that starts: it may only be slow.
 pub(super) fn is_starting(c: &Cycle<'_>, server: &Server) -> bool {
-    server.is_running
+    server.is_running()
         && server.sql.is_none()
         && match server.accepts {
             Accepts::Yes => false,
@@ -77,11 +80,12 @@ pub(super) fn is_starting(c: &Cycle<'_>, server: &Server) -> bool {
         }
 }
 
-/// The server takes writes; when it could not be asked, what is remembered counts, so that a slow query demotes nobody.
+/// The server takes writes; when it could not be asked, or looked for, what is remembered counts, so that a slow query
+/// demotes nobody.
 pub(super) fn is_primary(c: &mut Cycle<'_>) -> Flow<bool> {
     let server = server(c)?;
     Ok(match &server.sql {
         Some(sql) => !sql.in_recovery,
-        None => server.is_running && c.memory.role.is_primary(),
+        None => !server.is_stopped() && c.memory.role.is_primary(),
     })
 }

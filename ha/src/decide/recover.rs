@@ -21,7 +21,7 @@ pub(super) fn judge_start(c: &mut Cycle<'_>, held: bool) -> Flow<Option<Reason>>
         return Ok(None);
     }
     let server = observe::server(c)?;
-    if server.is_running || c.memory.rewind == RewindState::Needed {
+    if server.is_running() || c.memory.rewind == RewindState::Needed {
         return Ok(None);
     }
     if matches!(

@@ -93,7 +93,7 @@ pub(super) fn force_reinitialize(c: &mut Cycle<'_>) -> Flow<bool> {
 
 /// A member whose server does not run, and perhaps cannot be made to, gets its new copy all the same.
 pub(super) fn reinitialize_stopped(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Option<Reason>> {
-    if is_reinitialization_asked(c) && !observe::server(c)?.is_running {
+    if is_reinitialization_asked(c) && observe::server(c)?.is_stopped() {
         return reinitialize_first(c, cluster);
     }
     Ok(None)

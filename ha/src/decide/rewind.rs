@@ -174,7 +174,7 @@ fn act(
         return Ok(None);
     };
     if c.node().use_pg_rewind && control.can_be_rewound {
-        let stopped_uncleanly = !server.is_running && control.state == DatabaseState::InArchiveRecovery;
+        let stopped_uncleanly = server.is_stopped() && control.state == DatabaseState::InArchiveRecovery;
         let is_copy = is_half_rewound || recover::is_fresh_copy(c, has_backup_label);
         if stopped_uncleanly && !is_copy && !c.memory.crash_recovery_tried {
             c.begin(Task::CrashRecovery)?;
@@ -222,7 +222,7 @@ fn keep_apart(
     if let Some(reason) = copy_anew(c, cluster, target)? {
         return Ok(reason);
     }
-    if observe::server(c)?.is_running {
+    if observe::server(c)?.is_running() {
         follow::change_source(c, cluster, None)?;
     }
     Ok(Reason::OtherOrigin(source.name().to_owned()))

@@ -99,7 +99,7 @@ fn stop(c: &mut Cycle<'_>) -> Flow<Option<Reason>> {
         TaskStatus::Done { .. } | TaskStatus::Idle => {}
     }
     let server = observe::server(c)?;
-    if !server.is_running {
+    if server.is_stopped() {
         if c.memory.state != ServerState::Crashed {
             c.memory.state = ServerState::Stopped;
         }

@@ -202,6 +202,7 @@ fn absorb_start(c: &mut Cycle<'_>, start_as: &StartAs, outcome: &TaskOutcome) {
 }
 
 fn absorb_stop(c: &mut Cycle<'_>, purpose: StopPurpose, success: bool) {
+    let was_told = std::mem::take(&mut c.memory.stop_was_told);
     c.memory.state = if success {
         ServerState::Stopped
     } else {
@@ -211,14 +212,10 @@ fn absorb_stop(c: &mut Cycle<'_>, purpose: StopPurpose, success: bool) {
         c.note(notes::stop_failed());
         return;
     }
+    if !was_told {
+        tell_stop(c, purpose);
+    }
     if purpose.demotion().is_some() {
-        // As Patroni has it: by the end of a handover somebody else may lead already.
-        let role = if purpose.is_handover() {
-            Role::Demoted
-        } else {
-            Role::Primary
-        };
-        c.callback(Callback::OnStop, role);
         // Who leads what has become a standby cluster goes on leading.
         if purpose != StopPurpose::StandbyCluster {
             c.memory.demoted_at = Some(c.now());
@@ -226,13 +223,19 @@ fn absorb_stop(c: &mut Cycle<'_>, purpose: StopPurpose, success: bool) {
         c.memory.role = Role::Demoted;
         c.memory.rewind = RewindState::Check;
         c.memory.checkpoint = Checkpoint::None;
-    } else {
-        let role = c.memory.role;
-        c.callback(Callback::OnStop, role);
-        if role.is_primary() {
-            c.memory.role = Role::Demoted;
-        }
+    } else if c.memory.role.is_primary() {
+        c.memory.role = Role::Demoted;
     }
+}
+
+fn tell_stop(c: &mut Cycle<'_>, purpose: StopPurpose) {
+    // As Patroni has it: by the end of a handover somebody else may lead already.
+    let role = match purpose.demotion() {
+        Some(_) if purpose.is_handover() => Role::Demoted,
+        Some(_) => Role::Primary,
+        None => c.memory.role,
+    };
+    c.callback(Callback::OnStop, role);
 }
 
 fn absorb_restart(c: &mut Cycle<'_>, outcome: &TaskOutcome) {
@@ -433,6 +436,9 @@ fn hand_over_early(c: &mut Cycle<'_>, cluster: &Cluster, purpose: StopPurpose, c
             optime: Some(checkpoint),
             ..cluster.status.clone()
         });
+        if !std::mem::replace(&mut c.memory.stop_was_told, true) {
+            tell_stop(c, purpose);
+        }
         release(c, status)?;
     }
     Ok(())

@@ -403,6 +403,7 @@ fn deed(action: &Action, entry: &Entry) -> Option<What> {
         | Action::TakeLeader
         | Action::ReleaseLeader { .. }
         | Action::ExtendLock { .. }
+        | Action::RunCallbacks(_)
         | Action::TouchMember(_)
         | Action::KeepCitus(_) => return None,
     };

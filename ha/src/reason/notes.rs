@@ -302,6 +302,12 @@ pub(crate) fn not_running() -> Note {
     Note::warning("Postgresql is not running.")
 }
 
+pub(crate) fn new_data_not_readable(why: &str) -> Note {
+    Note::error(format!(
+        "cannot read the control data of the new cluster, trying again: {why}"
+    ))
+}
+
 pub(crate) fn crashed_failing_over() -> Note {
     Note::info("Primary crashed. Failing over.")
 }

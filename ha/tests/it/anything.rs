@@ -12,7 +12,7 @@ use tamada_ha::cluster::{
 use tamada_ha::facts::{
     Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, FailsafeReply,
     Given, LocalHistory, LockAnswer, LogicalSlot, Moment, Node, Peer, PeerAnswer, PeerStatus, Progress,
-    RecoveryDrift, RemoteHistory, Request, RestartConditions, Server, Slot, SlotHorizons, SqlFacts,
+    RecoveryDrift, RemoteHistory, Request, RestartConditions, Running, Server, Slot, SlotHorizons, SqlFacts,
     TaskStatus, Unresponsive, WalSender,
 };
 use tamada_ha::failsafe::{Accepted, Ping};
@@ -25,7 +25,9 @@ use tamada_ha::pg::{
 use tamada_ha::quorum::Claim;
 use tamada_ha::reason::Reason;
 use tamada_ha::standby_names::StandbyNames;
-use tamada_ha::step::{Action, Key, Outcome, Question, RequestId, SlotWork, Step, Task, TaskOutcome};
+use tamada_ha::step::{
+    Action, Callback, Key, Outcome, Question, RequestId, SlotWork, Step, Task, TaskOutcome,
+};
 use tamada_ha::{Facts, STEPS_MAX, decide, renewal_meanwhile};
 
 fn logical_slot() -> LogicalSlot {
@@ -219,9 +221,15 @@ impl Choices {
             checkpointer_is_current: !self.one_in(4),
             ..SqlFacts::default()
         });
+        if self.one_in(8) {
+            return Server {
+                running: Running::Unknown("Too many open files".to_owned()),
+                ..Server::default()
+            };
+        }
         let accepts = [Accepts::Yes, Accepts::Rejecting, Accepts::NoResponse][self.below(3) as usize];
         Server {
-            is_running: true,
+            running: Running::Yes,
             postmaster_started: Some(self.below(2) as i64),
             accepts,
             sql,
@@ -688,6 +696,8 @@ fn check(seen: &Seen) {
             }
         }
     }
+    check_callbacks(seen);
+    check_unknown_server(seen);
     check_synchronous(seen);
     check_slots(seen);
     let mut answered: BTreeMap<RequestId, usize> = BTreeMap::new();
@@ -700,10 +710,60 @@ fn check(seen: &Seen) {
     );
 }
 
+/// The scripts of a leader that steps down are started before the key is released, and what follows in that cycle tells of
+/// no end any more.
+fn check_callbacks(seen: &Seen) {
+    let is_end = |(callback, role): &(Callback, Role)| {
+        *callback == Callback::OnStop
+            || (*callback == Callback::OnRoleChange && matches!(role, Role::Demoted | Role::Replica))
+    };
+    let mut is_released = false;
+    for entry in &seen.facts.journal {
+        match &entry.step {
+            Step::Act(Action::ReleaseLeader { .. }) => is_released = true,
+            Step::Act(Action::RunCallbacks(callbacks)) => {
+                assert!(!is_released, "{callbacks:?} come after the release");
+            }
+            _ => {}
+        }
+    }
+    let late: Vec<_> = seen.outcome.callbacks.iter().filter(|it| is_end(it)).collect();
+    assert!(!is_released || late.is_empty(), "{late:?} come after the release");
+}
+
+/// Who could not look whether the server runs does nothing to it, and keeps the key, unless that is lost or the agent is
+/// told to end.
+fn check_unknown_server(seen: &Seen) {
+    let journal = &seen.facts.journal;
+    let is_unknown = |answer: &Answer| matches!(answer, Answer::Server(server) if matches!(server.running, Running::Unknown(_)));
+    let Some(looked) = journal.iter().position(|entry| is_unknown(&entry.answer)) else {
+        return;
+    };
+    let locks = journal.iter().filter_map(|entry| match &entry.answer {
+        Answer::Lock(answer) => Some(answer),
+        _ => None,
+    });
+    let is_held = matches!(locks.last(), Some(LockAnswer::Held { .. }));
+    let is_stopping = seen.facts.given.is_stopping;
+    for entry in &journal[looked..] {
+        match &entry.step {
+            Step::Act(Action::ReleaseLeader { .. }) => panic!("the key is kept"),
+            Step::Act(Action::Delete {
+                key: Key::Initialize, ..
+            }) => panic!("the cluster is not given up"),
+            Step::Act(Action::Begin(Task::Stop { .. })) => {
+                assert!(!is_held || is_stopping, "a leader's server is left alone");
+            }
+            Step::Act(Action::Begin(task)) => panic!("{task:?} is begun"),
+            _ => {}
+        }
+    }
+}
+
 /// No server runs, and a rewind has left the data directory half done.
 fn is_half_rewound(seen: &Seen) -> bool {
     let journal = &seen.facts.journal;
-    let runs = |answer: &Answer| matches!(answer, Answer::Server(server) if server.is_running);
+    let runs = |answer: &Answer| matches!(answer, Answer::Server(server) if !server.is_stopped());
     let is_half = |answer: &Answer| {
         matches!(
             answer,

@@ -13,7 +13,7 @@
 //! cluster leader=a sync=a,b,c quorum=1   the key sync: its leader, then its voters
 //! cluster leader=a origins=2:7,3:8        the key origin: timelines with their nonces, each begun at 100 * (timeline - 1)
 //! server replica 100 tl=2 origin=7       our timeline's; also of a member, a peer, and of `parted`; there also before=2:6@90
-//! server replica 100 tl=1 streaming      or: server gone | server starting; also: restoring replay-paused slots=a,c
+//! server replica 100 tl=1 streaming      or: server gone | server starting | server unknown; also: restoring replay-paused slots=a,c
 //! server primary 100 names=ANY_1_(b,c)   synchronous_standby_names, _ for a blank; busy: the checkpointer is
 //! slot feed logical=app/pgoutput 90      a slot of the server: position (restart_lsn, or confirmed_flush); catalog=7 xmin active lost
 //!                                        unreserved lacks-wal failover synced; or: slot feed gone
@@ -56,8 +56,8 @@ use tamada_ha::event::{Chronicle, Event, Record};
 use tamada_ha::facts::{
     Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, FailsafeReply,
     Given, LocalHistory, LockAnswer, LogicalSlot, Moment, Node, Peer, PeerAnswer, PeerStatus, PlannedRestart,
-    Progress, RecoveryDrift, RemoteHistory, Request, RestartConditions, Server, Slot, SlotHorizons, Source,
-    SqlFacts, TaskStatus, Unresponsive, WalSender,
+    Progress, RecoveryDrift, RemoteHistory, Request, RestartConditions, Running, Server, Slot, SlotHorizons,
+    Source, SqlFacts, TaskStatus, Unresponsive, WalSender,
 };
 use tamada_ha::failsafe::{Accepted, Ping};
 use tamada_ha::memory::{Bootstrap, Lock, Memory, RewindState};
@@ -66,8 +66,8 @@ use tamada_ha::pg::{
     Timeline, Xid,
 };
 use tamada_ha::step::{
-    Action, CloneSource, Outcome, Question, RequestId, SlotWork, StartAs, StartReason, Step, StopMode,
-    StopPurpose, Task, TaskOutcome,
+    Action, Callback, CloneSource, Outcome, Question, RequestId, SlotWork, StartAs, StartReason, Step,
+    StopMode, StopPurpose, Task, TaskOutcome,
 };
 use tamada_ha::{Facts, decide, renewal_meanwhile};
 
@@ -628,6 +628,7 @@ impl World {
             Action::TouchMember(_)
             | Action::Begin(_)
             | Action::CancelTask
+            | Action::RunCallbacks(_)
             | Action::BeginCheckpoint
             | Action::Follow(_)
             | Action::ResumeReplay
@@ -826,7 +827,7 @@ fn read_member(words: &Words<'_>) -> Member {
 
 fn read_server(words: &Words<'_>) -> Server {
     let running = Server {
-        is_running: true,
+        running: Running::Yes,
         postmaster_started: Some(
             words
                 .number("started")
@@ -837,6 +838,10 @@ fn read_server(words: &Words<'_>) -> Server {
     };
     match words.0[0] {
         "gone" => Server::default(),
+        "unknown" => Server {
+            running: Running::Unknown("Too many open files".to_owned()),
+            ..Server::default()
+        },
         "starting" => Server {
             accepts: Accepts::Rejecting,
             sql: None,
@@ -1233,6 +1238,11 @@ fn show(step: &Step) -> String {
         }
         Step::Act(Action::Delete { key, .. }) => format!("delete {}", key.as_str()),
         Step::Act(Action::Follow(source)) => format!("follow {}", name(source.as_ref())),
+        Step::Act(Action::RunCallbacks(callbacks)) => {
+            let shown = |(callback, role): &(Callback, Role)| format!(" {} {role}", callback.as_str());
+            let shown: String = callbacks.iter().map(shown).collect();
+            format!("run{shown}")
+        }
         Step::Act(Action::RenewLeader { .. }) => "renew leader key".to_owned(),
         Step::Act(Action::SupersedeLeader { .. }) => "supersede leader".to_owned(),
         Step::Act(Action::SetSynchronousStandbyNames(names)) => match names {

@@ -1,8 +1,12 @@
 //! `postmaster.pid`: the lines that PostgreSQL keeps there (PostgreSQL source, `src/include/utils/pidfile.h`).
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+
+/// More than PostgreSQL ever writes there.
+const LENGTH_MAX: u64 = 65_536;
 
 /// The last line: how far the postmaster is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub struct PidFile {
     pub listen_address: Option<String>,
     /// `None` until the postmaster has written it.
     pub status: Option<PostmasterStatus>,
+    /// The user whose file it is; `None` when it was not read from one.
+    pub owner: Option<u32>,
 }
 
 impl PidFile {
@@ -45,11 +51,19 @@ impl PidFile {
     /// # Errors
     /// When it is there and cannot be read.
     pub fn read(data_dir: &Path) -> io::Result<Option<Self>> {
-        match fs::read_to_string(data_dir.join(Self::NAME)) {
-            Ok(text) => Ok(Self::parse(&text)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        let mut opened = match File::open(data_dir.join(Self::NAME)) {
+            Ok(opened) => opened,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let owner = opened.metadata()?.uid();
+        let mut bytes = Vec::new();
+        (&mut opened).take(LENGTH_MAX).read_to_end(&mut bytes)?;
+        let file = Self::parse(&String::from_utf8_lossy(&bytes));
+        Ok(file.map(|file| Self {
+            owner: Some(owner),
+            ..file
+        }))
     }
 
     /// Reads the lines.
@@ -75,6 +89,7 @@ impl PidFile {
                 "standby" => Some(PostmasterStatus::Standby),
                 _ => None,
             }),
+            owner: None,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Whether a server lets clients in: what `pg_isready` finds out, by the same exchange (PostgreSQL manual, "Message
 //! Flow": the first message of the server tells).
 
+use rustix::io::Errno;
 use std::io;
 use std::path::PathBuf;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -61,8 +62,26 @@ impl std::fmt::Display for Address {
 /// SQLSTATE of "the database system is starting up" and its kin.
 const CANNOT_CONNECT_NOW: &str = "57P03";
 
+/// This process or machine has too little of something, such as descriptors: what failed for that says nothing about what was
+/// looked at.
+#[must_use]
+pub fn is_lack_of_resources(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::ADDRNOTAVAIL)
+    )
+}
+
 /// Asks a server whether it lets clients in; silence until the deadline counts as no response.
-pub(crate) async fn ask(address: &Address, user: &str, database: &str, deadline: Instant) -> Readiness {
+///
+/// # Errors
+/// It could not be asked, for want of something here.
+pub(crate) async fn ask(
+    address: &Address,
+    user: &str,
+    database: &str,
+    deadline: Instant,
+) -> io::Result<Readiness> {
     let asked = async {
         match address {
             Address::Tcp(host, port) => {
@@ -72,8 +91,9 @@ pub(crate) async fn ask(address: &Address, user: &str, database: &str, deadline:
         }
     };
     match tokio::time::timeout_at(deadline, asked).await {
-        Ok(Ok(readiness)) => readiness,
-        Ok(Err(_)) | Err(_) => Readiness::NoResponse,
+        Ok(Ok(readiness)) => Ok(readiness),
+        Ok(Err(error)) if is_lack_of_resources(&error) => Err(error),
+        Ok(Err(_)) | Err(_) => Ok(Readiness::NoResponse),
     }
 }
 
@@ -131,7 +151,8 @@ mod tests {
             stream.write_all(answer).await.unwrap();
         });
         let deadline = Instant::now() + Duration::from_secs(5);
-        ask(&Address::Tcp("127.0.0.1".to_owned(), port), "u", "d", deadline).await
+        let address = Address::Tcp("127.0.0.1".to_owned(), port);
+        ask(&address, "u", "d", deadline).await.unwrap()
     }
 
     #[tokio::test]
@@ -148,6 +169,9 @@ mod tests {
         assert_eq!(server_says(b"").await, Readiness::NoResponse);
         let nowhere = Address::Unix("/nonexistent/.s.PGSQL.1".into());
         let deadline = Instant::now() + Duration::from_secs(5);
-        assert_eq!(ask(&nowhere, "u", "d", deadline).await, Readiness::NoResponse);
+        let asked = ask(&nowhere, "u", "d", deadline).await;
+        assert_eq!(asked.unwrap(), Readiness::NoResponse);
+        assert!(is_lack_of_resources(&Errno::MFILE.into()));
+        assert!(!is_lack_of_resources(&Errno::CONNREFUSED.into()));
     }
 }

@@ -19,7 +19,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Says that pg_rewind has begun to change the data directory and has not come to its end.
-const REWINDING: &str = "tamada.rewinding";
+pub(crate) const REWINDING: &str = "tamada.rewinding";
+
+/// How long processes are looked for when that does not succeed.
+const LOOK_TIME: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What pg_rewind says with `--progress` right before it changes the first file.
 const BEGINS_TO_WRITE: &str = "need to copy";
@@ -64,12 +67,12 @@ impl Server {
     /// # Errors
     /// When it cannot be run or does not finish in time; a failure of its own is an outcome.
     pub async fn rewind(&self, leader: &Source, deadline: Instant) -> Result<Rewound> {
-        if self.postmaster().is_some() {
+        if self.postmaster()?.is_some() {
             return Err(Error::Unsuitable(
                 "pg_rewind needs PostgreSQL to be stopped".to_owned(),
             ));
         }
-        self.wait_for_leftovers(deadline).await;
+        self.wait_for_leftovers(deadline).await?;
         self.archive_ready_segments(deadline).await;
         let was_half_rewound = self.is_half_rewound();
         let role = self.rewind_role();
@@ -138,7 +141,8 @@ impl Server {
     /// # Errors
     /// [`Error::Unsuitable`] after a rewind that did not come to its end.
     pub(crate) fn refuse_half_rewound(&self) -> Result<()> {
-        if self.is_half_rewound() {
+        let mark = self.data_dir().join(REWINDING);
+        if mark.try_exists().map_err(Error::file("look for", mark))? {
             return Err(Error::Unsuitable(format!(
                 "{} is in the middle of a rewind: it has to be rewound to its end or copied anew",
                 self.data_dir().display()
@@ -202,8 +206,12 @@ impl Server {
 
     /// Ends a pg_rewind that has outlived the agent which ran it: what it still writes must not meet a server. Another
     /// rewind is needed then, as after a call that was dropped.
-    pub async fn end_abandoned_rewind(&self) {
-        for process in postmaster::rewinding(&self.data_dir()) {
+    ///
+    /// # Errors
+    /// It cannot be looked for.
+    pub async fn end_abandoned_rewind(&self) -> Result<()> {
+        let until = Instant::now() + LOOK_TIME;
+        for process in self.find_processes(postmaster::rewinding, until).await? {
             tracing::warn!(
                 "ending pg_rewind (process {}), which an agent before this one has left behind",
                 process.pid()
@@ -216,6 +224,7 @@ impl Server {
                 }
             }
         }
+        Ok(())
     }
 
     fn restore_command(&self) -> Option<String> {

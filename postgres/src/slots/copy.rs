@@ -107,7 +107,7 @@ impl Server {
     /// # Errors
     /// It runs, its name or content is none of a slot, or a file could not be written.
     pub fn write_slot_state(&self, slot: &SlotState) -> Result<()> {
-        if let Some(postmaster) = self.postmaster() {
+        if let Some(postmaster) = self.postmaster()? {
             return Err(Error::Unsuitable(format!(
                 "no slot can be written while PostgreSQL runs (process {})",
                 postmaster.pid()

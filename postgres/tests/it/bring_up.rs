@@ -20,12 +20,12 @@ async fn a_server_is_made_started_and_stopped(installation: Installation) {
     let server = &node.server;
     assert_eq!(server.data_directory(), DataDirectory::Empty);
     assert_eq!(server.role_of_data_directory(), Role::Uninitialized);
-    assert_eq!(server.readiness(soon()).await, Readiness::NoResponse);
+    assert_eq!(server.readiness(soon()).await.unwrap(), Readiness::NoResponse);
     node.bootstrap().await;
 
     assert_eq!(server.data_directory(), DataDirectory::Filled);
     assert_eq!(server.role_of_data_directory(), Role::Primary);
-    assert_eq!(server.readiness(soon()).await, Readiness::Accepting);
+    assert_eq!(server.readiness(soon()).await.unwrap(), Readiness::Accepting);
     let status = node.status().await;
     assert!(!status.in_recovery && status.lsn.0 > 0);
     assert_eq!(status.timeline, Some(Timeline(1)));
@@ -83,7 +83,7 @@ async fn a_server_is_made_started_and_stopped(installation: Installation) {
         server.control_data(soon()).await.unwrap().state,
         DatabaseState::ShutDown
     );
-    assert!(server.postmaster().is_none());
+    assert!(server.postmaster().unwrap().is_none());
     assert!(matches!(
         server.status(StatusWants::default(), soon()).await,
         Err(Error::Connect { .. })
@@ -103,7 +103,7 @@ async fn collect(mut receiver: watch::Receiver<StopProgress>) -> Vec<StopProgres
 
 async fn the_rest_of_the_program_may_end_and_find_it_again(installation: Installation) {
     let node = Node::primary(&installation, "a").await;
-    let found = node.server.postmaster().unwrap();
+    let found = node.server.postmaster().unwrap().unwrap();
     let session = |pid: i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         stat.rsplit_once(')')

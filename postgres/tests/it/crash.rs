@@ -16,7 +16,7 @@ async fn a_killed_postmaster_is_noticed_at_once(installation: Installation) {
     let node = Node::primary(&installation, "a").await;
     node.sql("CREATE TABLE t AS SELECT 5 AS a");
     node.status().await;
-    let postmaster = node.server.postmaster().unwrap();
+    let postmaster = node.server.postmaster().unwrap().unwrap();
     let killed = Instant::now();
     postmaster.signal(Signal::KILL).unwrap();
     postmaster.exited().await;
@@ -25,7 +25,7 @@ async fn a_killed_postmaster_is_noticed_at_once(installation: Installation) {
         "told by the kernel, not found out later: {:?}",
         killed.elapsed()
     );
-    assert!(node.server.postmaster().is_none());
+    assert!(node.server.postmaster().unwrap().is_none());
     assert!(matches!(node.server.reload(), Err(Error::NotRunning)));
     // A backend notices its postmaster's end by itself, and may answer once more before it does.
     let wants = tamada_postgres::StatusWants::default();
@@ -47,7 +47,12 @@ async fn single_user_mode_recovers(installation: Installation) {
     node.sql("CREATE TABLE t AS SELECT 5 AS a");
     let refused = node.server.single_user_recovery(soon()).await.unwrap_err();
     assert!(matches!(refused, Error::Unsuitable(_)));
-    node.server.postmaster().unwrap().signal(Signal::KILL).unwrap();
+    node.server
+        .postmaster()
+        .unwrap()
+        .unwrap()
+        .signal(Signal::KILL)
+        .unwrap();
     node.server
         .stop(
             tamada_postgres::StopOptions {
@@ -84,7 +89,7 @@ async fn what_a_crash_left_to_replay_is_told(installation: Installation) {
             written * 1000
         ));
         let end: ha::pg::Lsn = node.sql("SELECT pg_current_wal_insert_lsn()").parse().unwrap();
-        let postmaster = node.server.postmaster().unwrap();
+        let postmaster = node.server.postmaster().unwrap().unwrap();
         postmaster.signal(Signal::KILL).unwrap();
         postmaster.exited().await;
         let recovery = node.server.crash_recovery(soon()).await.unwrap();

@@ -123,7 +123,7 @@ pub(crate) struct Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let Some(postmaster) = self.server.postmaster() else {
+        let Some(postmaster) = self.server.postmaster().unwrap() else {
             return;
         };
         let mut processes = postmaster.children();

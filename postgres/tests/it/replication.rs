@@ -68,7 +68,7 @@ async fn the_source_is_changed_without_a_restart(installation: Installation) {
     let a = Node::primary(&installation, "a").await;
     let b = a.replica("b").await;
     let c = a.replica("c").await;
-    let started = c.server.postmaster().unwrap().pid();
+    let started = c.server.postmaster().unwrap().unwrap().pid();
     assert_eq!(c.server.drift(&a.follow(&c), soon()).await.unwrap(), Drift::Same);
     b.server
         .create_physical_slot(&SlotName("c".to_owned()), soon())
@@ -90,7 +90,7 @@ async fn the_source_is_changed_without_a_restart(installation: Installation) {
             .any(|sender| sender.application_name == "c")
     })
     .await;
-    assert_eq!(c.server.postmaster().unwrap().pid(), started);
+    assert_eq!(c.server.postmaster().unwrap().unwrap().pid(), started);
     c.configure("postgresql: {parameters: {work_mem: 9MB}}");
     c.server.apply(false, soon()).await.unwrap();
     assert_eq!(

@@ -41,7 +41,7 @@ async fn a_standby_notices_a_dead_source_within_ttl(installation: Installation) 
     assert!(nothing.changes.is_empty() && !nothing.reloaded, "{nothing:?}");
 
     // Another ttl.
-    let postmaster = b.server.postmaster().unwrap().pid();
+    let postmaster = b.server.postmaster().unwrap().unwrap().pid();
     b.configure("dynamic: {ttl: 60}");
     let applied = b.server.apply(false, soon()).await.unwrap();
     assert!(applied.reloaded, "{applied:?}");
@@ -53,7 +53,7 @@ async fn a_standby_notices_a_dead_source_within_ttl(installation: Installation) 
     until_connected_with(&b, &["tcp_user_timeout=20000", "keepalives_idle=10"]).await;
     assert_eq!(b.server.drift(&a.follow(&b), soon()).await.unwrap(), Drift::Same);
     assert!(b.server.pending_restart(soon()).await.unwrap().is_empty());
-    assert_eq!(b.server.postmaster().unwrap().pid(), postmaster);
+    assert_eq!(b.server.postmaster().unwrap().unwrap().pid(), postmaster);
 
     // A primary has nothing of it, and no restart waits.
     b.server.promote(|| Ok(()), soon()).await.unwrap();
@@ -110,7 +110,7 @@ async fn an_adopted_standby_gets_the_same_without_a_restart(installation: Instal
     fs::write(&file, text).unwrap();
     b.start(Recovery::Keep).await;
     assert_eq!(show(&b), ["1min", "5s"]);
-    let postmaster = b.server.postmaster().unwrap().pid();
+    let postmaster = b.server.postmaster().unwrap().unwrap().pid();
     let follow = a.follow(&b);
     assert_eq!(
         b.server.drift(&follow, soon()).await.unwrap(),
@@ -120,5 +120,5 @@ async fn an_adopted_standby_gets_the_same_without_a_restart(installation: Instal
     assert_eq!(b.server.drift(&follow, soon()).await.unwrap(), Drift::Same);
     assert_eq!(show(&b), ["10s", "100ms"]);
     until_connected_with(&b, &["tcp_user_timeout=10000"]).await;
-    assert_eq!(b.server.postmaster().unwrap().pid(), postmaster);
+    assert_eq!(b.server.postmaster().unwrap().unwrap().pid(), postmaster);
 }

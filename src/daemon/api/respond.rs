@@ -426,7 +426,7 @@ impl Api {
         names
     }
 
-    async fn member_addresses(&self) -> Vec<IpAddr> {
+    pub(crate) async fn member_addresses(&self) -> Vec<IpAddr> {
         let view = self.view();
         let members = view
             .cluster(clock::now())

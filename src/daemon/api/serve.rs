@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -26,17 +26,19 @@ use hyper_util::service::TowerToHyperService;
 use net::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::access::Caller;
 use super::answer::{Answer, Form};
+use super::budget::{Budget, Refusal};
 use super::control;
 use super::large_answers;
+use super::patience::Impatient;
 use super::respond::{Api, Head};
 use super::route::{Route, Wish};
+use crate::daemon::descriptors;
 
 /// A client that says nothing for so long, at its start or between two requests, loses its connection.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
@@ -48,8 +50,10 @@ const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How long a TLS handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// More connections at a time are turned away.
-const CONNECTIONS_MAX: usize = 4096;
+/// How long a client may take to read an answer.
+const READ_LIMIT: Duration = Duration::from_secs(30);
+/// How often it is logged that connections are turned away.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(10);
 /// When no more files can be opened, a pause gives some time to close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -67,7 +71,9 @@ pub(crate) struct HttpServer {
     api: Arc<Api>,
     dress: RwLock<Arc<Dress>>,
     tls: RwLock<Option<Arc<tls::Server>>>,
-    connections: Arc<Semaphore>,
+    budget: Arc<Budget>,
+    /// When a connection was last said to have been turned away: once in a while is enough.
+    refusal_told: Mutex<Option<Instant>>,
 }
 
 /// What every answer wears.
@@ -154,8 +160,22 @@ impl HttpServer {
             api,
             dress: RwLock::new(Arc::new(dress)),
             tls: RwLock::new(tls.map(Arc::new)),
-            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            budget: Budget::new(descriptors::limit()),
+            refusal_told: Mutex::default(),
         })
+    }
+
+    /// Where members come from: some connections are kept for them.
+    pub(crate) fn set_members(&self, addresses: Vec<IpAddr>) {
+        self.budget.set_members(addresses);
+    }
+
+    fn tell_refusal(&self, peer: SocketAddr, refusal: Refusal) {
+        let mut told = self.refusal_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|at| at.elapsed() >= REFUSAL_PAUSE) {
+            *told = Some(Instant::now());
+            tracing::warn!("REST API: {peer} turned away: {refusal}");
+        }
     }
 
     /// Replaces what answers wear.
@@ -195,14 +215,17 @@ async fn accept_on(server: Arc<HttpServer>, listener: TcpListener) {
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&server.connections).try_acquire_owned() else {
-            tracing::warn!("REST API: {peer} turned away: {CONNECTIONS_MAX} connections are open");
-            continue;
+        let place = match server.budget.admit(peer.ip()) {
+            Ok(place) => place,
+            Err(refusal) => {
+                server.tell_refusal(peer, refusal);
+                continue;
+            }
         };
         let (tls, router) = (server.tls(), router.clone());
         tokio::spawn(async move {
             serve_connection(stream, peer, tls, router).await;
-            drop(permit);
+            drop(place);
         });
     }
 }
@@ -260,7 +283,7 @@ async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin, connection: Con
         // A client may close its side once it has sent its request, as shell scripts do.
         .half_close(true)
         .auto_date_header(false)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Impatient::new(stream, READ_LIMIT)), service)
         .await;
     if let Err(error) = served {
         tracing::debug!(

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use config::{LocalConfig, RestApiConfig, VerifyClient};
 use ha::cluster::ScheduledRestart;
@@ -30,6 +31,9 @@ use crate::daemon::{http, store};
 
 /// Health checks of many load balancers fit into one thread; a second one so that none waits for a TLS handshake.
 const THREADS: usize = 2;
+
+/// How long addresses of members are taken to be the same.
+const MEMBERS_PAUSE: Duration = Duration::from_secs(10);
 
 /// What the REST API works with; nothing of it is shared with the HA loop, so that neither waits for the other.
 pub struct Surroundings {
@@ -205,7 +209,20 @@ struct Follower {
 
 impl Follower {
     async fn follow(mut self, mut view: ViewReceiver) {
+        let mut resolved_at: Option<Instant> = None;
         loop {
+            if resolved_at.is_none_or(|at| at.elapsed() >= MEMBERS_PAUSE) {
+                let has_members = view.borrow().cluster.is_some();
+                resolved_at = has_members.then(Instant::now);
+                let (api, server) = (Arc::clone(&self.api), Arc::clone(&self.server));
+                // Names may take their time.
+                tokio::spawn(async move {
+                    let addresses = api.member_addresses().await;
+                    if !addresses.is_empty() {
+                        server.set_members(addresses);
+                    }
+                });
+            }
             let (newest, version) = {
                 let view = view.borrow_and_update();
                 (Arc::clone(&view.local), view.node.version.clone())

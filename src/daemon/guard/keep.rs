@@ -144,7 +144,7 @@ impl MovesDeadline {
 /// What the server was seen to be.
 pub(crate) fn runs_as(server: &ha::facts::Server) -> RunsAs {
     match &server.sql {
-        _ if !server.is_running => RunsAs::Stopped,
+        _ if server.is_stopped() => RunsAs::Stopped,
         Some(sql) if sql.in_recovery => RunsAs::Standby,
         Some(_) => RunsAs::Primary,
         None => RunsAs::Unknown,

@@ -1,5 +1,6 @@
 //! The thread that talks to the guard: requests come through a channel and are done in their order.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -18,6 +19,9 @@ use crate::daemon::events::Events;
 
 /// How long the end of a postmaster may take to reach the guard, when we know of it before.
 const END_TIME: Duration = Duration::from_secs(2);
+
+/// How long the guard may take to start a server.
+const START_TIME: Duration = Duration::from_secs(5);
 
 /// How long a guard that could not be had, or ended at once, is let be.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -90,6 +94,7 @@ pub(super) fn start(options: Options, events: Events) -> io::Result<(Mailbox, wa
         options,
         events,
         requests: receiver,
+        waiting: VecDeque::new(),
         bell: heard,
         state,
         client: None,
@@ -100,6 +105,7 @@ pub(super) fn start(options: Options, events: Events) -> io::Result<(Mailbox, wa
         held: None,
         refused: None,
         lease: None,
+        is_silent: false,
         trouble: None,
     };
     std::thread::Builder::new()
@@ -116,6 +122,8 @@ struct Worker {
     options: Options,
     events: Events,
     requests: mpsc::Receiver<Request>,
+    /// Those that were received and not answered yet.
+    waiting: VecDeque<Request>,
     bell: UnixStream,
     state: watch::Sender<State>,
     client: Option<Client>,
@@ -132,6 +140,8 @@ struct Worker {
     /// The postmaster that it refused to hold.
     refused: Option<i32>,
     lease: Option<String>,
+    /// It is there, and has not answered in time.
+    is_silent: bool,
     /// What was said about it last, so that it is said once.
     trouble: Option<String>,
 }
@@ -142,11 +152,31 @@ impl Worker {
             self.hear_events();
             loop {
                 match self.requests.try_recv() {
-                    Ok(request) => self.answer(request),
-                    Err(mpsc::TryRecvError::Empty) => break,
+                    Ok(request) => self.waiting.push_back(request),
+                    Err(mpsc::TryRecvError::Empty) if self.waiting.is_empty() => break,
+                    Err(mpsc::TryRecvError::Empty) => self.answer_next(),
                     Err(mpsc::TryRecvError::Disconnected) => return,
                 }
             }
+        }
+    }
+
+    /// A guard that does not answer costs time with each request. What a later one says again is only remembered, and so is
+    /// what somebody waits behind.
+    fn answer_next(&mut self) {
+        let Some(request) = self.waiting.pop_front() else {
+            return;
+        };
+        match request {
+            Request::Keep { posture, .. }
+                if self
+                    .waiting
+                    .iter()
+                    .any(|later| !matches!(later, Request::Remember(_))) =>
+            {
+                self.posture = posture_after(self.posture, posture);
+            }
+            request => self.answer(request),
         }
     }
 
@@ -236,7 +266,10 @@ impl Worker {
                 self.well();
                 self.remember();
             }
-            Err(error) => self.troubled(error.to_string()),
+            Err(error) => {
+                self.is_silent = matches!(error, Error::Timeout(_));
+                self.troubled(error.to_string());
+            }
         }
     }
 
@@ -318,12 +351,65 @@ impl Worker {
         }
     }
 
+    /// Nobody needs a guard that does not answer: it has no server to watch, and gives way to another one.
     fn start(&mut self, command: &ServerCommand, output: &OwnedFd) -> Result<i32, Refusal> {
+        if self.is_answered() || (self.is_silent && self.replace()) {
+            match self.start_through(command, output) {
+                Err(Refusal::Missing(_)) if self.is_silent && self.replace() => {}
+                started => return started,
+            }
+            return self.start_through(command, output);
+        }
+        Err(Refusal::Missing(self.trouble.clone().unwrap_or_default()))
+    }
+
+    /// There is a guard, it answers, and it knows what it is to hold.
+    fn is_answered(&mut self) -> bool {
         self.connect(true);
-        self.tell();
+        match self.client.as_mut().map(Client::status) {
+            Some(Ok(_)) => self.tell(),
+            Some(Err(error)) => {
+                self.failed(error);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Whether another guard has taken the place of one that does not answer.
+    fn replace(&mut self) -> bool {
+        self.client = None;
+        self.held = None;
+        match Client::kill_silent(&self.options) {
+            Ok(_) => tracing::warn!("the guard did not answer and was killed; PostgreSQL gets another one"),
+            Err(error) => {
+                self.troubled(format!(
+                    "the guard does not answer and cannot be replaced: {error}"
+                ));
+                return false;
+            }
+        }
+        self.guard_pid = 0;
+        self.is_answered()
+    }
+
+    fn start_through(&mut self, command: &ServerCommand, output: &OwnedFd) -> Result<i32, Refusal> {
         let Some(client) = &mut self.client else {
             let why = self.trouble.clone().unwrap_or_default();
             return Err(Refusal::Missing(why));
+        };
+        // It has answered a moment ago: the time is for the execution of the program.
+        client.set_timeout(START_TIME);
+        let started = self.start_at_once(command, output);
+        if let Some(client) = &mut self.client {
+            client.set_timeout(self.options.timeout);
+        }
+        started
+    }
+
+    fn start_at_once(&mut self, command: &ServerCommand, output: &OwnedFd) -> Result<i32, Refusal> {
+        let Some(client) = &mut self.client else {
+            return Err(Refusal::Missing(String::new()));
         };
         let fds = || Some([output.as_fd(), output.as_fd()]);
         let mut started = client.start(command, fds());
@@ -390,6 +476,7 @@ impl Worker {
             self.client = None;
             self.held = None;
         }
+        self.is_silent = matches!(error, Error::Timeout(_));
         self.told = None;
         self.troubled(error.to_string());
     }
@@ -403,6 +490,7 @@ impl Worker {
     }
 
     fn well(&mut self) {
+        self.is_silent = false;
         if self.refused.is_none() {
             self.trouble = None;
             self.set_missing(false, String::new());

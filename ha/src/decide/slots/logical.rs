@@ -192,7 +192,7 @@ pub(crate) fn notice_primary(c: &mut Cycle<'_>, control: &ControlData) -> Flow<(
         control.state,
         DatabaseState::InProduction | DatabaseState::ShuttingDown | DatabaseState::ShutDown
     );
-    if was_primary && !observe::server(c)?.is_running {
+    if was_primary && observe::server(c)?.is_stopped() {
         c.memory.slots.led_on = Some(control.timeline);
     }
     Ok(())
