@@ -19,7 +19,9 @@ pub(super) fn begin(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Reason> {
         return clone(c, cluster, from);
     }
     let node = c.node();
-    if cluster.initialize.is_none() && node.may_bootstrap && !node.tags.nofailover() {
+    // A store that lost its keys is no cluster that was never made.
+    let may_bootstrap = node.may_bootstrap && c.memory.replaced_store.is_none();
+    if cluster.initialize.is_none() && may_bootstrap && !node.tags.nofailover() {
         let won = c.write(Key::Initialize, String::new(), Expect::Absent)?;
         if !matches!(won, Ok(Some(_))) {
             return Ok(Reason::LostInitializeRace);
@@ -136,7 +138,7 @@ pub(super) fn hand_over(c: &mut Cycle<'_>) -> Flow<Reason> {
     let config = c.node().config_json.clone();
     drop(c.write(Key::Config, config, Expect::Anything)?);
     match c.lock(Action::TakeLeader)? {
-        LockAnswer::Held { .. } => {}
+        LockAnswer::Held { .. } | LockAnswer::HeldByLeaseAlone { .. } => {}
         // The cluster is made, only the key is not ours yet: tried again.
         LockAnswer::NotHeld | LockAnswer::Unknown(_) => return Ok(Reason::DcsNotAccessible),
     }
