@@ -68,8 +68,10 @@ pub struct Etcd3Config {
     pub username: Option<String>,
     /// Its password.
     pub password: Option<Secret>,
-    /// CA file: the server's certificate is verified if given.
+    /// CA file; without it the system's CAs are trusted.
     pub cacert: Option<PathBuf>,
+    /// The server's certificate is not verified.
+    pub insecure: bool,
     /// Client certificate.
     pub cert: Option<PathBuf>,
     /// Its key; may be inside `cert`.
@@ -221,6 +223,7 @@ fn etcd3(map: &Map) -> Result<Etcd3Config, KeyError> {
         username,
         password,
         cacert: crate::read::path(map, "cacert"),
+        insecure: crate::read::flag(map, "insecure"),
         cert: crate::read::path(map, "cert"),
         key: crate::read::path(map, "key"),
     })

@@ -25,6 +25,9 @@ pub enum Error {
     /// help; nothing was written.
     #[error(fmt = rejected)]
     Rejected(#[source] Failure),
+    /// This member's key belongs to another agent of its name.
+    #[error(fmt = name_taken)]
+    NameTaken(#[source] Failure),
     /// The configuration cannot work: wrong credentials at the start, an unreadable certificate, a malformed address.
     #[error(fmt = fatal)]
     Fatal(#[source] Failure),
@@ -41,7 +44,10 @@ impl Error {
     #[must_use]
     pub fn failure(&self) -> &Failure {
         match self {
-            Self::Unavailable(failure) | Self::Rejected(failure) | Self::Fatal(failure) => failure,
+            Self::Unavailable(failure)
+            | Self::Rejected(failure)
+            | Self::NameTaken(failure)
+            | Self::Fatal(failure) => failure,
         }
     }
 }
@@ -72,6 +78,14 @@ fn rejected(failure: &Failure, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         operation, endpoint, ..
     } = failure;
     write!(f, "could not {operation}: refused by the DCS at {endpoint}")?;
+    chain(failure, f)
+}
+
+fn name_taken(failure: &Failure, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let Failure {
+        operation, endpoint, ..
+    } = failure;
+    write!(f, "cannot {operation} in the DCS at {endpoint}")?;
     chain(failure, f)
 }
 

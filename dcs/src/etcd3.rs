@@ -12,21 +12,25 @@ mod watch;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use config::Etcd3Config;
 use etcd_client::DeleteOptions;
-use ha::cluster::{Cluster, Expired, Leader, Version};
+use ha::cluster::{Cluster, Expired, Heartbeat, Takeover as Permit, Version};
 use ha::pg::MemberName;
 use tokio::task::JoinHandle;
 
 use self::cache::Cache;
 use self::calls::{Answer, Budget, Calls, Heard};
-use self::lease::Lease;
-use crate::verbs::{self, Claim, Guarded};
+use self::lease::{Lease, Takeover};
+use crate::verbs::{self, Claim, Guarded, Lock};
 use crate::{
-    Changes, Dcs, Error, Expect, Failure, Identity, Key, Layout, Op, OpResult, Record, Timing, Txn, TxnResult,
+    Changes, Dcs, Error, Expect, Failure, Identity, Key, Layout, OpResult, Record, Renewed, Timing, Txn,
+    TxnResult, WhenGone,
 };
+
+const RENEW: &str = "renew the leader key";
 
 /// A connection to an etcd cluster.
 pub struct Etcd3 {
@@ -41,7 +45,10 @@ pub struct Etcd3 {
 struct Holder {
     name: MemberName,
     lease: Lease,
+    takeover: Takeover,
     cache: Arc<Cache>,
+    /// The store that was read last.
+    seen: AtomicU64,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -64,7 +71,8 @@ impl Etcd3 {
         timing: Timing,
     ) -> Result<BTreeSet<String>, Error> {
         let layout = Layout::new(namespace, "", None);
-        let calls = Calls::new(config, configured(config, timing).await?, timing);
+        let probe = layout.read_prefix().to_owned();
+        let calls = Calls::new(config, configured(config, timing).await?, timing, probe);
         let snapshot = watch::read(&calls, &layout, calls.persistent()).await?;
         let scope = |key: &String| {
             Some(
@@ -91,7 +99,7 @@ impl Etcd3 {
         timing: Timing,
     ) -> Result<Self, Error> {
         let configured = configured(config, timing).await?;
-        let calls = Arc::new(Calls::new(config, configured, timing));
+        let calls = Arc::new(Calls::new(config, configured, timing, layout.leader()));
         let budget = calls.persistent();
         if config.use_proxies {
             watch::read(&calls, &layout, budget).await?;
@@ -109,7 +117,9 @@ impl Etcd3 {
             Holder {
                 name: identity.name,
                 lease,
+                takeover: Takeover::default(),
                 cache,
+                seen: AtomicU64::new(calls.generation()),
                 tasks,
             }
         });
@@ -150,11 +160,18 @@ impl Etcd3 {
         txn: &Txn,
     ) -> Result<Option<Answer<TxnResult>>, Error> {
         let txn = convert::txn(txn);
-        let answer = self.calls.run(operation, budget, move |mut client| {
+        self.check_store(operation)?;
+        let answer = self.calls.run(operation, budget, move |client| {
             let txn = txn.clone();
             Box::pin(async move {
-                match client.txn(txn).await {
-                    Ok(response) => Ok(Heard::new(Some(convert::result(&response)), response.header())),
+                let mut kv = client
+                    .kv_client()
+                    .max_decoding_message_size(watch::LARGEST_ANSWER);
+                match kv.txn(txn).await {
+                    Ok(response) => Ok(Heard::confirmed(
+                        Some(convert::result(&response)),
+                        response.header(),
+                    )),
                     Err(error) if faults::is_lease_gone(&error) => Ok(Heard::new(None, None)),
                     Err(error) => Err(error),
                 }
@@ -202,7 +219,10 @@ impl Etcd3 {
         loop {
             let kept = holder.lease.keep(&self.calls, budget).await?;
             let Some(answer) = self.txn(operation, budget, &txn(holder, kept.id)).await? else {
-                holder.lease.forget(kept.id).await;
+                if holder.lease.keep(&self.calls, budget).await?.id == kept.id {
+                    // The lease that is missing is the one without which its holder may not be superseded.
+                    return Ok(false);
+                }
                 self.check(operation, budget)?;
                 continue;
             };
@@ -214,30 +234,102 @@ impl Etcd3 {
                 let record = record(&holder.name.0, answer.value.revision, kept.id);
                 self.learn(&self.layout.leader(), answer.value.revision, Some(record));
             }
-            if kept.is_confirmed_by(answer.term) || self.is_held(holder, budget).await? {
+            if kept.is_confirmed_by(answer.term) {
+                return Ok(true);
+            }
+            if self.renew(holder, budget).await? == Lock::Ours {
                 return Ok(true);
             }
             self.check(operation, budget)?;
         }
     }
 
-    /// Prolongs the lease and has a quorum write the heartbeat: whether the key is ours, bound to our lease, and the
-    /// prolongation is good.
-    async fn is_held(&self, holder: &Holder, budget: Budget) -> Result<bool, Error> {
-        const OPERATION: &str = "renew the leader key";
+    /// Renews the lease and has a quorum write the heartbeat: [`Lock::Ours`] says that the key is ours, bound to our lease,
+    /// and the renewal is good.
+    async fn renew(&self, holder: &Holder, budget: Budget) -> Result<Lock, Error> {
         loop {
             let kept = holder.lease.keep(&self.calls, budget).await?;
             let txn = verbs::renew_leader(self.claim(holder, kept.id));
-            let answer = self.unbound(OPERATION, budget, &txn).await?;
-            if !verbs::is_renewed(&answer.value, &holder.name, kept.id) {
-                return Ok(false);
-            }
-            if kept.is_confirmed_by(answer.term) {
-                return Ok(true);
+            let answer = self.unbound(RENEW, budget, &txn).await?;
+            if !answer.value.succeeded {
+                let lock = self.judge(holder, kept.id, &answer.value);
+                if lock != Lock::Ours {
+                    self.learn_found(&self.layout.leader(), &answer.value);
+                    return Ok(lock);
+                }
+            } else if kept.is_confirmed_by(answer.term) {
+                return Ok(Lock::Ours);
             }
             // etcd has elected a leader between the two: once more, within its term.
-            self.check(OPERATION, budget)?;
+            self.check(RENEW, budget)?;
         }
+    }
+
+    fn judge(&self, holder: &Holder, lease: i64, result: &TxnResult) -> Lock {
+        verbs::lock(result, &holder.name, lease, |lease| holder.lease.knows(lease))
+    }
+
+    /// etcd has refused to write the heartbeat, which says nothing of the lock. Where nobody can supersede us, for lack of
+    /// the lease that permits it, the lease of the leader key is the lock.
+    async fn hold_by_lease(
+        &self,
+        holder: &Holder,
+        budget: Budget,
+        refused: Failure,
+    ) -> Result<Renewed, Error> {
+        loop {
+            let Ok(kept) = holder.lease.keep(&self.calls, budget).await else {
+                return Err(Error::Rejected(refused));
+            };
+            let look = verbs::look_at_lock(&self.layout);
+            let answer = self.unbound(RENEW, budget, &look).await?;
+            match self.judge(holder, kept.id, &answer.value) {
+                Lock::Ours => {}
+                Lock::Lost => {
+                    self.learn_found(&self.layout.leader(), &answer.value);
+                    return Ok(Renewed::No);
+                }
+                Lock::Unbound(_) | Lock::Gone(_) => return Err(Error::Rejected(refused)),
+            }
+            if self.may_be_superseded(holder, &answer.value) {
+                self.forbid_takeover(holder, budget, &answer.value).await?;
+            } else if kept.is_confirmed_by(answer.term) {
+                return Ok(Renewed::ByLeaseAlone(calls::chain(&refused)));
+            }
+            // The key is looked at again after that, and the lease renewed before.
+            self.check(RENEW, budget)?;
+        }
+    }
+
+    /// Whether the heartbeat that was read may serve to supersede this leader, as far as is known.
+    fn may_be_superseded(&self, holder: &Holder, result: &TxnResult) -> bool {
+        let takeover = permit(result).filter(|(name, _)| *name == holder.name);
+        match takeover.map(|(_, takeover)| takeover) {
+            None | Some(Permit::Never) => false,
+            Some(Permit::Always) => true,
+            Some(Permit::WhileLease(lease)) => !holder.takeover.is_revoked(lease),
+        }
+    }
+
+    async fn forbid_takeover(
+        &self,
+        holder: &Holder,
+        budget: Budget,
+        result: &TxnResult,
+    ) -> Result<(), Error> {
+        match permit(result).map(|(_, takeover)| takeover) {
+            Some(Permit::WhileLease(lease)) => {
+                lease::revoke(&self.calls, budget, lease).await?;
+                holder.takeover.revoked(lease);
+            }
+            // Written by an agent before us that knew of no such lease.
+            Some(Permit::Always) => {
+                let delete = verbs::delete_heartbeat(&self.layout, &holder.name);
+                self.unbound(RENEW, budget, &delete).await?;
+            }
+            Some(Permit::Never) | None => {}
+        }
+        Ok(())
     }
 
     fn claim<'a>(&'a self, holder: &'a Holder, lease: i64) -> Claim<'a> {
@@ -246,7 +338,24 @@ impl Etcd3 {
             name: &holder.name,
             lease,
             ttl: self.calls.timing().ttl,
+            takeover: holder.takeover.id(),
         }
+    }
+
+    /// What was decided on the keys of one store is not done in another, until that was read.
+    fn check_store(&self, operation: &'static str) -> Result<(), Error> {
+        let seen = self
+            .member
+            .as_ref()
+            .map(|holder| holder.seen.load(Ordering::Relaxed));
+        if seen.is_none_or(|seen| seen == self.calls.generation()) {
+            return Ok(());
+        }
+        Err(Error::Unavailable(Failure {
+            operation,
+            endpoint: self.calls.current(),
+            source: "another store answers than before, and was not read yet".into(),
+        }))
     }
 
     fn check(&self, operation: &'static str, budget: Budget) -> Result<(), Error> {
@@ -308,6 +417,9 @@ impl Dcs for Etcd3 {
                     })
                 })?,
         };
+        if let Some(holder) = &self.member {
+            holder.seen.store(snapshot.generation, Ordering::Relaxed);
+        }
         Ok(snapshot.cluster(&self.layout))
     }
 
@@ -317,34 +429,43 @@ impl Dcs for Etcd3 {
         let budget = self.calls.brief();
         let key = self.layout.member(&holder.name);
         let lease = holder.lease.keep_if_due(&self.calls, budget).await?;
-        if holder
-            .cache
-            .get(&key)
+        let mut seen = holder.cache.get(&key);
+        if seen
+            .as_ref()
             .is_some_and(|record| record.value == data && record.lease == lease)
         {
             return Ok(true);
         }
-        let put = Op::Put {
-            key: key.clone(),
-            value: data.to_owned(),
-            lease,
-        };
-        let txn = Txn {
-            then: vec![put],
-            ..Txn::default()
-        };
-        match self.txn(OPERATION, budget, &txn).await? {
-            Some(answer) => {
-                let revision = answer.value.revision;
-                self.learn(&key, revision, Some(record(data, revision, lease)));
-                Ok(true)
-            }
-            None => {
+        // The copy may be behind, or not there: then the answer tells what there is.
+        for _ in 0..3 {
+            let revision = seen.as_ref().map_or(0, |record| record.mod_revision);
+            let is_anothers = |record: &Record| {
+                record.lease != 0 && record.lease != lease && !holder.lease.knows(record.lease)
+            };
+            let is_taken = seen.as_ref().is_some_and(is_anothers);
+            let txn = verbs::touch_member(&key, data, lease, if is_taken { -1 } else { revision });
+            let Some(answer) = self.txn(OPERATION, budget, &txn).await? else {
                 tracing::warn!("lease {lease} is gone: the member key is written in the next cycle");
                 holder.lease.forget(lease).await;
-                Ok(false)
+                return Ok(false);
+            };
+            if answer.value.succeeded {
+                let revision = answer.value.revision;
+                self.learn(&key, revision, Some(record(data, revision, lease)));
+                return Ok(true);
             }
+            self.learn_found(&key, &answer.value);
+            let found = verbs::found(&answer.value).cloned();
+            if found.as_ref().is_some_and(is_anothers) {
+                return Err(Error::NameTaken(Failure {
+                    operation: OPERATION,
+                    endpoint: self.calls.current(),
+                    source: format!("there is already a node named '{}' running", holder.name).into(),
+                }));
+            }
+            seen = found;
         }
+        Ok(false)
     }
 
     async fn acquire_leader(&self) -> Result<bool, Error> {
@@ -367,21 +488,28 @@ impl Dcs for Etcd3 {
         .await
     }
 
-    async fn renew_leader(&self, _seen: Option<&Leader>) -> Result<bool, Error> {
-        const OPERATION: &str = "renew the leader key";
-        let holder = self.holder(OPERATION)?;
+    async fn renew_leader(&self, when_gone: WhenGone) -> Result<Renewed, Error> {
+        let holder = self.holder(RENEW)?;
         let budget = self.calls.persistent();
-        if self.is_held(holder, budget).await? {
-            return Ok(true);
-        }
-        // The key is gone, bound to another lease, or another member's.
-        self.hold(
-            OPERATION,
-            budget,
-            |holder, lease| verbs::rebind_leader(self.claim(holder, lease)),
-            |result, _, _| verbs::is_rebound(result),
-        )
-        .await
+        holder.takeover.keep(&self.calls).await;
+        let txn: Box<dyn Fn(&Holder, i64) -> Txn + Send + Sync> = match self.renew(holder, budget).await {
+            Ok(Lock::Ours) => return Ok(Renewed::Yes),
+            Ok(Lock::Unbound(revision)) => {
+                Box::new(move |holder, lease| verbs::rebind_leader(self.claim(holder, lease), revision))
+            }
+            Ok(Lock::Gone(heartbeat)) if when_gone == WhenGone::Recreate => {
+                Box::new(move |holder, lease| verbs::recreate_leader(self.claim(holder, lease), heartbeat))
+            }
+            Ok(Lock::Gone(_) | Lock::Lost) => return Ok(Renewed::No),
+            Err(Error::Rejected(refused)) => return self.hold_by_lease(holder, budget, refused).await,
+            Err(error) => return Err(error),
+        };
+        let is_held = self
+            .hold(RENEW, budget, txn, |result, holder, lease| {
+                verbs::is_acquired(result, &holder.name, lease)
+            })
+            .await?;
+        Ok(if is_held { Renewed::Yes } else { Renewed::No })
     }
 
     async fn take_leader(&self) -> Result<bool, Error> {
@@ -397,8 +525,15 @@ impl Dcs for Etcd3 {
     async fn release_leader(&self, status: Option<&str>) -> Result<bool, Error> {
         const OPERATION: &str = "release the leader key";
         let holder = self.holder(OPERATION)?;
-        let txn = verbs::release_leader(&self.layout, &holder.name, status);
-        let answer = self.unbound(OPERATION, self.calls.brief(), &txn).await?;
+        let release = |status| verbs::release_leader(&self.layout, &holder.name, status);
+        let budget = self.calls.brief();
+        let answer = match self.unbound(OPERATION, budget, &release(status)).await {
+            // A full etcd takes no position, but it deletes.
+            Err(Error::Rejected(_)) if status.is_some() => {
+                self.unbound(OPERATION, budget, &release(None)).await?
+            }
+            answer => answer?,
+        };
         let is_released = verbs::is_released(&answer.value, answer.is_repeat);
         if answer.value.succeeded {
             let revision = answer.value.revision;
@@ -483,9 +618,22 @@ impl Dcs for Etcd3 {
         self.calls.set_timing(timing);
     }
 
+    fn adopt_lease(&self, lease: &str) {
+        if let (Some(holder), Ok(lease)) = (&self.member, lease.parse()) {
+            holder.lease.adopt(lease);
+        }
+    }
+
     fn lease(&self) -> Option<String> {
         self.member.as_ref()?.lease.id().map(|id| id.to_string())
     }
+}
+
+/// Whose heartbeat was read, and whether it may serve to supersede that leader.
+fn permit(result: &TxnResult) -> Option<(MemberName, Permit)> {
+    let record = verbs::heartbeat(result)?;
+    let heartbeat = Heartbeat::parse(Version(record.mod_revision), &record.value)?;
+    Some((heartbeat.leader, heartbeat.takeover))
 }
 
 /// The configured endpoints; checks on the way that the certificates can be used.

@@ -14,5 +14,5 @@ pub mod memory;
 pub use error::{Error, Failure};
 pub use layout::Layout;
 pub use snapshot::{Record, Snapshot};
-pub use store::{Changes, Dcs, Expect, Identity, Key, Timing};
+pub use store::{Changes, Dcs, Expect, Identity, Key, Renewed, Timing, WhenGone};
 pub use txn::{Compare, Op, OpResult, Txn, TxnResult};

@@ -6,4 +6,4 @@ mod store;
 
 pub use self::dcs::{MemoryDcs, SharedStore};
 pub use session::Session;
-pub use store::{Event, Store};
+pub use store::{Event, Refused, Store};

@@ -27,6 +27,8 @@ pub struct Record {
 pub struct Snapshot {
     /// The store's revision.
     pub revision: i64,
+    /// Which store this is: goes up when another one answers than before.
+    pub generation: u64,
     /// The keys.
     pub records: BTreeMap<String, Record>,
 }
@@ -37,6 +39,7 @@ impl Snapshot {
     pub fn cluster(&self, layout: &Layout) -> Cluster {
         let get = |name: &str| self.records.get(&format!("{}{name}", layout.prefix()));
         Cluster {
+            generation: self.generation,
             initialize: get("initialize").map(|record| record.value.clone()),
             config: get("config").and_then(config),
             leader: get("leader")

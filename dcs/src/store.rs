@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ha::cluster::{Cluster, Expired, Leader, Version};
+use ha::cluster::{Cluster, Expired, Version};
 use ha::pg::MemberName;
-pub use ha::step::{Expect, Key};
+pub use ha::step::{Expect, Key, WhenGone};
 use tokio::sync::watch;
 
 use crate::Error;
@@ -68,6 +68,29 @@ pub struct Changes {
     pub workers: u64,
 }
 
+/// What came of a renewal of the lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renewed {
+    /// The key is ours.
+    Yes,
+    /// The key is ours and its lease is kept alive, but the store refuses to write, for this reason: nobody can supersede
+    /// this leader, and nobody can take a key that is free.
+    ByLeaseAlone(String),
+    /// The key is certainly not ours.
+    No,
+}
+
+impl Renewed {
+    /// Whether the key is ours.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        match self {
+            Self::Yes | Self::ByLeaseAlone(_) => true,
+            Self::No => false,
+        }
+    }
+}
+
 /// A store of the cluster's state.
 ///
 /// Every verb takes at most `retry_timeout`. A verb that returns success has had a request succeed that was sent
@@ -84,7 +107,8 @@ pub trait Dcs: Send + Sync {
     /// lease already is not written again. `false`: the lease was lost meanwhile, the next call will succeed.
     ///
     /// # Errors
-    /// The store did not answer or refused.
+    /// The store did not answer or refused. [`Error::NameTaken`]: the key is bound to a lease that is not ours, so that
+    /// another agent of this name lives or has lived until a moment ago.
     async fn touch_member(&self, data: &str) -> Result<bool, Error>;
 
     /// Creates the leader key, bound to a fresh lease. `false`: somebody holds it.
@@ -100,12 +124,12 @@ pub trait Dcs: Send + Sync {
     /// The store did not answer or refused: whether the key is ours is unknown.
     async fn supersede_leader(&self, expired: Expired) -> Result<bool, Error>;
 
-    /// Prolongs the hold on the leader key; re-creates the key if it is gone and binds it to the present lease if it
-    /// is bound to another. `seen` is the key as the caller last saw it. `false`: it is certainly lost.
+    /// Renews the hold on the leader key, and binds the key to the present lease if it is bound to another one of this
+    /// agent's. A key that is gone is created again only if `when_gone` permits it and no other member has led since.
     ///
     /// # Errors
     /// The store did not answer or refused: whether the key is still ours is unknown.
-    async fn renew_leader(&self, seen: Option<&Leader>) -> Result<bool, Error>;
+    async fn renew_leader(&self, when_gone: WhenGone) -> Result<Renewed, Error>;
 
     /// Makes this member the leader whatever the key says, as after a bootstrap.
     ///
@@ -143,6 +167,10 @@ pub trait Dcs: Send + Sync {
     /// Applies new durations at once. Another `ttl` means another lease, to which the keys move with the next
     /// [`Dcs::touch_member`] and [`Dcs::renew_leader`].
     fn set_timing(&self, timing: Timing);
+
+    /// A lease that keys of this name are bound to belongs to a process of ours that has ended, as is proved: it is taken
+    /// up again, and the keys are ours.
+    fn adopt_lease(&self, lease: &str);
 
     /// The present lease in the store's own form, to be kept for [`Identity::lease`].
     fn lease(&self) -> Option<String>;

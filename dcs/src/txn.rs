@@ -20,8 +20,10 @@ pub enum Compare {
     Absent(String),
     /// The key is there with this value.
     Value(String, String),
-    /// The key was last written at this revision.
+    /// The key was last written at this revision; 0: it is not there.
     ModRevision(String, i64),
+    /// The key is there and bound to this lease.
+    Lease(String, i64),
 }
 
 /// One operation.

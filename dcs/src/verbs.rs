@@ -28,24 +28,31 @@ pub(crate) struct Claim<'a> {
     pub(crate) name: &'a MemberName,
     pub(crate) lease: i64,
     pub(crate) ttl: Duration,
+    /// The lease without which this leader cannot be superseded.
+    pub(crate) takeover: Option<i64>,
 }
 
 impl Claim<'_> {
     /// The key bound to the lease, and with it the heartbeat.
     fn put(self) -> Vec<Op> {
+        self.put_while(0)
+    }
+
+    /// As [`Claim::put`]; fails where `lease` does not exist.
+    fn put_while(self, lease: i64) -> Vec<Op> {
         let leader = Op::Put {
             key: self.layout.leader(),
             value: self.name.0.clone(),
             lease: self.lease,
         };
-        vec![leader, self.heartbeat()]
+        vec![leader, self.heartbeat(lease)]
     }
 
-    fn heartbeat(self) -> Op {
+    fn heartbeat(self, lease: i64) -> Op {
         Op::Put {
             key: self.layout.heartbeat(),
-            value: Heartbeat::to_json(self.name, self.ttl),
-            lease: 0,
+            value: Heartbeat::to_json(self.name, self.ttl, self.takeover),
+            lease,
         }
     }
 }
@@ -58,29 +65,83 @@ pub(crate) fn acquire_leader(claim: Claim<'_>) -> Txn {
     }
 }
 
-/// As [`acquire_leader`], from a holder that has not renewed its lock since.
+/// As [`acquire_leader`], from a holder that has not renewed its lock since. The new heartbeat is bound to the lease that
+/// the holder revokes before it counts on the lease of the leader key alone: then the store refuses the transaction.
 pub(crate) fn supersede_leader(claim: Claim<'_>, expired: Expired) -> Txn {
     Txn {
         compare: vec![
             Compare::ModRevision(claim.layout.leader(), expired.leader.0),
             Compare::ModRevision(claim.layout.heartbeat(), expired.heartbeat.0),
         ],
-        then: claim.put(),
+        then: claim.put_while(expired.takeover.unwrap_or_default()),
         otherwise: vec![Op::Get(claim.layout.leader())],
     }
 }
 
-/// Proves that the key is ours by writing the heartbeat where it is.
+/// Proves that the key is ours by writing the heartbeat where it is; tells what there is otherwise.
 pub(crate) fn renew_leader(claim: Claim<'_>) -> Txn {
+    let leader = claim.layout.leader();
     Txn {
-        compare: vec![Compare::Value(claim.layout.leader(), claim.name.0.clone())],
-        then: vec![Op::Get(claim.layout.leader()), claim.heartbeat()],
-        otherwise: vec![Op::Get(claim.layout.leader())],
+        compare: vec![
+            Compare::Value(leader.clone(), claim.name.0.clone()),
+            Compare::Lease(leader, claim.lease),
+        ],
+        then: vec![claim.heartbeat(0)],
+        otherwise: lock_keys(claim.layout),
     }
 }
 
-pub(crate) fn is_renewed(result: &TxnResult, name: &MemberName, lease: i64) -> bool {
-    result.succeeded && found(result).is_some_and(|record| is_ours(record, name, lease))
+fn lock_keys(layout: &Layout) -> Vec<Op> {
+    vec![Op::Get(layout.leader()), Op::Get(layout.heartbeat())]
+}
+
+/// Reads leader key and heartbeat without writing anything: a store that refuses writes carries it out.
+pub(crate) fn look_at_lock(layout: &Layout) -> Txn {
+    Txn {
+        then: lock_keys(layout),
+        ..Txn::default()
+    }
+}
+
+/// What [`renew_leader`] found instead of the key as it should be, or [`look_at_lock`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Lock {
+    /// The key is this member's and bound to this lease.
+    Ours,
+    /// The key, written at this revision, is this member's and bound to another lease that is known to be its own.
+    Unbound(i64),
+    /// Nobody holds the key. No other member has led since this one did: the heartbeat, written at this revision, is its own,
+    /// or (0) there is none, as in a store that was wiped.
+    Gone(i64),
+    /// Somebody else holds the key, or nobody does and somebody else may have led meanwhile.
+    Lost,
+}
+
+/// Judges what leader key and heartbeat say. `knows`: whether a lease is one of this very agent's; a key that is bound to
+/// no lease (0) is nobody's who lives.
+pub(crate) fn lock(result: &TxnResult, name: &MemberName, lease: i64, knows: impl Fn(i64) -> bool) -> Lock {
+    let heartbeat = heartbeat(result);
+    match found(result) {
+        Some(leader) if is_ours(leader, name, lease) => Lock::Ours,
+        Some(leader) if leader.value == name.0 && (leader.lease == 0 || knows(leader.lease)) => {
+            Lock::Unbound(leader.mod_revision)
+        }
+        Some(_) => Lock::Lost,
+        None => match heartbeat {
+            None => Lock::Gone(0),
+            Some(record) => Heartbeat::parse(Version(record.mod_revision), &record.value)
+                .filter(|heartbeat| &heartbeat.leader == name)
+                .map_or(Lock::Lost, |_| Lock::Gone(record.mod_revision)),
+        },
+    }
+}
+
+/// The heartbeat that [`lock_keys`] read.
+pub(crate) fn heartbeat(result: &TxnResult) -> Option<&Record> {
+    match result.results.get(1) {
+        Some(OpResult::Get(record)) => record.as_ref(),
+        _ => None,
+    }
 }
 
 /// The key may be ours already, from an attempt that went unanswered.
@@ -88,22 +149,47 @@ pub(crate) fn is_acquired(result: &TxnResult, name: &MemberName, lease: i64) -> 
     result.succeeded || found(result).is_some_and(|record| is_ours(record, name, lease))
 }
 
-pub(crate) fn rebind_leader(claim: Claim<'_>) -> Txn {
-    let create = Txn {
-        compare: vec![Compare::Absent(claim.layout.leader())],
-        then: claim.put(),
-        otherwise: Vec::new(),
-    };
+/// Binds the key, which was found to be ours, to the present lease.
+pub(crate) fn rebind_leader(claim: Claim<'_>, revision: i64) -> Txn {
     Txn {
-        compare: vec![Compare::Value(claim.layout.leader(), claim.name.0.clone())],
+        compare: vec![Compare::ModRevision(claim.layout.leader(), revision)],
         then: claim.put(),
-        otherwise: vec![Op::Txn(Box::new(create))],
+        otherwise: vec![Op::Get(claim.layout.leader())],
     }
 }
 
-pub(crate) fn is_rebound(result: &TxnResult) -> bool {
-    let inner = result.results.first();
-    result.succeeded || matches!(inner, Some(OpResult::Txn(inner)) if inner.succeeded)
+/// Creates the key again; `heartbeat` is the revision of our own heartbeat, or 0 where there is none.
+pub(crate) fn recreate_leader(claim: Claim<'_>, heartbeat: i64) -> Txn {
+    Txn {
+        compare: vec![
+            Compare::Absent(claim.layout.leader()),
+            Compare::ModRevision(claim.layout.heartbeat(), heartbeat),
+        ],
+        then: claim.put(),
+        otherwise: vec![Op::Get(claim.layout.leader())],
+    }
+}
+
+/// Deletes a heartbeat by which its leader, which is `name`, could be superseded.
+pub(crate) fn delete_heartbeat(layout: &Layout, name: &MemberName) -> Txn {
+    Txn {
+        compare: vec![Compare::Value(layout.leader(), name.0.clone())],
+        then: vec![Op::Delete(layout.heartbeat())],
+        otherwise: Vec::new(),
+    }
+}
+
+/// Writes the member key, unless it was written since `seen`, its revision (0: it was not there).
+pub(crate) fn touch_member(key: &str, data: &str, lease: i64, seen: i64) -> Txn {
+    Txn {
+        compare: vec![Compare::ModRevision(key.to_owned(), seen)],
+        then: vec![Op::Put {
+            key: key.to_owned(),
+            value: data.to_owned(),
+            lease,
+        }],
+        otherwise: vec![Op::Get(key.to_owned())],
+    }
 }
 
 pub(crate) fn take_leader(claim: Claim<'_>) -> Txn {
@@ -186,7 +272,7 @@ fn compare(key: &str, expect: Expect) -> Vec<Compare> {
     }
 }
 
-fn found(result: &TxnResult) -> Option<&Record> {
+pub(crate) fn found(result: &TxnResult) -> Option<&Record> {
     match result.results.first() {
         Some(OpResult::Get(record)) => record.as_ref(),
         _ => None,

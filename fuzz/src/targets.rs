@@ -164,6 +164,7 @@ fn dcs(input: &[u8]) {
         let layout = Layout::new("/service/", "demo", group);
         let mut snapshot = Snapshot {
             revision: 7,
+            generation: 0,
             records: BTreeMap::new(),
         };
         for (number, line) in text.lines().enumerate() {

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use failover::{Failover, FailoverKind};
-pub use heartbeat::{Expired, Heartbeat};
+pub use heartbeat::{Expired, Heartbeat, Takeover};
 pub use history::{History, HistoryLine};
 pub use leader::Leader;
 pub use member::{Member, MemberData, PendingRestartReason, ScheduledRestart};
@@ -69,6 +69,9 @@ pub struct Cluster {
     /// The key `failsafe`: the members that must agree before a leader goes on without the DCS, and their REST
     /// addresses. `None` when absent or malformed.
     pub failsafe: Option<BTreeMap<MemberName, String>>,
+    /// Goes up when another store answers than before: one that was wiped or restored from a backup, or another etcd cluster.
+    #[serde(default)]
+    pub generation: u64,
     /// A Citus coordinator's view of the workers, by their groups; empty otherwise.
     #[serde(default)]
     pub workers: BTreeMap<u32, Self>,
@@ -120,6 +123,10 @@ impl Cluster {
     /// Nothing at all is there.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        *self
+            == Self {
+                generation: self.generation,
+                ..Self::default()
+            }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, Expired, MemberData};
+use crate::decide::replaced_store;
 use crate::facts::{
     Answer, CrashRecovery, DataDirectory, DcsFailure, Divergence, FailsafeReply, Given, LockAnswer, Moment,
     Node, Peer, PeerAnswer, PlannedRestart, RecoveryDrift, Server, Source,
@@ -179,7 +180,7 @@ impl<'a> Cycle<'a> {
 
     fn was_renewed_meanwhile(&mut self, answer: &Answer) {
         match answer {
-            Answer::Lock(LockAnswer::Held { sent_at }) => {
+            Answer::Lock(LockAnswer::Held { sent_at } | LockAnswer::HeldByLeaseAlone { sent_at, .. }) => {
                 let valid_until = sent_at.after(self.config().ttl);
                 self.memory.lock = Some(Lock { valid_until });
             }
@@ -267,6 +268,7 @@ impl<'a> Cycle<'a> {
         match self.ask(Question::Cluster)? {
             Answer::Cluster(Ok(cluster)) => {
                 let now = self.now();
+                let cluster = &replaced_store::notice(self, cluster);
                 let cluster = self.without_expired_leader(cluster);
                 let cluster = &self.with_failsafe_leader(cluster);
                 self.note_failsafe_members(cluster);
@@ -276,7 +278,10 @@ impl<'a> Cycle<'a> {
                 }
                 let since = self.memory.unlocked_since.unwrap_or(now);
                 self.memory.unlocked_since = cluster.is_unlocked().then_some(since);
-                if !cluster.is_leader(self.me()) && !self.leads_by_failsafe(cluster) {
+                let is_ours = cluster.is_leader(self.me())
+                    || self.leads_by_failsafe(cluster)
+                    || replaced_store::has_to_be_led(self);
+                if !is_ours {
                     self.memory.lock = None;
                 }
                 Ok(Ok(Arc::clone(cluster)))
@@ -302,9 +307,9 @@ impl<'a> Cycle<'a> {
         let (Some(leader), Some(heartbeat), Some((_, since))) = (&cluster.leader, heartbeat, known) else {
             return Arc::clone(cluster);
         };
-        if leader.name == *self.me() || !heartbeat.is_of(leader) {
+        let Some(expired) = heartbeat.expired(leader).filter(|_| leader.name != *self.me()) else {
             return Arc::clone(cluster);
-        }
+        };
         // Two clocks that count the same time may differ a little.
         let over = since.after(heartbeat.ttl).after(heartbeat.ttl / 50);
         if now < over {
@@ -312,10 +317,7 @@ impl<'a> Cycle<'a> {
             return Arc::clone(cluster);
         }
         self.note(notes::lock_of_leader_is_over(&leader.name, now.since(since)));
-        self.expired = Some(Expired {
-            leader: leader.version,
-            heartbeat: heartbeat.version,
-        });
+        self.expired = Some(expired);
         if self.memory.led_cluster.is_none() {
             self.memory.led_cluster = Some(Arc::clone(cluster));
         }
@@ -461,8 +463,9 @@ impl<'a> Cycle<'a> {
         let ttl = self.config().ttl;
         match self.act(action)? {
             Answer::Lock(answer) => {
+                self.note_refusal(answer);
                 match answer {
-                    LockAnswer::Held { sent_at } => {
+                    LockAnswer::Held { sent_at } | LockAnswer::HeldByLeaseAlone { sent_at, .. } => {
                         self.memory.failsafe.until = None;
                         self.memory.lock = Some(Lock {
                             valid_until: sent_at.after(ttl),
@@ -477,6 +480,25 @@ impl<'a> Cycle<'a> {
             }
             _ => Err(self.defect("wrong answer about the leader key")),
         }
+    }
+
+    /// Whether the DCS writes is seen by what came of the last renewal.
+    fn note_refusal(&mut self, answer: &LockAnswer) {
+        let refused = match answer {
+            LockAnswer::Held { .. } | LockAnswer::NotHeld => None,
+            LockAnswer::HeldByLeaseAlone { why, .. } => Some(why.0.clone()),
+            LockAnswer::Unknown(_) => return,
+        };
+        if refused == self.memory.writes_refused {
+            return;
+        }
+        let is_ours = answer.held_since().is_some();
+        match &refused {
+            Some(why) => self.note(notes::dcs_refuses_writes(why)),
+            None if is_ours => self.note(notes::dcs_writes_again()),
+            None => {}
+        }
+        self.memory.writes_refused = refused;
     }
 
     pub(crate) fn write(
@@ -508,7 +530,20 @@ impl<'a> Cycle<'a> {
         if !self.has_time() {
             return Ok(());
         }
-        self.act(Action::TouchMember(Box::new(data))).map(|_| ())
+        match self.act(Action::TouchMember(Box::new(data)))? {
+            Answer::NameTaken => {
+                if self.exit.is_none() {
+                    self.note(notes::name_is_taken(self.me()));
+                }
+                // A member that has had the name goes on: the other one may have come while this one was cut off.
+                if !self.memory.was_published {
+                    self.exit(Exit::Failure);
+                }
+            }
+            Answer::Done(Ok(())) => self.memory.was_published = true,
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Starts the long job. Its end wakes the next cycle.
@@ -582,6 +617,10 @@ impl<'a> Cycle<'a> {
     /// Asks for the next cycle to begin at `moment` at the latest.
     pub(crate) fn again_at(&mut self, moment: Moment) {
         self.again_at = Some(self.again_at.map_or(moment, |earlier| earlier.min(moment)));
+    }
+
+    pub(crate) fn has_to_exit(&self) -> bool {
+        self.exit.is_some()
     }
 
     pub(crate) fn exit(&mut self, exit: Exit) {

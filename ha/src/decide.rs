@@ -15,6 +15,7 @@ mod primary;
 mod publish;
 mod race;
 mod recover;
+pub(crate) mod replaced_store;
 mod requests;
 mod rewind;
 mod schedule;
@@ -39,7 +40,7 @@ use crate::lease::{self, Renewal};
 use crate::memory::{Bootstrap, Memory, RewindState};
 use crate::pg::{Role, ServerState, SystemIdentifier};
 use crate::reason::{Reason, notes};
-use crate::step::{Action, Callback, Exit, Expect, Key, Step, StopMode, StopPurpose, Task};
+use crate::step::{Action, Callback, Exit, Expect, Key, Step, StopMode, StopPurpose, Task, WhenGone};
 
 /// How soon a server that could not be looked at is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -104,11 +105,19 @@ fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     c.note(notes::lock_owner(cluster.leader_name(), c.me()));
     if cluster.member(c.me()).is_none() {
         publish::member(c)?;
+        if c.has_to_exit() {
+            return Ok(Reason::NameTaken);
+        }
     }
     // The lease comes first: nothing local that is slow may cost it.
-    let held = match renew(c, cluster)? {
+    let renewed = match replaced_store::decide(c, cluster)? {
+        replaced_store::Verdict::NothingNew => renew(c, cluster)?,
+        replaced_store::Verdict::Led(answer) => Some(answer),
+        replaced_store::Verdict::NotOurs => None,
+    };
+    let held = match renewed {
         Some(LockAnswer::Unknown(_)) => return Ok(Reason::DcsNotAccessible),
-        Some(LockAnswer::Held { .. }) => true,
+        Some(LockAnswer::Held { .. } | LockAnswer::HeldByLeaseAlone { .. }) => true,
         Some(LockAnswer::NotHeld) => false,
         None => false,
     };
@@ -157,10 +166,10 @@ fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     if let Some(reason) = requests::decide(c, cluster)? {
         return Ok(reason);
     }
-    let reason = if cluster.is_unlocked() {
-        race::decide(c, cluster)?
-    } else if held {
+    let reason = if held {
         primary::hold(c, cluster)?
+    } else if cluster.is_unlocked() {
+        race::decide(c, cluster)?
     } else if cluster.is_leader(c.me()) {
         primary::lost(c)?
     } else {
@@ -220,7 +229,13 @@ fn renew(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Option<LockAnswer>> {
     if unresponsive::lets_the_lease_run_out(c)? {
         return Ok(None);
     }
-    c.lock(Action::RenewLeader { seen: leader.clone() }).map(Some)
+    let when_gone = if c.memory.holds_lock(c.now()) {
+        WhenGone::Recreate
+    } else {
+        WhenGone::Lost
+    };
+    let seen = leader.clone();
+    c.lock(Action::RenewLeader { seen, when_gone }).map(Some)
 }
 
 /// Whose data this is. `Some` when there is none, or not this cluster's.

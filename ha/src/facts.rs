@@ -231,10 +231,29 @@ pub enum LockAnswer {
         /// When the request that proved it was sent: the lease runs from here at the earliest.
         sent_at: Moment,
     },
+    /// The key is ours, bound to a lease that the DCS keeps alive, but the DCS refuses to write: nobody can be superseded
+    /// or take a free key until it is mended.
+    HeldByLeaseAlone {
+        /// As for [`LockAnswer::Held`].
+        sent_at: Moment,
+        /// Why it refuses.
+        why: DcsFailure,
+    },
     /// The key is certainly not ours.
     NotHeld,
     /// It could not be found out.
     Unknown(DcsFailure),
+}
+
+impl LockAnswer {
+    /// The key is ours: when the request that proved it was sent.
+    #[must_use]
+    pub fn held_since(&self) -> Option<Moment> {
+        match self {
+            Self::Held { sent_at } | Self::HeldByLeaseAlone { sent_at, .. } => Some(*sent_at),
+            Self::NotHeld | Self::Unknown(_) => None,
+        }
+    }
 }
 
 /// The local server, as seen at one moment.
@@ -534,6 +553,8 @@ pub enum Answer {
     Lock(LockAnswer),
     /// To an action that writes or deletes a key: the key's new version, or `None` when the precondition did not hold.
     Written(Result<Option<Version>, DcsFailure>),
+    /// To [`crate::step::Action::TouchMember`]: another agent of this member's name lives.
+    NameTaken,
     /// To any other action: done, or why not.
     Done(Result<(), String>),
 }

@@ -10,7 +10,7 @@ use crate::decide::unresponsive;
 use crate::facts::Answer;
 use crate::facts::{LockAnswer, Moment};
 use crate::memory::{Lock, Memory};
-use crate::step::{Action, Question, Step};
+use crate::step::{Action, Question, Step, WhenGone};
 
 /// How soon a renewal that was not answered is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -141,7 +141,11 @@ pub(crate) fn renewal(facts: &Facts, memory: &Memory, step: &Step) -> Option<Ren
     (not_before <= not_after).then(|| Renewal {
         not_before,
         not_after,
-        action: Action::RenewLeader { seen: leader.clone() },
+        action: Action::RenewLeader {
+            seen: leader.clone(),
+            // Not after the end of the lock, and the store looks whether another member has led since.
+            when_gone: WhenGone::Recreate,
+        },
     })
 }
 
@@ -340,7 +344,8 @@ mod tests {
         let half_a_second_later = at(100).after(Duration::from_millis(500));
         assert_eq!(window(&facts, &memory), Some((half_a_second_later, at(110))));
         let seen = cluster.leader.clone().expect("there is one");
-        let renew = Action::RenewLeader { seen };
+        let when_gone = WhenGone::Recreate;
+        let renew = Action::RenewLeader { seen, when_gone };
         let unknown = LockAnswer::Unknown(DcsFailure(String::new()));
         facts.learn_meanwhile(renew.clone(), unknown, at(104));
         assert_eq!(window(&facts, &memory), Some((at(105), at(110))));

@@ -64,6 +64,20 @@ pub struct Lock {
     pub valid_until: Moment,
 }
 
+/// The DCS was wiped, restored from a backup, or exchanged for another one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplacedStore {
+    /// When that was noticed.
+    pub at: Moment,
+    /// The last reading of the store before.
+    #[serde(with = "crate::event::shared::arc_option")]
+    pub before: Option<Arc<Cluster>>,
+    /// Our lock was valid at that moment: the leader key is ours, whatever the new store says.
+    pub led: bool,
+    /// As the leader: the cluster's keys were written again.
+    pub is_written: bool,
+}
+
 /// What is known of a primary whose leader key is gone and that may still be alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RaceBackoff {
@@ -152,6 +166,12 @@ pub struct Memory {
     /// The newest reading of the DCS, and a moment before it was asked for.
     #[serde(with = "crate::event::shared::arc_and")]
     pub cluster: Option<(Arc<Cluster>, Moment)>,
+    /// Which store answered last.
+    #[serde(default)]
+    pub generation: Option<u64>,
+    /// Another store has answered than before.
+    #[serde(default)]
+    pub replaced_store: Option<ReplacedStore>,
     /// The newest heartbeat of a leader, and since when it is known here.
     pub heartbeat: Option<(Version, Moment)>,
     /// The operator's scripts were last told of a leader here: before the key is released they are told that it is none.
@@ -221,6 +241,12 @@ pub struct Memory {
     pub origin_before: Option<Origin>,
     /// Our last known timeline is not the one that the last leader was on: no race for the key.
     pub stands_back: bool,
+    /// The member key was written in this life of the agent.
+    #[serde(default)]
+    pub was_published: bool,
+    /// Why the DCS refuses writes, while it does: the lease alone is the lock.
+    #[serde(default)]
+    pub writes_refused: Option<String>,
     /// Since when this standby runs without streaming.
     pub awaits_stream_since: Option<Moment>,
     /// How many jobs have failed since the last one that did not.
@@ -246,6 +272,8 @@ impl Memory {
             state,
             lock: None,
             cluster: None,
+            generation: None,
+            replaced_store: None,
             heartbeat: None,
             // Of a primary that has been demoted an agent before this one may have told.
             told_as_leader: matches!(role, Role::Primary | Role::StandbyLeader | Role::Demoted),
@@ -279,6 +307,8 @@ impl Memory {
             origin: None,
             origin_before: None,
             stands_back: false,
+            was_published: false,
+            writes_refused: None,
             awaits_stream_since: None,
             failed_tasks: 0,
             hold_off_until: None,

@@ -268,6 +268,8 @@ pub enum Reason {
     ReinitializeStarted,
     /// The local server could not be asked.
     PostgresqlTrouble,
+    /// Another agent of this member's name runs.
+    NameTaken,
     /// The cluster here is another one than that in the DCS.
     ForeignSystemIdentifier,
     /// A running replica, and nobody has ever led the cluster in the DCS.
@@ -436,6 +438,7 @@ impl fmt::Display for Reason {
             Self::RestartInitiated => "restart initiated",
             Self::ReinitializeStarted => "reinitialize started",
             Self::PostgresqlTrouble => "Error communicating with PostgreSQL. Will try again later",
+            Self::NameTaken => "there is already a node with this name running",
             Self::ForeignSystemIdentifier => "system ID mismatch",
             Self::ReplicaOfUninitializedCluster => {
                 "No initialize key in DCS and PostgreSQL is running as replica, aborting start"

@@ -88,6 +88,15 @@ impl Key {
     }
 }
 
+/// What a renewal does when nobody holds the leader key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhenGone {
+    /// Create it again, if no other member has led since: our lock has not expired.
+    Recreate,
+    /// The lock is lost: another member may have led since it expired. The race decides.
+    Lost,
+}
+
 /// What must be true of a key for a write to it to happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Expect {
@@ -110,10 +119,12 @@ pub enum Action {
         /// What must still be so.
         expired: Expired,
     },
-    /// Prolong our lease and make sure that the leader key is ours and bound to it. Answered by a lock answer.
+    /// Renew our lease and make sure that the leader key is ours and bound to it. Answered by a lock answer.
     RenewLeader {
         /// The key as last read.
         seen: Leader,
+        /// What to do when the key is gone.
+        when_gone: WhenGone,
     },
     /// Write the leader key whoever holds it: after a bootstrap. Answered by a lock answer.
     TakeLeader,

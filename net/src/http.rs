@@ -70,6 +70,23 @@ pub struct Error {
     source: Source,
 }
 
+impl Error {
+    /// The host refused the connection: no program listens at that address.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(self.source.as_ref());
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<std::io::Error>()
+                && error.kind() == std::io::ErrorKind::ConnectionRefused
+            {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
 /// The options cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {

@@ -28,7 +28,7 @@ impl World {
                     Answer::Lock(LockAnswer::Held { sent_at })
                 });
             }
-            Action::RenewLeader { .. } => self.call_dcs(id, Request::Renew),
+            Action::RenewLeader { when_gone, .. } => self.call_dcs(id, Request::Renew(when_gone)),
             Action::TakeLeader => self.call_dcs(id, Request::Take),
             Action::ReleaseLeader { status } => {
                 self.call_dcs(id, Request::Release(status.map(|status| status.to_json())));

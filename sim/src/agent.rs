@@ -32,6 +32,8 @@ pub(crate) struct Agent {
     /// The cycle that is going on, and its step that waits for an answer.
     pub(crate) cycle: Option<(Facts, Step)>,
     pub(crate) session: Session,
+    /// Which store was read last.
+    pub(crate) generation: u64,
     /// The newest revision of the store that this agent has written.
     pub(crate) revision: i64,
     /// The number of the newest call to the store, or of no call when it has been answered.
@@ -72,6 +74,7 @@ impl Agent {
             memory: Memory::new(Role::Uninitialized, ServerState::Stopped),
             cycle: None,
             session: session(node, None, plan.ttl()),
+            generation: 0,
             revision: 0,
             call: 0,
             renewal: 0,
@@ -186,6 +189,8 @@ impl World {
             return;
         }
         let lease = member.agent.session.lease().filter(|_| self.plan.keeps_lease);
+        let former = member.agent.session.lease();
+        let generation = self.dcs.store.generation();
         let life = member.agent.life + 1;
         let was_paused = member.agent.config.pause;
         let jobs = member.agent.jobs;
@@ -193,6 +198,11 @@ impl World {
         let guard_deadline = member.agent.guard_deadline;
         member.agent = Agent::new(&member.node, &self.plan);
         member.agent.session = session(&member.node, lease, self.plan.ttl());
+        // Nobody listens at our address, so the agent before us has ended, and its leases are ours.
+        former
+            .into_iter()
+            .for_each(|lease| member.agent.session.adopt_lease(lease));
+        member.agent.generation = generation;
         member.agent.is_alive = true;
         member.agent.life = life;
         member.agent.jobs = jobs;
@@ -297,12 +307,16 @@ impl World {
             return;
         };
         match &answer {
-            Answer::Lock(LockAnswer::Held { .. }) => self.members[id].agent.promise.settle(true),
+            Answer::Lock(LockAnswer::Held { .. } | LockAnswer::HeldByLeaseAlone { .. }) => {
+                self.members[id].agent.promise.settle(true);
+            }
             Answer::Lock(LockAnswer::NotHeld) => self.members[id].agent.promise.settle(false),
             _ => {}
         }
-        if let Answer::Lock(LockAnswer::Held { sent_at }) = &answer {
-            self.move_deadline(id, *sent_at);
+        if let Answer::Lock(lock) = &answer
+            && let Some(sent_at) = lock.held_since()
+        {
+            self.move_deadline(id, sent_at);
         }
         self.note(id, || format!("  {}", brief(&step, &answer)));
         facts.learn(step, answer, now);

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::dcs::memory::{Session, Store};
-use ::dcs::{Expect, Key, Layout, Snapshot};
+use ::dcs::memory::{Refused, Session, Store};
+use ::dcs::{Expect, Key, Layout, Renewed, Snapshot, WhenGone};
 use ha::cluster::Cluster;
 use ha::facts::{Answer, DcsFailure, LockAnswer, Moment};
 use ha::pg::MemberName;
@@ -86,7 +86,7 @@ pub(crate) enum Request {
     Load,
     Acquire,
     Supersede(ha::cluster::Expired),
-    Renew,
+    Renew(WhenGone),
     Take,
     Release(Option<String>),
     Write(Key, String, Expect),
@@ -131,7 +131,7 @@ impl World {
         let call = Call {
             number: self.members[id].agent.renewal,
             is_meanwhile: true,
-            request: Request::Renew,
+            request: Request::Renew(WhenGone::Recreate),
             begun: self.now,
             patience: self.plan.retry_timeout(),
             sent_at: Moment::default(),
@@ -211,7 +211,7 @@ impl World {
             Request::Load => Answer::Cluster(Err(failure)),
             Request::Acquire
             | Request::Supersede(_)
-            | Request::Renew
+            | Request::Renew(_)
             | Request::Take
             | Request::Release(_) => Answer::Lock(LockAnswer::Unknown(failure)),
             Request::Write(..) | Request::Delete(..) => Answer::Written(Err(failure)),
@@ -226,8 +226,16 @@ impl World {
             return;
         }
         self.advance_store();
+        // Nothing that was decided on what one store held is done in another.
+        let generation = self.dcs.store.generation();
+        let is_known = self.members[id].agent.generation == generation;
+        if !is_known && !matches!(call.request, Request::Load) {
+            return;
+        }
+        // A lease is granted and known before a key is bound to it: the answer to that may be lost, not the lease.
         let mut session = self.members[id].agent.session.clone();
         let answer = self.apply(id, &mut session, call);
+        self.members[id].agent.session = session;
         self.store_changed();
         let revision = self.dcs.store.revision();
         let (call, back) = (call.clone(), self.latency());
@@ -236,12 +244,8 @@ impl World {
                 return;
             }
             let agent = &mut world.members[id].agent;
-            // A renewal may have been answered while the store was read or written.
-            if !matches!(
-                call.request,
-                Request::Load | Request::Write(..) | Request::Delete(..)
-            ) {
-                agent.session = session;
+            if let Answer::Cluster(Ok(cluster)) = &answer {
+                agent.generation = cluster.generation;
             }
             agent.revision = agent.revision.max(revision);
             world.end_call(id, &call, answer);
@@ -251,39 +255,52 @@ impl World {
     fn apply(&mut self, id: Id, session: &mut Session, call: &Call) -> Answer {
         let is_repeat = call.attempt > 1;
         let store = &mut self.dcs.store;
-        let lock = |is_held: bool| {
-            Answer::Lock(if is_held {
-                LockAnswer::Held {
-                    sent_at: call.sent_at,
-                }
-            } else {
-                LockAnswer::NotHeld
+        let held = || LockAnswer::Held {
+            sent_at: call.sent_at,
+        };
+        let lock = |is_held: Result<bool, Refused>| {
+            Answer::Lock(match is_held {
+                Ok(true) => held(),
+                Ok(false) => LockAnswer::NotHeld,
+                Err(refused) => LockAnswer::Unknown(DcsFailure(refused.to_string())),
             })
         };
         let unknown = || Answer::Written(Err(DcsFailure("a repeated write was refused".to_owned())));
+        let refused = |refused: Refused| Answer::Written(Err(DcsFailure(refused.to_string())));
         match &call.request {
             Request::Load => Answer::Cluster(Ok(self.reading(id))),
             Request::Acquire => lock(session.acquire_leader(store)),
             Request::Supersede(expired) => lock(session.supersede_leader(store, *expired)),
-            Request::Renew => lock(session.renew_leader(store)),
+            Request::Renew(when_gone) => Answer::Lock(match session.renew_leader(store, *when_gone) {
+                Ok(Renewed::Yes) => held(),
+                Ok(Renewed::ByLeaseAlone(why)) => LockAnswer::HeldByLeaseAlone {
+                    sent_at: call.sent_at,
+                    why: DcsFailure(why),
+                },
+                Ok(Renewed::No) => LockAnswer::NotHeld,
+                Err(refused) => LockAnswer::Unknown(DcsFailure(refused.to_string())),
+            }),
             Request::Take => lock(session.take_leader(store)),
-            Request::Release(status) => {
-                session.release_leader(store, status.as_deref());
-                Answer::Lock(LockAnswer::NotHeld)
-            }
+            Request::Release(status) => match session.release_leader(store, status.as_deref()) {
+                Ok(_) => Answer::Lock(LockAnswer::NotHeld),
+                Err(refused) => lock(Err(refused)),
+            },
             Request::Write(key, value, expect) => match session.write(store, *key, value, *expect) {
-                None if is_repeat => unknown(),
-                written => Answer::Written(Ok(written)),
+                Ok(None) if is_repeat => unknown(),
+                Ok(written) => Answer::Written(Ok(written)),
+                Err(why) => refused(why),
             },
             Request::Delete(key, expect) => match session.delete(store, *key, *expect) {
-                false if is_repeat => unknown(),
-                true => Answer::Written(Ok(Some(ha::cluster::Version(store.revision())))),
-                false => Answer::Written(Ok(None)),
+                Ok(false) if is_repeat => unknown(),
+                Ok(true) => Answer::Written(Ok(Some(ha::cluster::Version(store.revision())))),
+                Ok(false) => Answer::Written(Ok(None)),
+                Err(why) => refused(why),
             },
-            Request::Touch(data) => {
-                session.touch_member(store, data);
-                Answer::Done(Ok(()))
-            }
+            Request::Touch(data) => match session.touch_member(store, data) {
+                Ok(_) => Answer::Done(Ok(())),
+                Err(Refused::NameTaken) => Answer::NameTaken,
+                Err(refused) => Answer::Done(Err(refused.to_string())),
+            },
         }
     }
 
@@ -317,12 +334,12 @@ impl World {
     /// Tells everybody who watches, if something has changed.
     pub(crate) fn store_changed(&mut self) {
         self.plan_expiry();
-        let revision = self.dcs.store.revision();
+        let (generation, revision) = (self.dcs.store.generation(), self.dcs.store.revision());
         if self
             .dcs
             .readings
             .back()
-            .is_some_and(|old| old.snapshot.revision == revision)
+            .is_some_and(|old| (old.snapshot.generation, old.snapshot.revision) == (generation, revision))
         {
             return;
         }
@@ -384,7 +401,7 @@ impl World {
         }
         self.advance_store();
         let session = self.members[0].agent.session.clone();
-        session.write(&mut self.dcs.store, key, value, Expect::Anything);
+        let _ = session.write(&mut self.dcs.store, key, value, Expect::Anything);
         self.store_changed();
     }
 
@@ -392,7 +409,7 @@ impl World {
     pub(crate) fn delete_by_hand(&mut self, key: Key) {
         self.advance_store();
         let session = self.members[0].agent.session.clone();
-        session.delete(&mut self.dcs.store, key, Expect::Anything);
+        let _ = session.delete(&mut self.dcs.store, key, Expect::Anything);
         self.store_changed();
     }
 }

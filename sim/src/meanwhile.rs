@@ -66,7 +66,7 @@ impl World {
         facts.learn_meanwhile(action, lock.clone(), now);
         self.note(id, || format!("  meanwhile: {lock:?}"));
         match lock {
-            LockAnswer::Held { sent_at } => {
+            LockAnswer::Held { sent_at } | LockAnswer::HeldByLeaseAlone { sent_at, .. } => {
                 self.marks.hit("meanwhile: held");
                 self.move_deadline(id, sent_at);
             }

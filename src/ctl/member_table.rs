@@ -431,7 +431,12 @@ mod tests {
             .iter()
             .map(|(key, value)| (format!("/service/c/{key}"), record(value)))
             .collect();
-        Snapshot { revision: 1, records }.cluster(&Layout::new("service", "c", None))
+        Snapshot {
+            revision: 1,
+            generation: 0,
+            records,
+        }
+        .cluster(&Layout::new("service", "c", None))
     }
 
     fn check(view: &View, format: Format, expected: &Expect) {

@@ -36,9 +36,10 @@ impl World {
                 }
                 lock(sent_at, self.in_time(self.dcs.supersede_leader(*expired)).await)
             }
-            Action::RenewLeader { seen } => {
+            Action::RenewLeader { when_gone, .. } => {
                 let sent_at = clock::now();
-                lock(sent_at, self.in_time(self.dcs.renew_leader(Some(seen))).await)
+                let answer = self.in_time(self.dcs.renew_leader(*when_gone)).await;
+                Answer::Lock(renewed(sent_at, answer))
             }
             Action::TakeLeader => {
                 let sent_at = clock::now();
@@ -65,8 +66,17 @@ impl World {
             }
             Action::TouchMember(data) => {
                 let data = data.to_json();
-                let written = self.in_time(self.dcs.touch_member(&data)).await;
-                Answer::Done(written.map(drop).map_err(|failure| logged(failure).0))
+                let touching = async {
+                    match self.dcs.touch_member(&data).await {
+                        Err(dcs::Error::NameTaken(_)) => Ok(false),
+                        touched => touched.map(|_| true),
+                    }
+                };
+                match self.in_time(touching).await {
+                    Ok(true) => Answer::Done(Ok(())),
+                    Ok(false) => Answer::NameTaken,
+                    Err(failure) => Answer::Done(Err(logged(failure).0)),
+                }
             }
             Action::Begin(task) => Answer::Done(self.begin(task)),
             Action::CancelTask => {
@@ -156,6 +166,19 @@ fn lock(sent_at: ha::facts::Moment, answer: Result<bool, DcsFailure>) -> Answer 
         Ok(false) => LockAnswer::NotHeld,
         Err(failure) => LockAnswer::Unknown(failure),
     })
+}
+
+/// What came of a renewal that was sent at `sent_at`.
+pub(super) fn renewed(sent_at: ha::facts::Moment, answer: Result<dcs::Renewed, DcsFailure>) -> LockAnswer {
+    match answer {
+        Ok(dcs::Renewed::Yes) => LockAnswer::Held { sent_at },
+        Ok(dcs::Renewed::ByLeaseAlone(why)) => LockAnswer::HeldByLeaseAlone {
+            sent_at,
+            why: DcsFailure(why),
+        },
+        Ok(dcs::Renewed::No) => LockAnswer::NotHeld,
+        Err(failure) => LockAnswer::Unknown(failure),
+    }
 }
 
 fn done<E: std::fmt::Display>(result: Result<(), E>) -> Answer {

@@ -130,7 +130,7 @@ impl Daemon {
 
     fn lock_was_answered(&mut self, lock: &LockAnswer) {
         match lock {
-            LockAnswer::Held { sent_at } => {
+            LockAnswer::Held { sent_at } | LockAnswer::HeldByLeaseAlone { sent_at, .. } => {
                 self.lease_was_renewed(*sent_at);
                 let until = sent_at.after(self.world.settings.config.ttl);
                 meanwhile::show_lease(&self.view, until);
@@ -391,6 +391,7 @@ impl Daemon {
             task,
             next_run: self.schedule.next_run(),
             dcs_last_seen: seen.dcs_last_seen,
+            dcs_refuses_writes: self.memory.writes_refused.clone(),
             watchdog_failed: self.guard_is_wanting() || self.world.watchdog.is_wanting(),
             guard_is_missing: self.world.guard.as_ref().map(super::guard::Guard::is_missing),
             failsafe_until: self.memory.failsafe.until,

@@ -10,6 +10,7 @@ use ha::step::{Action, Step};
 use ha::{Facts, Renewal};
 use tokio::sync::watch;
 
+use super::actions::renewed;
 use super::clock;
 use super::cycle::Daemon;
 use super::guard::MovesDeadline;
@@ -54,7 +55,9 @@ impl Daemon {
             }
         };
         match heard {
-            Some(LockAnswer::Held { sent_at }) => self.note_lease(sent_at),
+            Some(LockAnswer::Held { sent_at } | LockAnswer::HeldByLeaseAlone { sent_at, .. }) => {
+                self.note_lease(sent_at);
+            }
             Some(LockAnswer::NotHeld) => self.world.lease = None,
             Some(LockAnswer::Unknown(_)) | None => {}
         }
@@ -73,21 +76,19 @@ impl Keeper {
     /// Ends when the renewal was answered. May be dropped: what is not answered does not count.
     async fn renew(&self, renewal: &Renewal) -> LockAnswer {
         tokio::time::sleep(renewal.not_before.since(clock::now())).await;
-        let Action::RenewLeader { seen } = &renewal.action else {
+        let Action::RenewLeader { when_gone, .. } = &renewal.action else {
             return std::future::pending().await;
         };
         let sent_at = clock::now();
         if sent_at > renewal.not_after {
             return std::future::pending().await;
         }
-        match self.dcs.renew_leader(Some(seen)).await {
-            Ok(true) => {
-                self.was_held(sent_at);
-                LockAnswer::Held { sent_at }
-            }
-            Ok(false) => LockAnswer::NotHeld,
-            Err(error) => LockAnswer::Unknown(dcs_failure(&error)),
+        let answer = self.dcs.renew_leader(*when_gone).await;
+        let answer = renewed(sent_at, answer.map_err(|error| dcs_failure(&error)));
+        if answer.held_since().is_some() {
+            self.was_held(sent_at);
         }
+        answer
     }
 
     /// Guard and REST API hear of it at once: the step may take longer than the lease that they know of.

@@ -53,6 +53,8 @@ pub struct View {
     pub next_run: Moment,
     /// When the DCS was last read, in seconds since 1970; 0 when never.
     pub dcs_last_seen: i64,
+    /// As the leader: why the DCS refuses writes, while it does.
+    pub dcs_refuses_writes: Option<String>,
     /// A watchdog is required and cannot be used.
     pub watchdog_failed: bool,
     /// Whether the guard that the configuration asks for is missing; `None` when it asks for none.
@@ -125,6 +127,7 @@ impl View {
             task: TaskStatus::Idle,
             next_run: now,
             dcs_last_seen: super::clock::epoch_seconds(),
+            dcs_refuses_writes: None,
             watchdog_failed: false,
             guard_is_missing: None,
             failsafe_until: None,

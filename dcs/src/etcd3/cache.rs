@@ -61,7 +61,11 @@ impl Cache {
     /// A fresh read from which the watch goes on.
     pub(super) fn replace(&self, snapshot: Snapshot) {
         let mut state = self.lock();
-        state.told.retain(|_, told| told.revision > snapshot.revision);
+        // Revisions of different stores have nothing to do with each other.
+        let is_same = state.watched.generation == snapshot.generation;
+        state
+            .told
+            .retain(|_, told| is_same && told.revision > snapshot.revision);
         let old = std::mem::replace(&mut state.watched, snapshot);
         let was_unknown = state.trouble.take().is_some();
         self.changes.send_if_modified(|changes| {
@@ -183,7 +187,11 @@ mod tests {
     fn cache() -> Cache {
         let cache = Cache::new(Layout::new("service", "a", None));
         let records = BTreeMap::from([("/service/a/leader".to_owned(), record("x", 5))]);
-        cache.replace(Snapshot { revision: 5, records });
+        cache.replace(Snapshot {
+            revision: 5,
+            generation: 0,
+            records,
+        });
         cache
     }
 
@@ -228,6 +236,20 @@ mod tests {
         cache.invalidate("test".to_owned());
         cache.replace(snapshot);
         assert_eq!(cache.changes().borrow().leader, before.leader + 1);
+    }
+
+    #[test]
+    fn nothing_of_another_store_is_kept() {
+        let cache = cache();
+        cache.tell(LEADER, 9, Some(record("y", 9)), true);
+        cache.replace(Snapshot {
+            revision: 2,
+            generation: 1,
+            ..Snapshot::default()
+        });
+        assert_eq!(cache.get(LEADER), None);
+        cache.tell(LEADER, 3, Some(record("z", 3)), true);
+        assert_eq!(cache.get(LEADER).unwrap().value, "z");
     }
 
     #[test]

@@ -45,6 +45,8 @@ impl Budget {
 pub(super) struct Heard<T> {
     value: T,
     header: Option<(u64, u64)>,
+    /// The store's revision, where a quorum has confirmed it.
+    revision: Option<i64>,
 }
 
 impl<T> Heard<T> {
@@ -52,6 +54,15 @@ impl<T> Heard<T> {
         Self {
             value,
             header: header.map(|header| (header.cluster_id(), header.raft_term())),
+            revision: None,
+        }
+    }
+
+    /// The answer to a request that only a member in touch with a quorum answers.
+    pub(super) fn confirmed(value: T, header: Option<&ResponseHeader>) -> Self {
+        Self {
+            revision: header.map(ResponseHeader::revision),
+            ..Self::new(value, header)
         }
     }
 }
@@ -71,12 +82,42 @@ pub(super) struct Answer<T> {
 struct Newest {
     cluster_id: u64,
     raft_term: u64,
+    /// The newest revision that a quorum has confirmed.
+    revision: i64,
+    /// Goes up when another store is accepted.
+    generation: u64,
 }
+
+impl Newest {
+    /// Why an answer with this header is not believed; `None` when it is.
+    fn doubts(&self, (cluster_id, raft_term): (u64, u64)) -> Option<String> {
+        if self.cluster_id == 0 || (cluster_id == self.cluster_id && raft_term >= self.raft_term) {
+            return None;
+        }
+        Some(if cluster_id == self.cluster_id {
+            format!(
+                "stale: it is in raft term {raft_term}, the cluster in {}",
+                self.raft_term
+            )
+        } else {
+            format!(
+                "it belongs to another etcd cluster, {cluster_id:x} instead of {:x}",
+                self.cluster_id
+            )
+        })
+    }
+}
+
+/// No answer of the old store is expected any more; what was decided on it is not done in the new one.
+const REPLACED: &str =
+    "another store answers than before: it was wiped or restored, or is another etcd cluster";
 
 /// The way to etcd that all verbs and the watch share.
 pub(super) struct Calls {
     config: Mutex<Arc<Etcd3Config>>,
     timing: Mutex<Timing>,
+    /// A key that this agent may read.
+    probe: String,
     configured: Mutex<Vec<String>>,
     endpoints: Mutex<Endpoints>,
     clients: Mutex<BTreeMap<String, Client>>,
@@ -88,8 +129,9 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    pub(super) fn new(config: &Etcd3Config, configured: Vec<String>, timing: Timing) -> Self {
+    pub(super) fn new(config: &Etcd3Config, configured: Vec<String>, timing: Timing, probe: String) -> Self {
         Self {
+            probe,
             config: Mutex::new(Arc::new(config.clone())),
             timing: Mutex::new(timing),
             configured: Mutex::new(configured.clone()),
@@ -161,6 +203,7 @@ impl Calls {
         let mut attempts = Attempts {
             operation,
             is_repeat: false,
+            is_doubted: false,
             tried: Vec::new(),
             last: None,
         };
@@ -175,6 +218,10 @@ impl Calls {
                     self.select(url, &attempts);
                     return Ok(answer);
                 }
+            }
+            if attempts.is_doubted && self.accepts_another_store(budget).await {
+                attempts.last = Some((String::new(), REPLACED.into()));
+                return Err(attempts.give_up());
             }
             let left = budget.deadline.saturating_duration_since(Instant::now());
             if !budget.is_persistent || left <= pause {
@@ -197,12 +244,13 @@ impl Calls {
         let until = budget.deadline.min(Instant::now() + budget.slice);
         let mut has_authenticated = false;
         loop {
+            let known = lock(&self.newest).revision;
             let asked = timeout_at(until, async {
                 let client = self.client(url, budget.slice).await?;
                 Ok::<_, LinkError>((client.clone(), ask(client).await?))
             });
             let error = match asked.await {
-                Ok(Ok((_, heard))) => return Ok(self.judge_answer(url, heard, attempts)),
+                Ok(Ok((_, heard))) => return Ok(self.judge_answer(url, heard, known, attempts)),
                 Ok(Err(error)) => error,
                 Err(_) => {
                     self.forget(url);
@@ -245,9 +293,28 @@ impl Calls {
         }
     }
 
-    fn judge_answer<T>(&self, url: &str, heard: Heard<T>, attempts: &mut Attempts) -> Option<Answer<T>> {
-        if let Err(stale) = self.hear(heard.header) {
+    /// `known`: the newest revision when the request was sent.
+    fn judge_answer<T>(
+        &self,
+        url: &str,
+        heard: Heard<T>,
+        known: i64,
+        attempts: &mut Attempts,
+    ) -> Option<Answer<T>> {
+        let has_gone_back = heard.revision.filter(|revision| *revision < known);
+        let heard_of = match has_gone_back {
+            Some(revision) => Err(format!(
+                "it is at revision {revision}, the cluster was at {known}"
+            )),
+            None => self.hear(heard.header),
+        };
+        if let (Ok(()), Some(revision)) = (&heard_of, heard.revision) {
+            let mut newest = lock(&self.newest);
+            newest.revision = newest.revision.max(revision);
+        }
+        if let Err(stale) = heard_of {
             attempts.failed(url, true, stale.into());
+            attempts.is_doubted = true;
             return None;
         }
         let term = heard.header.map(|(_, term)| term);
@@ -258,32 +325,77 @@ impl Calls {
         })
     }
 
-    /// Remembers the newest term; a member that is behind it has lost touch with its cluster.
+    /// Remembers the newest term; a member that is behind it has lost touch with its cluster, unless all are.
     pub(super) fn hear(&self, header: Option<(u64, u64)>) -> Result<(), String> {
         let Some((cluster_id, raft_term)) = header else {
             return Ok(());
         };
         let mut newest = lock(&self.newest);
-        if newest.cluster_id != cluster_id {
-            if newest.cluster_id != 0 {
-                tracing::warn!(
-                    "etcd's cluster id changed from {:x} to {cluster_id:x}: another etcd cluster answers",
-                    newest.cluster_id
-                );
-            }
-            *newest = Newest {
-                cluster_id,
-                raft_term,
-            };
-        } else if raft_term < newest.raft_term {
-            return Err(format!(
-                "stale: it is in raft term {raft_term}, the cluster in {}",
-                newest.raft_term
-            ));
-        } else {
-            newest.raft_term = raft_term;
+        if let Some(doubts) = newest.doubts((cluster_id, raft_term)) {
+            return Err(doubts);
         }
+        newest.cluster_id = cluster_id;
+        newest.raft_term = newest.raft_term.max(raft_term);
         Ok(())
+    }
+
+    /// Which store is spoken to: goes up when another one is accepted.
+    pub(super) fn generation(&self) -> u64 {
+        lock(&self.newest).generation
+    }
+
+    /// An answer was not believed. An etcd that was wiped or restored from a backup at its addresses has the same cluster id
+    /// and begins with the first raft term; another etcd cluster has another id. Both are accepted when all endpoints that
+    /// answer agree, each by a read that a quorum has confirmed: a member that has only lost touch answers no such read.
+    async fn accepts_another_store(&self, budget: Budget) -> bool {
+        let order = lock(&self.endpoints).order();
+        let known = lock(&self.newest).revision;
+        let mut heard = Vec::new();
+        for url in &order {
+            let until = budget.deadline.min(Instant::now() + budget.slice);
+            let asked = timeout_at(until, async {
+                let client = self.client(url, budget.slice).await?;
+                let response = client.kv_client().get(self.probe.as_str(), None).await?;
+                let heard = Heard::confirmed((), response.header());
+                Ok::<_, LinkError>(heard.header.zip(heard.revision))
+            });
+            if let Ok(Ok(Some((header, revision)))) = asked.await {
+                heard.push((header, revision));
+            }
+        }
+        let mut newest = lock(&self.newest);
+        let Some(&((cluster_id, _), _)) = heard.first() else {
+            return false;
+        };
+        let is_other =
+            |header: (u64, u64), revision: i64| newest.doubts(header).is_some() || revision < known;
+        let agree =
+            |(header, revision): &((u64, u64), i64)| header.0 == cluster_id && is_other(*header, *revision);
+        if !heard.iter().all(agree) {
+            return false;
+        }
+        let raft_term = heard.iter().map(|((_, term), _)| *term).max().unwrap_or_default();
+        let revision = heard
+            .iter()
+            .map(|(_, revision)| *revision)
+            .max()
+            .unwrap_or_default();
+        tracing::warn!(
+            "all {} endpoints of etcd that answer are at revision {revision} in raft term {raft_term} of cluster \
+             {cluster_id:x}, after revision {known} in term {} of cluster {:x}: etcd was wiped or restored, or is another one",
+            heard.len(),
+            newest.raft_term,
+            newest.cluster_id
+        );
+        *newest = Newest {
+            cluster_id,
+            raft_term,
+            revision,
+            generation: newest.generation + 1,
+        };
+        drop(newest);
+        self.moves.send_modify(|count| *count += 1);
+        true
     }
 
     /// A client for the endpoint, and its connection's authentication, made if there is none.
@@ -366,6 +478,8 @@ impl Calls {
 struct Attempts {
     operation: &'static str,
     is_repeat: bool,
+    /// An endpoint has answered and was not believed.
+    is_doubted: bool,
     tried: Vec<String>,
     last: Option<(String, Box<dyn std::error::Error + Send + Sync>)>,
 }
@@ -437,6 +551,28 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_member_behind_its_cluster_is_doubted_and_so_is_another_cluster() {
+        let newest = Newest {
+            cluster_id: 7,
+            raft_term: 5,
+            ..Newest::default()
+        };
+        assert_eq!(newest.doubts((7, 5)), None);
+        assert_eq!(newest.doubts((7, 6)), None);
+        assert!(newest.doubts((7, 4)).is_some_and(|text| text.contains("stale")));
+        assert!(
+            newest
+                .doubts((8, 9))
+                .is_some_and(|text| text.contains("another etcd cluster"))
+        );
+        assert_eq!(
+            Newest::default().doubts((8, 9)),
+            None,
+            "the first that is heard of"
+        );
+    }
 
     #[test]
     fn a_slice_leaves_time_for_the_other_endpoints() {

@@ -21,6 +21,7 @@ fn compare(compare: &Compare) -> EtcdCompare {
         Compare::ModRevision(key, revision) => {
             EtcdCompare::mod_revision(key.as_str(), CompareOp::Equal, *revision)
         }
+        Compare::Lease(key, lease) => EtcdCompare::lease(key.as_str(), CompareOp::Equal, *lease),
     }
 }
 
@@ -70,6 +71,7 @@ pub(super) fn key(kv: &KeyValue) -> String {
 pub(super) fn snapshot(response: &GetResponse) -> Snapshot {
     Snapshot {
         revision: response.header().map_or(0, ResponseHeader::revision),
+        generation: 0,
         records: response.kvs().iter().map(|kv| (key(kv), record(kv))).collect(),
     }
 }

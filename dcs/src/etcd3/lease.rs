@@ -42,7 +42,33 @@ pub(super) struct Lease {
     /// Locked while etcd is asked, so that there is only one.
     held: Mutex<Option<Held>>,
     /// A copy for those who do not wait.
-    id: std::sync::Mutex<Option<i64>>,
+    known: std::sync::Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    id: Option<i64>,
+    /// Leases that this agent had before: keys may still be bound to the last ones.
+    former: Vec<i64>,
+}
+
+/// How many former leases are known.
+const FORMER_LEASES: usize = 16;
+
+impl Known {
+    fn change(&mut self, id: Option<i64>) {
+        if self.id != id
+            && let Some(former) = std::mem::replace(&mut self.id, id)
+        {
+            self.add(former);
+        }
+    }
+
+    fn add(&mut self, former: i64) {
+        self.former.push(former);
+        let surplus = self.former.len().saturating_sub(FORMER_LEASES);
+        self.former.drain(..surplus);
+    }
 }
 
 impl Lease {
@@ -54,20 +80,38 @@ impl Lease {
         });
         Self {
             held: Mutex::new(held),
-            id: std::sync::Mutex::new(known),
+            known: std::sync::Mutex::new(Known {
+                id: known,
+                former: Vec::new(),
+            }),
         }
     }
 
     pub(super) fn id(&self) -> Option<i64> {
-        *lock(&self.id)
+        lock(&self.known).id
     }
 
-    /// Prolongs the lease now, or takes a new one if it is gone or `ttl` has changed.
+    /// Whether a lease is, or was, this agent's.
+    pub(super) fn knows(&self, id: i64) -> bool {
+        let known = lock(&self.known);
+        known.id == Some(id) || known.former.contains(&id)
+    }
+
+    /// A lease of a process of ours that has ended.
+    pub(super) fn adopt(&self, id: i64) {
+        lock(&self.known).add(id);
+    }
+
+    /// Renews the lease now, or gets a new one if it is gone or `ttl` has changed.
     pub(super) async fn keep(&self, calls: &Calls, budget: Budget) -> Result<Kept, Error> {
         let mut held = self.held.lock().await;
         let wanted = seconds(calls.timing().ttl);
         if let Some(known) = held.filter(|held| held.seconds.is_none_or(|seconds| seconds == wanted)) {
             if let Some((granted, term)) = keep_alive(calls, budget, known.id).await? {
+                let kept = Kept {
+                    id: known.id,
+                    term: Some(term),
+                };
                 // The server may give more than was asked for; a lease of an earlier life tells so only here.
                 if known.seconds.is_some() || granted == wanted {
                     let refreshed = Some(Instant::now());
@@ -76,23 +120,51 @@ impl Lease {
                         refreshed,
                         ..known
                     });
-                    return Ok(Kept {
-                        id: known.id,
-                        term: Some(term),
-                    });
+                    return Ok(kept);
                 }
-            } else {
-                tracing::info!("lease {} is gone", known.id);
+                match grant(calls, budget, wanted).await {
+                    Ok(id) => return Ok(self.granted(&mut held, id, wanted)),
+                    // A store that refuses writes grants no lease; one that lives longer than is wanted will do.
+                    Err(Error::Rejected(_)) if granted > wanted => return Ok(kept),
+                    Err(error) => return Err(error),
+                }
             }
+            tracing::info!("lease {} is gone", known.id);
+        } else if let Some(known) = *held
+            && known.seconds.is_some_and(|seconds| seconds > wanted)
+        {
+            return self.exchange(calls, budget, &mut held, known.id, wanted).await;
         }
         let id = grant(calls, budget, wanted).await?;
+        Ok(self.granted(&mut held, id, wanted))
+    }
+
+    /// Gets a lease of the length that is wanted now in the place of a longer one, which does until then.
+    async fn exchange(
+        &self,
+        calls: &Calls,
+        budget: Budget,
+        held: &mut Option<Held>,
+        id: i64,
+        wanted: i64,
+    ) -> Result<Kept, Error> {
+        match grant(calls, budget, wanted).await {
+            Err(Error::Rejected(failure)) => match keep_alive(calls, budget, id).await? {
+                Some((_, term)) => Ok(Kept { id, term: Some(term) }),
+                None => Err(Error::Rejected(failure)),
+            },
+            granted => Ok(self.granted(held, granted?, wanted)),
+        }
+    }
+
+    fn granted(&self, held: &mut Option<Held>, id: i64, wanted: i64) -> Kept {
         *held = Some(Held {
             id,
             seconds: Some(wanted),
             refreshed: Some(Instant::now()),
         });
-        *lock(&self.id) = Some(id);
-        Ok(Kept { id, term: None })
+        lock(&self.known).change(Some(id));
+        Kept { id, term: None }
     }
 
     /// As [`Lease::keep`], unless that was done less than half a cycle ago.
@@ -115,8 +187,64 @@ impl Lease {
         let mut held = self.held.lock().await;
         if held.is_some_and(|held| held.id == id) {
             *held = None;
-            *lock(&self.id) = None;
+            lock(&self.known).change(None);
         }
+    }
+}
+
+/// Ends a lease, which no key is bound to; one that is gone has ended.
+pub(super) async fn revoke(calls: &Calls, budget: Budget, id: i64) -> Result<(), Error> {
+    let revoked = calls.run("revoke a lease", budget, move |mut client| {
+        Box::pin(async move {
+            match client.lease_revoke(id).await {
+                Ok(response) => Ok(Heard::new((), response.header())),
+                Err(error) if faults::is_lease_gone(&error) => Ok(Heard::new((), None)),
+                Err(error) => Err(error),
+            }
+        })
+    });
+    Ok(revoked.await?.value)
+}
+
+/// The lease without which this leader cannot be superseded. It is granted for a long time and not renewed: another one
+/// takes its place now and then. What is lost with it is only a quicker failover.
+#[derive(Debug, Default)]
+pub(super) struct Takeover {
+    present: std::sync::Mutex<Option<(i64, Instant)>>,
+    revoked: std::sync::Mutex<Option<i64>>,
+}
+
+/// The length of that lease, in `ttl`s.
+const TAKEOVER_TTLS: u32 = 20;
+
+impl Takeover {
+    /// The present one.
+    pub(super) fn id(&self) -> Option<i64> {
+        lock(&self.present).map(|(id, _)| id)
+    }
+
+    /// Gets one if there is none or the present one has seen a quarter of its life.
+    pub(super) async fn keep(&self, calls: &Calls) {
+        let length = calls.timing().ttl * TAKEOVER_TTLS;
+        let present = *lock(&self.present);
+        if present.is_some_and(|(_, since)| since.elapsed() < length / 4) {
+            return;
+        }
+        let since = Instant::now();
+        match grant(calls, calls.brief(), seconds(length)).await {
+            Ok(id) => *lock(&self.present) = Some((id, since)),
+            Err(error) => tracing::debug!("{error:#}"),
+        }
+    }
+
+    pub(super) fn is_revoked(&self, id: i64) -> bool {
+        *lock(&self.revoked) == Some(id)
+    }
+
+    /// That lease does not exist any more.
+    pub(super) fn revoked(&self, id: i64) {
+        *lock(&self.revoked) = Some(id);
+        *lock(&self.present) = None;
     }
 }
 

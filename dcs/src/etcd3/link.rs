@@ -70,10 +70,10 @@ pub(super) fn tls(config: &Etcd3Config) -> ClientOptions {
         cert: config.cert.clone(),
         key: config.key.clone(),
         key_password: None,
-        verify: if config.cacert.is_some() {
-            Verify::ChainAndHostName
-        } else {
+        verify: if config.insecure {
             Verify::None
+        } else {
+            Verify::ChainAndHostName
         },
     }
 }

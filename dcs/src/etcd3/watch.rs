@@ -34,6 +34,9 @@ pub(super) async fn keep(calls: Arc<Calls>, cache: Arc<Cache>, layout: Layout) {
     }
 }
 
+/// The most that one answer may hold. gRPC's own limit is 4 MiB, which other people's keys below the prefix may exceed.
+pub(super) const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -57,14 +60,20 @@ pub(super) async fn read(
     budget: super::calls::Budget,
 ) -> Result<crate::Snapshot, Error> {
     let prefix = layout.read_prefix().to_owned();
-    let answer = calls.run("read the cluster", budget, move |mut client| {
+    let answer = calls.run("read the cluster", budget, move |client| {
         let prefix = prefix.clone();
         Box::pin(async move {
-            let response = client.get(prefix, Some(GetOptions::new().with_prefix())).await?;
-            Ok(Heard::new(convert::snapshot(&response), response.header()))
+            let options = GetOptions::new().with_prefix();
+            let mut kv = client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
+            let response = kv.get(prefix, Some(options)).await?;
+            Ok(Heard::confirmed(convert::snapshot(&response), response.header()))
         })
     });
-    Ok(answer.await?.value)
+    let snapshot = answer.await?.value;
+    Ok(crate::Snapshot {
+        generation: calls.generation(),
+        ..snapshot
+    })
 }
 
 enum Follow {
@@ -105,11 +114,12 @@ async fn follow(calls: &Calls, cache: &Cache, layout: &Layout) -> Follow {
 
 async fn open(calls: &Calls, layout: &Layout, revision: i64) -> Result<WatchStream, Error> {
     let prefix = layout.read_prefix().to_owned();
-    let opened = calls.run("watch the cluster", calls.brief(), move |mut client| {
+    let opened = calls.run("watch the cluster", calls.brief(), move |client| {
         let prefix = prefix.clone();
         Box::pin(async move {
             let options = WatchOptions::new().with_prefix().with_start_revision(revision);
-            let mut stream = client.watch(prefix, Some(options)).await?;
+            let mut watch = client.watch_client().max_decoding_message_size(LARGEST_ANSWER);
+            let mut stream = watch.watch(prefix, Some(options)).await?;
             // The stream stands before the server has looked at the request.
             match stream.message().await? {
                 Some(response) if response.created() && !response.canceled() => {

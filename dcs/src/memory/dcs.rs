@@ -1,15 +1,17 @@
 //! [`Dcs`] on a shared [`Store`], with a real or a given clock and a switch that makes the store unreachable.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use ha::cluster::{Cluster, Expired, Leader, Version};
+use ha::cluster::{Cluster, Expired, Version};
 use tokio::sync::{Notify, watch};
 
-use super::{Session, Store};
-use crate::{Changes, Dcs, Error, Expect, Failure, Identity, Key, Layout, Snapshot, Timing};
+use super::{Refused, Session, Store};
+use crate::{
+    Changes, Dcs, Error, Expect, Failure, Identity, Key, Layout, Renewed, Snapshot, Timing, WhenGone,
+};
 
 /// A store that several members of one process share, and its clock.
 #[derive(Clone)]
@@ -94,7 +96,9 @@ impl State {
         self.watchers
             .retain(|watcher| watcher.changes.receiver_count() > 0);
         for watcher in &mut self.watchers {
-            if watcher.seen.revision == store.revision() || !watcher.is_reachable.load(Ordering::Relaxed) {
+            let is_same =
+                (watcher.seen.generation, watcher.seen.revision) == (store.generation(), store.revision());
+            if is_same || !watcher.is_reachable.load(Ordering::Relaxed) {
                 continue;
             }
             let now = store.range(watcher.layout.read_prefix());
@@ -132,11 +136,15 @@ impl Shared {
     }
 }
 
+const LOAD: &str = "read the cluster";
+
 /// One member's view of a [`SharedStore`].
 pub struct MemoryDcs {
     shared: SharedStore,
     session: Mutex<Session>,
     is_reachable: Arc<AtomicBool>,
+    /// The store that was read last.
+    seen: AtomicU64,
     changes: watch::Receiver<Changes>,
 }
 
@@ -154,12 +162,14 @@ impl MemoryDcs {
             changes: sender,
         };
         state.watchers.push(watcher);
+        let generation = state.store.generation();
         drop(state);
         let session = Mutex::new(Session::new(layout.clone(), identity, timing.ttl));
         Self {
             shared: shared.clone(),
             session,
             is_reachable,
+            seen: AtomicU64::new(generation),
             changes,
         }
     }
@@ -177,25 +187,42 @@ impl MemoryDcs {
     fn run<T>(
         &self,
         operation: &'static str,
-        work: impl FnOnce(&mut Session, &mut Store) -> T,
+        work: impl FnOnce(&mut Session, &mut Store) -> Result<T, Refused>,
     ) -> Result<T, Error> {
+        let failure = |source| Failure {
+            operation,
+            endpoint: "memory".to_owned(),
+            source,
+        };
         if !self.is_reachable.load(Ordering::Relaxed) {
-            let source = "made unreachable".into();
-            return Err(Error::Unavailable(Failure {
-                operation,
-                endpoint: "memory".to_owned(),
-                source,
-            }));
+            return Err(Error::Unavailable(failure("made unreachable".into())));
         }
         let mut session = self.session();
-        Ok(self.shared.with(|store| work(&mut session, store)))
+        let seen = &self.seen;
+        let done = self.shared.with(|store| {
+            let is_known = operation == LOAD || seen.load(Ordering::Relaxed) == store.generation();
+            seen.fetch_max(
+                if operation == LOAD { store.generation() } else { 0 },
+                Ordering::Relaxed,
+            );
+            is_known.then(|| work(&mut session, store))
+        });
+        let Some(done) = done else {
+            return Err(Error::Unavailable(failure(
+                "another store answers than before".into(),
+            )));
+        };
+        done.map_err(|refused| match refused {
+            Refused::Full | Refused::ReadOnly => Error::Rejected(failure(refused.into())),
+            Refused::NameTaken => Error::NameTaken(failure(refused.into())),
+        })
     }
 }
 
 #[async_trait]
 impl Dcs for MemoryDcs {
     async fn load(&self) -> Result<Cluster, Error> {
-        self.run("read the cluster", |session, store| session.load(store))
+        self.run(LOAD, |session, store| Ok(session.load(store)))
     }
 
     async fn touch_member(&self, data: &str) -> Result<bool, Error> {
@@ -205,9 +232,7 @@ impl Dcs for MemoryDcs {
     }
 
     async fn acquire_leader(&self) -> Result<bool, Error> {
-        self.run("acquire the leader key", |session, store| {
-            session.acquire_leader(store)
-        })
+        self.run("acquire the leader key", Session::acquire_leader)
     }
 
     async fn supersede_leader(&self, expired: Expired) -> Result<bool, Error> {
@@ -216,14 +241,14 @@ impl Dcs for MemoryDcs {
         })
     }
 
-    async fn renew_leader(&self, _seen: Option<&Leader>) -> Result<bool, Error> {
+    async fn renew_leader(&self, when_gone: WhenGone) -> Result<Renewed, Error> {
         self.run("renew the leader key", |session, store| {
-            session.renew_leader(store)
+            session.renew_leader(store, when_gone)
         })
     }
 
     async fn take_leader(&self) -> Result<bool, Error> {
-        self.run("take the leader key", |session, store| session.take_leader(store))
+        self.run("take the leader key", Session::take_leader)
     }
 
     async fn release_leader(&self, status: Option<&str>) -> Result<bool, Error> {
@@ -246,7 +271,8 @@ impl Dcs for MemoryDcs {
 
     async fn delete_cluster(&self) -> Result<(), Error> {
         self.run("delete the cluster", |session, store| {
-            session.delete_cluster(store)
+            session.delete_cluster(store);
+            Ok(())
         })
     }
 
@@ -256,6 +282,12 @@ impl Dcs for MemoryDcs {
 
     fn set_timing(&self, timing: Timing) {
         self.session().set_ttl(timing.ttl);
+    }
+
+    fn adopt_lease(&self, lease: &str) {
+        if let Ok(lease) = lease.parse() {
+            self.session().adopt_lease(lease);
+        }
     }
 
     fn lease(&self) -> Option<String> {

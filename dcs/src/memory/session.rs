@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use ha::cluster::{Cluster, Expired, Version};
+use ha::cluster::{Cluster, Expired, Heartbeat, Takeover, Version};
 use ha::pg::MemberName;
 
-use super::Store;
-use crate::verbs::{self, Claim, Guarded};
-use crate::{Expect, Identity, Key, Layout, Txn, TxnResult};
+use super::{Refused, Store};
+use crate::verbs::{self, Claim, Guarded, Lock};
+use crate::{Expect, Identity, Key, Layout, Renewed, Txn, TxnResult, WhenGone};
+
+/// The length of the lease that permits a leader to be superseded, in `ttl`s.
+const TAKEOVER_TTLS: u32 = 20;
 
 /// One member's hold on the store.
 #[derive(Debug, Clone)]
@@ -15,8 +18,15 @@ pub struct Session {
     layout: Layout,
     name: MemberName,
     lease: Option<i64>,
+    /// Leases that this agent had before.
+    former: Vec<i64>,
     ttl: Duration,
+    /// The lease without which this leader cannot be superseded.
+    takeover: Option<i64>,
 }
+
+/// How many former leases are known: keys are bound to the last ones.
+const FORMER_LEASES: usize = 16;
 
 impl Session {
     /// A session of the member `identity` in the cluster at `layout`.
@@ -27,8 +37,21 @@ impl Session {
             layout,
             name: identity.name.clone(),
             lease,
+            former: Vec::new(),
             ttl,
+            takeover: None,
         }
+    }
+
+    /// See [`crate::Dcs::adopt_lease`].
+    pub fn adopt_lease(&mut self, lease: i64) {
+        self.former.push(lease);
+        let surplus = self.former.len().saturating_sub(FORMER_LEASES);
+        self.former.drain(..surplus);
+    }
+
+    fn knows(&self, lease: i64) -> bool {
+        self.lease == Some(lease) || self.former.contains(&lease)
     }
 
     /// The present lease.
@@ -41,7 +64,10 @@ impl Session {
     pub fn set_ttl(&mut self, ttl: Duration) {
         if self.ttl != ttl {
             self.ttl = ttl;
-            self.lease = None;
+            self.lease
+                .take()
+                .into_iter()
+                .for_each(|lease| self.adopt_lease(lease));
         }
     }
 
@@ -52,79 +78,149 @@ impl Session {
     }
 
     /// See [`crate::Dcs::touch_member`].
-    pub fn touch_member(&mut self, store: &mut Store, data: &str) -> bool {
-        let lease = self.refresh(store);
+    ///
+    /// # Errors
+    /// The store refuses, or the key is another agent's.
+    pub fn touch_member(&mut self, store: &mut Store, data: &str) -> Result<bool, Refused> {
+        let lease = self.refresh(store)?;
         let key = self.layout.member(&self.name);
-        if store
-            .get(&key)
-            .is_some_and(|record| record.value == data && record.lease == lease)
-        {
-            return true;
+        let seen = store.get(&key);
+        if seen.is_some_and(|record| record.value == data && record.lease == lease) {
+            return Ok(true);
         }
-        let put = crate::Op::Put {
-            key,
-            value: data.to_owned(),
-            lease,
-        };
-        store
-            .txn(&Txn {
-                then: vec![put],
-                ..Txn::default()
-            })
-            .is_some()
+        if seen.is_some_and(|record| record.lease != 0 && !self.knows(record.lease)) {
+            return Err(Refused::NameTaken);
+        }
+        let seen = seen.map_or(0, |record| record.mod_revision);
+        let result = store.write(&verbs::touch_member(&key, data, lease, seen))?;
+        Ok(result.is_some_and(|result| result.succeeded))
     }
 
     /// See [`crate::Dcs::acquire_leader`].
-    pub fn acquire_leader(&mut self, store: &mut Store) -> bool {
-        let lease = self.refresh(store);
-        let result = store.txn(&verbs::acquire_leader(self.claim(lease)));
-        result.is_some_and(|result| verbs::is_acquired(&result, &self.name, lease))
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn acquire_leader(&mut self, store: &mut Store) -> Result<bool, Refused> {
+        let lease = self.refresh(store)?;
+        let result = store.write(&verbs::acquire_leader(self.claim(lease)))?;
+        Ok(result.is_some_and(|result| verbs::is_acquired(&result, &self.name, lease)))
     }
 
     /// See [`crate::Dcs::supersede_leader`].
-    pub fn supersede_leader(&mut self, store: &mut Store, expired: Expired) -> bool {
-        let lease = self.refresh(store);
-        let result = store.txn(&verbs::supersede_leader(self.claim(lease), expired));
-        result.is_some_and(|result| verbs::is_acquired(&result, &self.name, lease))
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn supersede_leader(&mut self, store: &mut Store, expired: Expired) -> Result<bool, Refused> {
+        let lease = self.refresh(store)?;
+        let result = store.write(&verbs::supersede_leader(self.claim(lease), expired))?;
+        Ok(result.is_some_and(|result| verbs::is_acquired(&result, &self.name, lease)))
     }
 
     /// See [`crate::Dcs::renew_leader`].
-    pub fn renew_leader(&mut self, store: &mut Store) -> bool {
-        let lease = self.refresh(store);
-        let renewed = store.txn(&verbs::renew_leader(self.claim(lease)));
-        if renewed.is_some_and(|result| verbs::is_renewed(&result, &self.name, lease)) {
-            return true;
+    ///
+    /// # Errors
+    /// The store refuses, and the lock cannot be held by the lease alone.
+    pub fn renew_leader(&mut self, store: &mut Store, when_gone: WhenGone) -> Result<Renewed, Refused> {
+        let lease = self.refresh(store)?;
+        self.takeover = self.takeover.filter(|takeover| store.has_lease(*takeover));
+        if self.takeover.is_none() {
+            self.takeover = store.grant(self.ttl * TAKEOVER_TTLS).ok();
         }
-        let result = store.txn(&verbs::rebind_leader(self.claim(lease)));
-        result.is_some_and(|result| verbs::is_rebound(&result))
+        let result = match store.write(&verbs::renew_leader(self.claim(lease))) {
+            Ok(result) => result,
+            Err(refused) => return self.hold_by_lease(store, lease, refused),
+        };
+        let Some(result) = result else {
+            return Ok(Renewed::No);
+        };
+        if result.succeeded {
+            return Ok(Renewed::Yes);
+        }
+        let txn = match verbs::lock(&result, &self.name, lease, |lease| self.knows(lease)) {
+            Lock::Ours => return Ok(Renewed::Yes),
+            Lock::Unbound(revision) => verbs::rebind_leader(self.claim(lease), revision),
+            Lock::Gone(heartbeat) if when_gone == WhenGone::Recreate => {
+                verbs::recreate_leader(self.claim(lease), heartbeat)
+            }
+            Lock::Gone(_) | Lock::Lost => return Ok(Renewed::No),
+        };
+        let result = store.write(&txn)?;
+        let is_held = result.is_some_and(|result| result.succeeded);
+        Ok(if is_held { Renewed::Yes } else { Renewed::No })
+    }
+
+    /// The store refuses to write a heartbeat. Without the lease that permits it nobody can supersede us, and then the lease
+    /// of the leader key is the lock.
+    fn hold_by_lease(&mut self, store: &mut Store, lease: i64, refused: Refused) -> Result<Renewed, Refused> {
+        let look = self.unbound(store, &verbs::look_at_lock(&self.layout));
+        match verbs::lock(&look, &self.name, lease, |lease| self.knows(lease)) {
+            Lock::Ours => {}
+            Lock::Lost => return Ok(Renewed::No),
+            Lock::Unbound(_) | Lock::Gone(_) => return Err(refused),
+        }
+        let heartbeat = verbs::heartbeat(&look)
+            .and_then(|record| Heartbeat::parse(Version(record.mod_revision), &record.value));
+        match heartbeat.map(|heartbeat| heartbeat.takeover) {
+            Some(Takeover::Always) => return Err(refused),
+            Some(Takeover::WhileLease(takeover)) => {
+                store.revoke(takeover);
+                self.takeover = None;
+            }
+            Some(Takeover::Never) | None => {}
+        }
+        Ok(Renewed::ByLeaseAlone(refused.to_string()))
     }
 
     /// See [`crate::Dcs::take_leader`].
-    pub fn take_leader(&mut self, store: &mut Store) -> bool {
-        let lease = self.refresh(store);
-        let result = store.txn(&verbs::take_leader(self.claim(lease)));
-        result.is_some_and(|result| result.succeeded)
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn take_leader(&mut self, store: &mut Store) -> Result<bool, Refused> {
+        let lease = self.refresh(store)?;
+        let result = store.write(&verbs::take_leader(self.claim(lease)))?;
+        Ok(result.is_some_and(|result| result.succeeded))
     }
 
     /// See [`crate::Dcs::release_leader`].
-    pub fn release_leader(&self, store: &mut Store, status: Option<&str>) -> bool {
-        self.unbound(store, &verbs::release_leader(&self.layout, &self.name, status))
-            .succeeded
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn release_leader(&self, store: &mut Store, status: Option<&str>) -> Result<bool, Refused> {
+        let release = |status| verbs::release_leader(&self.layout, &self.name, status);
+        let result = match store.write(&release(status)) {
+            // What is not written is the position; the deletion alone needs no space.
+            Err(Refused::Full) => store.write(&release(None))?,
+            result => result?,
+        };
+        Ok(result.is_some_and(|result| result.succeeded))
     }
 
     /// See [`crate::Dcs::write`].
-    pub fn write(&self, store: &mut Store, key: Key, value: &str, expect: Expect) -> Option<Version> {
-        let result = self.unbound(store, &verbs::write(&self.layout, key, value, expect));
-        match verbs::written(&result, value, expect, false) {
-            Guarded::Done(version) => Some(version),
-            Guarded::Refused | Guarded::Unknown => None,
-        }
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn write(
+        &self,
+        store: &mut Store,
+        key: Key,
+        value: &str,
+        expect: Expect,
+    ) -> Result<Option<Version>, Refused> {
+        let result = store.write(&verbs::write(&self.layout, key, value, expect))?;
+        let result = result.map(|result| verbs::written(&result, value, expect, false));
+        Ok(match result {
+            Some(Guarded::Done(version)) => Some(version),
+            Some(Guarded::Refused | Guarded::Unknown) | None => None,
+        })
     }
 
     /// See [`crate::Dcs::delete`].
-    pub fn delete(&self, store: &mut Store, key: Key, expect: Expect) -> bool {
-        self.unbound(store, &verbs::delete(&self.layout, key, expect))
-            .succeeded
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn delete(&self, store: &mut Store, key: Key, expect: Expect) -> Result<bool, Refused> {
+        let result = store.write(&verbs::delete(&self.layout, key, expect))?;
+        Ok(result.is_some_and(|result| result.succeeded))
     }
 
     /// See [`crate::Dcs::delete_cluster`].
@@ -138,22 +234,22 @@ impl Session {
             name: &self.name,
             lease,
             ttl: self.ttl,
+            takeover: self.takeover,
         }
     }
 
     /// The lease, prolonged; a new one if there is none or it has run out.
-    fn refresh(&mut self, store: &mut Store) -> i64 {
-        match self.lease {
-            Some(lease) if store.keep_alive(lease) => lease,
-            Some(_) | None => {
-                let lease = store.grant(self.ttl);
-                self.lease = Some(lease);
-                lease
-            }
+    fn refresh(&mut self, store: &mut Store) -> Result<i64, Refused> {
+        if let Some(lease) = self.lease.filter(|lease| store.keep_alive(*lease)) {
+            return Ok(lease);
         }
+        let lease = store.grant(self.ttl)?;
+        let former = self.lease.replace(lease);
+        former.into_iter().for_each(|lease| self.adopt_lease(lease));
+        Ok(lease)
     }
 
-    /// Carries out a transaction that binds nothing to a lease, so that the store never refuses it.
+    /// Carries out a transaction that writes nothing, so that the store never refuses it.
     #[expect(clippy::unused_self, reason = "a verb of the session like the others")]
     fn unbound(&self, store: &mut Store, txn: &Txn) -> TxnResult {
         store.txn(txn).unwrap_or(TxnResult {

@@ -26,9 +26,26 @@ struct Lease {
     expires: Duration,
 }
 
+/// Why the store does not do what it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It is full, as an etcd with the alarm NOSPACE: leases are kept alive and revoked, keys are read and deleted, but
+    /// nothing is written and no lease is granted.
+    #[error("etcdserver: mvcc: database space exceeded")]
+    Full,
+    /// Its members may only read: nothing is written or deleted.
+    #[error("etcdserver: permission denied")]
+    ReadOnly,
+    /// The member key is another agent's.
+    #[error("there is already a node with this name running")]
+    NameTaken,
+}
+
 /// The store.
 #[derive(Debug, Clone, Default)]
 pub struct Store {
+    refuses: Option<Refused>,
+    generation: u64,
     now: Duration,
     revision: i64,
     records: BTreeMap<String, Record>,
@@ -77,8 +94,46 @@ impl Store {
         self.leases.values().map(|lease| lease.expires).min()
     }
 
+    /// From now on the store refuses writes, or no longer.
+    pub fn refuse(&mut self, why: Option<Refused>) {
+        self.refuses = why;
+    }
+
+    /// Whether the store refuses writes.
+    #[must_use]
+    pub fn refuses(&self) -> Option<Refused> {
+        self.refuses
+    }
+
+    /// As after an empty start or a restore from a backup at the same address: keys and leases are those of `backup`, whose
+    /// leases get their full time, and nothing is known of what was done since.
+    pub fn restore(&mut self, backup: &Self) {
+        let (now, refuses, generation) = (self.now, self.refuses, self.generation + 1);
+        *self = Self {
+            now,
+            refuses,
+            generation,
+            ..backup.clone()
+        };
+        for lease in self.leases.values_mut() {
+            lease.expires = now + lease.ttl;
+        }
+    }
+
+    /// Which store this is: goes up with each [`Store::restore`].
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// A new lease.
-    pub fn grant(&mut self, ttl: Duration) -> i64 {
+    ///
+    /// # Errors
+    /// The store is full.
+    pub fn grant(&mut self, ttl: Duration) -> Result<i64, Refused> {
+        if self.refuses == Some(Refused::Full) {
+            return Err(Refused::Full);
+        }
         self.last_lease += 1;
         self.leases.insert(
             self.last_lease,
@@ -87,7 +142,7 @@ impl Store {
                 expires: self.now + ttl,
             },
         );
-        self.last_lease
+        Ok(self.last_lease)
     }
 
     /// Prolongs a lease to its full length; `false` if it is gone.
@@ -132,6 +187,7 @@ impl Store {
         let records = records.take_while(|(key, _)| key.starts_with(prefix));
         Snapshot {
             revision: self.revision,
+            generation: self.generation,
             records: records
                 .map(|(key, record)| (key.clone(), record.clone()))
                 .collect(),
@@ -149,6 +205,17 @@ impl Store {
             self.remove(key);
         }
         count
+    }
+
+    /// As [`Store::txn`], as a member whose writes the store may refuse.
+    ///
+    /// # Errors
+    /// The store refuses writes and the transaction, on either side, is one.
+    pub fn write(&mut self, txn: &Txn) -> Result<Option<TxnResult>, Refused> {
+        match self.refuses {
+            Some(why) if may_write(txn, why != Refused::Full) => Err(why),
+            Some(_) | None => Ok(self.txn(txn)),
+        }
     }
 
     /// Carries a transaction out. `None`, and nothing done, if it binds a key to a lease that does not live.
@@ -210,6 +277,7 @@ impl Store {
             Compare::ModRevision(key, revision) => {
                 self.get(key).map_or(0, |record| record.mod_revision) == *revision
             }
+            Compare::Lease(key, lease) => self.get(key).is_some_and(|record| record.lease == *lease),
         }
     }
 
@@ -262,6 +330,16 @@ impl Store {
     }
 }
 
+/// Whether a transaction writes, or deletes if that counts. etcd looks at both sides.
+fn may_write(txn: &Txn, deletions_count: bool) -> bool {
+    txn.then.iter().chain(&txn.otherwise).any(|op| match op {
+        Op::Put { .. } => true,
+        Op::Delete(_) => deletions_count,
+        Op::Get(_) => false,
+        Op::Txn(inner) => may_write(inner, deletions_count),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,7 +358,7 @@ mod tests {
     #[test]
     fn a_lease_takes_its_keys_along() {
         let mut store = Store::new();
-        let lease = store.grant(Duration::from_secs(3));
+        let lease = store.grant(Duration::from_secs(3)).unwrap();
         assert!(store.txn(&put("/a/leader", "x", lease)).is_some());
         store.advance(Duration::from_secs(2));
         assert!(store.keep_alive(lease));

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use ha::cluster::{Expired, Version};
+use ha::cluster::{Takeover, Version};
 use ha::pg::Lsn;
 use tamada_dcs::etcd3::Etcd3;
 use tamada_dcs::memory::{MemoryDcs, SharedStore};
-use tamada_dcs::{Dcs, Expect, Identity, Key, Layout, Op, Timing, Txn};
+use tamada_dcs::{Dcs, Error, Expect, Identity, Key, Layout, Op, Renewed, Timing, Txn, WhenGone};
 
 use crate::etcd::Etcd;
 
@@ -24,18 +24,18 @@ pub(crate) fn identity(name: &str) -> Identity {
 }
 
 /// A store to play on; every scenario has a scope of its own.
-enum Stage<'a> {
+pub(crate) enum Stage<'a> {
     Memory(SharedStore),
     Etcd(&'a Etcd),
 }
 
-struct Scene<'a> {
-    stage: &'a Stage<'a>,
-    layout: Layout,
+pub(crate) struct Scene<'a> {
+    pub(crate) stage: &'a Stage<'a>,
+    pub(crate) layout: Layout,
 }
 
 impl Scene<'_> {
-    async fn open(&self, identity: Identity) -> Box<dyn Dcs> {
+    pub(crate) async fn open(&self, identity: Identity) -> Box<dyn Dcs> {
         match self.stage {
             Stage::Memory(store) => Box::new(MemoryDcs::new(store, &self.layout, &identity, TIMING)),
             Stage::Etcd(etcd) => {
@@ -49,7 +49,7 @@ impl Scene<'_> {
         }
     }
 
-    async fn member(&self, name: &str) -> Box<dyn Dcs> {
+    pub(crate) async fn member(&self, name: &str) -> Box<dyn Dcs> {
         self.open(identity(name)).await
     }
 
@@ -72,6 +72,19 @@ impl Scene<'_> {
             }
             Stage::Etcd(etcd) => {
                 etcd.ctl(&["put", "--", &key, value]).unwrap();
+            }
+        }
+    }
+
+    /// Time passes for a lease, and its keys go.
+    fn expire(&self, lease: Option<String>) {
+        let lease: i64 = lease.unwrap().parse().unwrap();
+        match self.stage {
+            Stage::Memory(store) => {
+                store.with(|store| store.revoke(lease));
+            }
+            Stage::Etcd(etcd) => {
+                etcd.ctl(&["lease", "revoke", &format!("{lease:x}")]).unwrap();
             }
         }
     }
@@ -123,13 +136,13 @@ async fn one_member_holds_the_leader_key(scene: &Scene<'_>) {
         (leader.name.as_str(), Some(&leader.session)),
         ("a", a.lease().as_ref())
     );
-    assert!(a.renew_leader(Some(&leader)).await.unwrap());
+    assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     assert_eq!(
         a.load().await.unwrap().leader,
         Some(leader),
         "a renewal leaves the key as it is"
     );
-    assert!(!b.renew_leader(None).await.unwrap());
+    assert!(!b.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     assert!(!b.release_leader(Some(r#"{"optime":1}"#)).await.unwrap());
     assert_eq!(
         b.load().await.unwrap().status.optime,
@@ -143,7 +156,7 @@ async fn one_member_holds_the_leader_key(scene: &Scene<'_>) {
     assert!(!a.release_leader(None).await.unwrap());
     assert!(b.acquire_leader().await.unwrap());
     assert!(a.take_leader().await.unwrap());
-    assert!(!b.renew_leader(None).await.unwrap());
+    assert!(!b.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
 }
 
 async fn only_a_leader_that_renewed_no_more_is_superseded(scene: &Scene<'_>) {
@@ -151,19 +164,23 @@ async fn only_a_leader_that_renewed_no_more_is_superseded(scene: &Scene<'_>) {
     assert!(a.acquire_leader().await.unwrap());
     let seen = |cluster: &ha::cluster::Cluster| {
         let (leader, heartbeat) = (cluster.leader.clone()?, cluster.heartbeat.clone()?);
-        heartbeat.is_of(&leader).then_some(Expired {
-            leader: leader.version,
-            heartbeat: heartbeat.version,
-        })
+        heartbeat.expired(&leader)
     };
-    let first = eventually(&*b, Duration::from_secs(2), "the first heartbeat", seen).await;
-    assert!(a.renew_leader(None).await.unwrap());
+    let told = |cluster: &ha::cluster::Cluster| cluster.heartbeat.clone();
+    let unproven = eventually(&*b, Duration::from_secs(2), "the first heartbeat", told).await;
+    assert_eq!(unproven.takeover, Takeover::Never, "no lease permits it yet");
+    assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
+    let first = eventually(&*b, Duration::from_secs(2), "a heartbeat", seen).await;
+    assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     assert!(!b.supersede_leader(first).await.unwrap(), "it has renewed since");
     let newer = |cluster: &ha::cluster::Cluster| seen(cluster).filter(|seen| *seen != first);
     let second = eventually(&*b, Duration::from_secs(2), "the next heartbeat", newer).await;
     assert_eq!(second.leader, first.leader);
     assert!(b.supersede_leader(second).await.unwrap());
-    assert!(!a.renew_leader(None).await.unwrap(), "it is another's now");
+    assert!(
+        !a.renew_leader(WhenGone::Recreate).await.unwrap().is_held(),
+        "it is another's now"
+    );
     let others = |cluster: &ha::cluster::Cluster| cluster.leader.clone().filter(|l| l.name.0 == "b");
     eventually(&*a, Duration::from_secs(2), "the new leader shows", others).await;
 }
@@ -172,7 +189,7 @@ async fn a_leader_whose_key_was_overwritten_has_lost_it(scene: &Scene<'_>) {
     let a = scene.member("a").await;
     assert!(a.acquire_leader().await.unwrap());
     scene.put("leader", "stranger");
-    assert!(!a.renew_leader(None).await.unwrap());
+    assert!(!a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     let name = |cluster: &ha::cluster::Cluster| cluster.leader.clone().filter(|l| l.name.0 == "stranger");
     let found = eventually(&*a, Duration::from_secs(2), "the stranger shows", name).await;
     assert_eq!(found.session, "0", "bound to no lease");
@@ -182,14 +199,60 @@ async fn a_leader_recreates_its_key_and_binds_it_to_its_lease(scene: &Scene<'_>)
     let a = scene.member("a").await;
     assert!(a.acquire_leader().await.unwrap());
     scene.wipe();
-    assert!(a.renew_leader(None).await.unwrap(), "the store was wiped");
+    assert!(
+        a.renew_leader(WhenGone::Recreate).await.unwrap().is_held(),
+        "the store was wiped"
+    );
     scene.put("leader", "a");
     assert!(
-        a.renew_leader(None).await.unwrap(),
+        a.renew_leader(WhenGone::Recreate).await.unwrap().is_held(),
         "the key is ours but bound to no lease"
     );
     let leader = a.load().await.unwrap().leader.unwrap();
     assert_eq!(Some(leader.session), a.lease());
+}
+
+/// A host that was suspended for longer than ttl.
+async fn a_leader_does_not_take_its_key_back_from_who_led_since(scene: &Scene<'_>) {
+    let (a, b) = (scene.member("a").await, scene.member("b").await);
+    assert!(a.acquire_leader().await.unwrap());
+    scene.expire(a.lease());
+    let lost = a.renew_leader(WhenGone::Lost).await.unwrap();
+    assert_eq!(lost, Renewed::No, "the race decides");
+    let recreated = a.renew_leader(WhenGone::Recreate).await.unwrap();
+    assert_eq!(recreated, Renewed::Yes, "nobody has led since");
+    scene.expire(a.lease());
+    assert!(b.acquire_leader().await.unwrap());
+    scene.expire(b.lease());
+    assert_eq!(a.renew_leader(WhenGone::Recreate).await.unwrap(), Renewed::No);
+    let gone = |cluster: &ha::cluster::Cluster| cluster.leader.is_none().then_some(());
+    eventually(&*a, Duration::from_secs(2), "the key is gone", gone).await;
+    assert!(a.acquire_leader().await.unwrap(), "by a race it may");
+}
+
+async fn two_agents_of_one_name_are_told_apart(scene: &Scene<'_>) {
+    let (a, clone) = (scene.member("a").await, scene.member("a").await);
+    assert!(a.touch_member("{}").await.unwrap() && a.acquire_leader().await.unwrap());
+    assert_eq!(clone.renew_leader(WhenGone::Recreate).await.unwrap(), Renewed::No);
+    assert!(!clone.acquire_leader().await.unwrap());
+    for data in ["{}", r#"{"state":"running"}"#] {
+        let error = clone.touch_member(data).await.unwrap_err();
+        assert!(matches!(error, Error::NameTaken(_)), "{error:#}");
+    }
+    let cluster = a.load().await.unwrap();
+    let bound = (
+        cluster.leader.map(|leader| leader.session),
+        Some(cluster.members[0].session.clone()),
+    );
+    assert_eq!(bound, (a.lease(), a.lease()), "nothing was taken");
+    // The agent that held it is proved to have ended, and left no note.
+    clone.adopt_lease(&a.lease().unwrap());
+    assert_eq!(
+        clone.renew_leader(WhenGone::Recreate).await.unwrap(),
+        Renewed::Yes
+    );
+    assert!(clone.touch_member("{}").await.unwrap());
+    assert_eq!(a.renew_leader(WhenGone::Recreate).await.unwrap(), Renewed::No);
 }
 
 async fn writes_are_guarded(scene: &Scene<'_>) {
@@ -293,7 +356,7 @@ async fn keys_of_a_silent_member_run_out(scene: &Scene<'_>) {
     let begun = Instant::now();
     // Half of ttl later the lease is prolonged, and lives for another ttl.
     tokio::time::sleep(TIMING.ttl / 2).await;
-    assert!(a.renew_leader(None).await.unwrap());
+    assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     let renewed = Instant::now();
     let free = |cluster: &ha::cluster::Cluster| {
         (cluster.leader.is_none() && cluster.members.is_empty()).then_some(())
@@ -315,7 +378,7 @@ async fn keys_of_a_silent_member_run_out(scene: &Scene<'_>) {
     );
     assert!(b.acquire_leader().await.unwrap());
     assert!(
-        !a.renew_leader(None).await.unwrap(),
+        !a.renew_leader(WhenGone::Recreate).await.unwrap().is_held(),
         "with a new lease, but not as leader"
     );
     assert!(a.touch_member("{}").await.unwrap());
@@ -330,7 +393,9 @@ async fn another_ttl_means_another_lease(scene: &Scene<'_>) {
         ttl: Duration::from_secs(7),
         ..TIMING
     });
-    assert!(a.renew_leader(None).await.unwrap() && a.touch_member("{}").await.unwrap());
+    assert!(
+        a.renew_leader(WhenGone::Recreate).await.unwrap().is_held() && a.touch_member("{}").await.unwrap()
+    );
     let cluster = a.load().await.unwrap();
     assert_ne!(a.lease(), old);
     assert_eq!(Some(cluster.leader.unwrap().session), a.lease());
@@ -348,7 +413,7 @@ async fn a_member_that_comes_back_takes_its_lease_up_again(scene: &Scene<'_>) {
             lease: lease.clone(),
         })
         .await;
-    assert!(back.renew_leader(None).await.unwrap());
+    assert!(back.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     assert_eq!((back.lease(), back.load().await.unwrap().leader), (lease, leader));
     let late = scene
         .open(Identity {
@@ -430,7 +495,7 @@ async fn play(stage: &Stage<'_>) {
     };
     let (s1, s2, s3, s4, s5) = (scene("s1"), scene("s2"), scene("s3"), scene("s4"), scene("s5"));
     let (s6, s7, s8, s9, s10) = (scene("s6"), scene("s7"), scene("s8"), scene("s9"), scene("s10"));
-    let s11 = scene("s11");
+    let (s11, s12, s13) = (scene("s11"), scene("s12"), scene("s13"));
     tokio::join!(
         one_member_holds_the_leader_key(&s1),
         a_leader_whose_key_was_overwritten_has_lost_it(&s2),
@@ -442,6 +507,8 @@ async fn play(stage: &Stage<'_>) {
         a_member_that_comes_back_takes_its_lease_up_again(&s8),
         malformed_values_do_not_break_the_view(&s10),
         only_a_leader_that_renewed_no_more_is_superseded(&s11),
+        a_leader_does_not_take_its_key_back_from_who_led_since(&s12),
+        two_agents_of_one_name_are_told_apart(&s13),
     );
     changes_are_told_at_once(&s9).await;
 }
@@ -469,9 +536,15 @@ async fn an_unreachable_store_in_memory_is_an_error() {
     let a = MemoryDcs::new(&store, &Layout::new("service", "a", None), &identity("a"), TIMING);
     assert!(a.acquire_leader().await.unwrap());
     a.set_reachable(false);
-    assert!(a.renew_leader(None).await.unwrap_err().is_maybe_applied() && a.load().await.is_err());
+    assert!(
+        a.renew_leader(WhenGone::Recreate)
+            .await
+            .unwrap_err()
+            .is_maybe_applied()
+            && a.load().await.is_err()
+    );
     a.set_reachable(true);
-    assert!(a.renew_leader(None).await.unwrap());
+    assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
 }
 
 #[tokio::test]
@@ -499,7 +572,7 @@ async fn the_layout_is_patronis_byte_for_byte() {
         "/service/batman/config\n{{\"ttl\":30}}\n\
          /service/batman/failover\n{{}}\n\
          /service/batman/failsafe\n{{\"a\":\"http://127.0.0.1:8008/patroni\"}}\n\
-         /service/batman/heartbeat\n{{\"leader\":\"a\",\"ttl_ms\":5000}}\n\
+         /service/batman/heartbeat\n{{\"leader\":\"a\",\"ttl_ms\":5000,\"takeover\":0}}\n\
          /service/batman/history\n[]\n\
          /service/batman/initialize\n7277694203142172922\n\
          /service/batman/leader\na\n\

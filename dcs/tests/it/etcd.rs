@@ -189,6 +189,7 @@ impl Etcd {
             username: None,
             password: None,
             cacert: None,
+            insecure: false,
             cert: None,
             key: None,
         }
@@ -199,6 +200,34 @@ impl Etcd {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    /// All members stop, lose what they had, and start again with the same flags: empty, or with what a snapshot held.
+    pub(crate) fn replace(&mut self, snapshot: Option<&std::path::Path>) {
+        for index in 0..self.members.len() {
+            self.kill(index);
+            let data = self.dir.path().join(format!("m{index}"));
+            std::fs::remove_dir_all(&data).unwrap();
+            if let Some(snapshot) = snapshot {
+                let peer = format!("http://127.0.0.1:{}", self.members[index].peer_port);
+                let restored = Command::new("etcdctl")
+                    .env("ETCDCTL_API", "3")
+                    .args(["snapshot", "restore"])
+                    .arg(snapshot)
+                    .args(["--name", &format!("m{index}")])
+                    .args(["--initial-cluster", &self.cluster])
+                    .args(["--initial-advertise-peer-urls", &peer])
+                    .arg("--data-dir")
+                    .arg(&data)
+                    .output()
+                    .unwrap();
+                assert!(restored.status.success(), "{restored:?}");
+            }
+        }
+        for index in 0..self.members.len() {
+            self.run(index);
+        }
+        self.wait();
     }
 
     /// `SIGSTOP` or `SIGCONT`: the sockets stay open and nobody answers.

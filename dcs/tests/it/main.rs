@@ -4,4 +4,6 @@
 mod contract;
 mod etcd;
 mod outage;
+mod refusals;
+mod replaced;
 mod secured;

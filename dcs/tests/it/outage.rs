@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tamada_dcs::etcd3::Etcd3;
-use tamada_dcs::{Dcs, Error, Expect, Key, Layout, Timing};
+use tamada_dcs::{Dcs, Error, Expect, Key, Layout, Timing, WhenGone};
 
 use crate::contract::{TIMING, eventually, identity};
 use crate::etcd::Etcd;
@@ -53,7 +53,7 @@ async fn an_etcd_that_is_gone_is_an_error_and_comes_back() {
     etcd.kill(0);
     refused_load(&a).await;
     let verbs = tokio::join!(
-        unavailable(a.renew_leader(None)),
+        unavailable(a.renew_leader(WhenGone::Recreate)),
         unavailable(a.acquire_leader()),
         unavailable(a.touch_member("{}")),
         unavailable(a.write(Key::Config, "{}", Expect::Absent)),
@@ -62,14 +62,14 @@ async fn an_etcd_that_is_gone_is_an_error_and_comes_back() {
         unavailable(ctl.load()),
     );
     let _: ((), (), (), (), (), (), ()) = verbs;
-    let text = format!("{:#}", a.renew_leader(None).await.unwrap_err());
+    let text = format!("{:#}", a.renew_leader(WhenGone::Recreate).await.unwrap_err());
     let port = etcd.members[0].port;
     let begin = format!("could not prolong the lease: no answer from the DCS at http://127.0.0.1:{port}: ");
     assert!(text.starts_with(&begin) && text.contains("refused"), "{text}");
     // It restarts: the lease lives on in it, and the watch is taken up again.
     etcd.run(0);
     etcd.wait();
-    assert!(a.renew_leader(None).await.unwrap());
+    assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     let seen = |cluster: &ha::cluster::Cluster| (cluster.leader == leader).then_some(());
     eventually(&a, Duration::from_secs(5), "the leader key shows again", seen).await;
     let mut changes = a.changes();
@@ -90,7 +90,7 @@ async fn an_etcd_that_stalls_is_an_error_until_it_goes_on() {
     assert!(a.acquire_leader().await.unwrap());
     etcd.freeze(0, true);
     tokio::join!(
-        unavailable(a.renew_leader(None)),
+        unavailable(a.renew_leader(WhenGone::Recreate)),
         unavailable(a.write(Key::Config, "{}", Expect::Absent))
     );
     // A copy that nobody keeps is not served.
@@ -103,7 +103,7 @@ async fn an_etcd_that_stalls_is_an_error_until_it_goes_on() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     etcd.freeze(0, false);
-    assert!(a.renew_leader(None).await.unwrap());
+    assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     let seen = |cluster: &ha::cluster::Cluster| cluster.leader.clone();
     eventually(&a, Duration::from_secs(5), "the copy is kept again", seen).await;
 }
@@ -115,7 +115,7 @@ async fn members_of_etcd_may_die_or_stall_one_at_a_time() {
     assert!(a.acquire_leader().await.unwrap());
     for index in 0..3 {
         etcd.kill(index);
-        assert!(a.renew_leader(None).await.unwrap());
+        assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
         assert!(
             b.touch_member(&format!(r#"{{"timeline":{}}}"#, index + 1))
                 .await
@@ -139,7 +139,7 @@ async fn members_of_etcd_may_die_or_stall_one_at_a_time() {
         etcd.freeze(index, true);
         let begun = Instant::now();
         assert!(
-            a.renew_leader(None).await.unwrap(),
+            a.renew_leader(WhenGone::Recreate).await.unwrap().is_held(),
             "another member answers in time"
         );
         assert!(begun.elapsed() < LONG.retry_timeout, "{:?}", begun.elapsed());
@@ -177,7 +177,10 @@ async fn without_a_quorum_nothing_is_served() {
     let others: Vec<_> = (0..3).filter(|index| *index != leader).collect();
     etcd.kill(others[0]);
     etcd.kill(others[1]);
-    tokio::join!(unavailable(a.renew_leader(None)), unavailable(a.acquire_leader()));
+    tokio::join!(
+        unavailable(a.renew_leader(WhenGone::Recreate)),
+        unavailable(a.acquire_leader())
+    );
     let until = Instant::now() + Duration::from_secs(10);
     while a.load().await.is_ok() {
         assert!(
@@ -189,7 +192,7 @@ async fn without_a_quorum_nothing_is_served() {
     etcd.run(others[0]);
     etcd.run(others[1]);
     etcd.wait();
-    assert!(a.renew_leader(None).await.unwrap());
+    assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use config::{Etcd3Config, EtcdEndpoints};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tamada_dcs::etcd3::Etcd3;
-use tamada_dcs::{Dcs, Error, Layout};
+use tamada_dcs::{Dcs, Error, Layout, WhenGone};
 
 use crate::contract::{TIMING, eventually, identity};
 use crate::etcd::Etcd;
@@ -54,17 +54,17 @@ async fn users_are_authenticated_and_tokens_renewed() {
     assert!(a.acquire_leader().await.unwrap() && a.touch_member("{}").await.unwrap());
     // A token runs out when it is not used.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(a.renew_leader(None).await.unwrap());
+    assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     // Tokens live in the server's memory: a restart makes them invalid.
     etcd.kill(0);
     etcd.run(0);
     etcd.wait();
-    assert!(a.renew_leader(None).await.unwrap());
+    assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     let seen = |cluster: &ha::cluster::Cluster| cluster.leader.clone();
     eventually(&a, Duration::from_secs(5), "the copy is kept again", seen).await;
     // So do new rights: the old token knows an older state of them.
     etcd.ctl(&["role", "add", "other"]).unwrap();
-    assert!(a.renew_leader(None).await.unwrap());
+    assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     etcd.ctl(&["put", "/service/batman/config", r#"{"ttl":1}"#])
         .unwrap();
     let seen = |cluster: &ha::cluster::Cluster| cluster.config.clone();
@@ -157,12 +157,19 @@ async fn tls_with_client_certificates() {
     }
     assert!(connect(&config).await.unwrap().load().await.is_ok(), "by name");
 
-    // Without cacert the server is not checked; without a certificate the client is refused.
-    let unchecked = Etcd3Config {
+    // Without cacert the system's CAs count, which did not sign this one.
+    let by_the_system = Etcd3Config {
         cacert: None,
         ..config.clone()
     };
+    let error = connect(&by_the_system).await.err().unwrap();
+    assert!(format!("{error:#}").contains("certificate"), "{error:#}");
+    let unchecked = Etcd3Config {
+        insecure: true,
+        ..by_the_system
+    };
     assert!(connect(&unchecked).await.unwrap().load().await.is_ok());
+    // Without a certificate the client is refused.
     let anonymous = Etcd3Config {
         cert: None,
         key: None,
@@ -194,4 +201,82 @@ async fn tls_with_client_certificates() {
     .err()
     .unwrap();
     assert!(matches!(error, Error::Fatal(_)), "{error:#}");
+}
+
+const AUTH: [&[&str]; 6] = [
+    &["user", "add", "root:r00t"],
+    &["user", "grant-role", "root", "root"],
+    &["user", "add", "patroni:s3cret"],
+    &["role", "add", "patroni"],
+    &["user", "grant-role", "patroni", "patroni"],
+    &[
+        "role",
+        "grant-permission",
+        "patroni",
+        "--prefix=true",
+        "readwrite",
+        "/service/",
+    ],
+];
+
+/// Whatever is changed in etcd's authentication while agents run, no answer says that the lock is lost, and all goes on by
+/// itself once etcd and the configuration agree.
+#[tokio::test]
+async fn authentication_changes_while_agents_run() {
+    let mut etcd = Etcd::start(1);
+    AUTH.iter().for_each(|args| drop(etcd.ctl(args).unwrap()));
+    let anonymous = etcd.config();
+    let mut config = anonymous.clone();
+    config.username = Some("patroni".to_owned());
+    config.password = Some("s3cret".into());
+    let a = connect(&config).await.unwrap();
+    assert!(a.acquire_leader().await.unwrap());
+    let leader = |cluster: &ha::cluster::Cluster| cluster.leader.clone();
+
+    // Switched on: a connection from before has no token.
+    etcd.ctl(&["auth", "enable"]).unwrap();
+    etcd.ctl_args = vec!["--user".to_owned(), "root:r00t".to_owned()];
+    assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
+    eventually(&a, Duration::from_secs(5), "the copy is kept", leader).await;
+
+    // The password is another one, in etcd first and then in the configuration.
+    etcd.ctl(&[
+        "user",
+        "passwd",
+        "patroni",
+        "--interactive=false",
+        "--new-password",
+        "n3w",
+    ])
+    .or_else(|_| {
+        etcd.ctl(&["user", "delete", "patroni"])
+            .and_then(|_| etcd.ctl(&["user", "add", "patroni:n3w"]))
+    })
+    .unwrap();
+    let _ = etcd.ctl(&["user", "grant-role", "patroni", "patroni"]);
+    let error = a.renew_leader(WhenGone::Recreate).await.unwrap_err();
+    assert!(!format!("{error:#}").contains("s3cret"), "{error:#}");
+    config.password = Some("n3w".into());
+    a.reload(&config).await.unwrap();
+    assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
+    eventually(&a, Duration::from_secs(5), "the copy is kept again", leader).await;
+
+    // The configuration lost the user: refused, with the remedy in the message.
+    a.reload(&anonymous).await.unwrap();
+    let error = a.renew_leader(WhenGone::Recreate).await.unwrap_err();
+    assert!(format!("{error:#}").contains("etcd3.username"), "{error:#}");
+
+    // Switched off: neither does a user harm.
+    etcd.ctl(&["auth", "disable"]).unwrap();
+    etcd.ctl_args.clear();
+    assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
+    a.reload(&config).await.unwrap();
+    assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
+    eventually(
+        &a,
+        Duration::from_secs(5),
+        "the copy is kept without users",
+        leader,
+    )
+    .await;
 }

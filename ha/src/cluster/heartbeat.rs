@@ -1,10 +1,14 @@
-//! The key `heartbeat`: `{"leader":"a","ttl_ms":30000}`, written by a leader with every renewal of its lock. Patroni
-//! neither writes nor reads it.
+//! The key `heartbeat`: `{"leader":"a","ttl_ms":30000,"takeover":7587}`, written by a leader with every renewal of its
+//! lock. Patroni neither writes nor reads it.
 //!
 //! A renewal counts only if its transaction, which writes this key, was committed. So whoever has known a heartbeat
 //! for `ttl` on its own clock, without a newer one, knows that the leader's lock is over: the leader counts from before
 //! it sent the renewal, and nobody can know of it before it was committed. That holds even where the store gives every
 //! lease its full time again, as etcd does when it elects a leader. `docs/lease.md` has the argument in full.
+//!
+//! A store that refuses writes and keeps leases alive, as a full etcd does, is the exception: the leader cannot write a
+//! heartbeat there. Before it counts on its lease alone it revokes the lease `takeover`, without which the transaction
+//! that supersedes it fails.
 
 use std::time::Duration;
 
@@ -23,6 +27,19 @@ pub struct Heartbeat {
     pub leader: MemberName,
     /// For how long the leader counts on it.
     pub ttl: Duration,
+    /// Whether the leader may be superseded once that time has passed.
+    pub takeover: Takeover,
+}
+
+/// Whether a leader whose heartbeat is old may be superseded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Takeover {
+    /// Yes: the leader is of a version that renews its lock by heartbeats only.
+    Always,
+    /// While this lease of the leader exists; the transaction proves that it does.
+    WhileLease(i64),
+    /// No: only the end of the lease of the leader key ends its lock.
+    Never,
 }
 
 /// What must still be so for a lock that is over to be taken from its holder.
@@ -32,6 +49,8 @@ pub struct Expired {
     pub leader: Version,
     /// The heartbeat was last written in this revision.
     pub heartbeat: Version,
+    /// This lease of the leader's must exist.
+    pub takeover: Option<i64>,
 }
 
 impl Heartbeat {
@@ -41,14 +60,41 @@ impl Heartbeat {
         let value: Value = serde_json::from_str(text).ok()?;
         let leader = MemberName::from(value.get("leader")?.as_str()?);
         let ttl = Duration::from_millis(value.get("ttl_ms")?.as_u64()?);
-        Some(Self { version, leader, ttl })
+        let takeover = match value.get("takeover").map(Value::as_i64) {
+            None => Takeover::Always,
+            Some(Some(lease)) if lease != 0 => Takeover::WhileLease(lease),
+            Some(_) => Takeover::Never,
+        };
+        Some(Self {
+            version,
+            leader,
+            ttl,
+            takeover,
+        })
     }
 
-    /// The key's value.
+    /// The key's value. `takeover`: the lease without which the leader cannot be superseded.
     #[must_use]
-    pub fn to_json(leader: &MemberName, ttl: Duration) -> String {
+    pub fn to_json(leader: &MemberName, ttl: Duration, takeover: Option<i64>) -> String {
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        json!({"leader": leader, "ttl_ms": ttl_ms}).to_string()
+        let takeover = takeover.unwrap_or_default();
+        json!({"leader": leader, "ttl_ms": ttl_ms, "takeover": takeover}).to_string()
+    }
+
+    /// What must still be so for the present holder to be superseded once this heartbeat is old; `None` when only the end
+    /// of its lease counts.
+    #[must_use]
+    pub fn expired(&self, leader: &Leader) -> Option<Expired> {
+        let takeover = match self.takeover {
+            Takeover::Always => None,
+            Takeover::WhileLease(lease) => Some(lease),
+            Takeover::Never => return None,
+        };
+        self.is_of(leader).then_some(Expired {
+            leader: leader.version,
+            heartbeat: self.version,
+            takeover,
+        })
     }
 
     /// Whether it tells of the present holder of the key: its own, and not older than the key. A Patroni member that
@@ -65,10 +111,19 @@ mod tests {
 
     #[test]
     fn a_heartbeat_reads_what_it_prints() {
-        let text = Heartbeat::to_json(&"a".into(), Duration::from_secs(30));
-        assert_eq!(text, r#"{"leader":"a","ttl_ms":30000}"#);
+        let text = Heartbeat::to_json(&"a".into(), Duration::from_secs(30), Some(7587));
+        assert_eq!(text, r#"{"leader":"a","ttl_ms":30000,"takeover":7587}"#);
         let read = Heartbeat::parse(Version(7), &text).expect("a heartbeat");
         assert_eq!((read.leader, read.ttl), ("a".into(), Duration::from_secs(30)));
+        assert_eq!(read.takeover, Takeover::WhileLease(7587));
+        for (text, takeover) in [
+            (r#"{"leader":"a","ttl_ms":1}"#, Takeover::Always),
+            (r#"{"leader":"a","ttl_ms":1,"takeover":0}"#, Takeover::Never),
+            (r#"{"leader":"a","ttl_ms":1,"takeover":"x"}"#, Takeover::Never),
+        ] {
+            let read = Heartbeat::parse(Version(7), text).expect("a heartbeat");
+            assert_eq!(read.takeover, takeover, "{text}");
+        }
         for bad in [
             "",
             "{}",
@@ -86,6 +141,7 @@ mod tests {
             version: Version(version),
             leader: name.into(),
             ttl: Duration::from_secs(30),
+            takeover: Takeover::Always,
         };
         let leader = Leader {
             version: Version(5),

@@ -20,7 +20,9 @@ pub(super) fn begin(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Reason> {
     }
     let is_initialized = !free_initialize_key(c, cluster)?;
     let node = c.node();
-    if !is_initialized && node.may_bootstrap && !node.tags.nofailover() {
+    // A store that lost its keys is no cluster that was never made.
+    let may_bootstrap = node.may_bootstrap && c.memory.replaced_store.is_none();
+    if !is_initialized && may_bootstrap && !node.tags.nofailover() {
         let won = c.write(Key::Initialize, String::new(), Expect::Absent)?;
         if !matches!(won, Ok(Some(_))) {
             return Ok(Reason::LostInitializeRace);
@@ -179,7 +181,7 @@ pub(super) fn hand_over(c: &mut Cycle<'_>) -> Flow<Reason> {
     let config = c.node().config_json.clone();
     drop(c.write(Key::Config, config, Expect::Anything)?);
     match c.lock(Action::TakeLeader)? {
-        LockAnswer::Held { .. } => {}
+        LockAnswer::Held { .. } | LockAnswer::HeldByLeaseAlone { .. } => {}
         // The cluster is made, only the key is not ours yet: tried again.
         LockAnswer::NotHeld | LockAnswer::Unknown(_) => return Ok(Reason::DcsNotAccessible),
     }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{backoff, failsafe, follow, observe, origin, peers, primary, standby_cluster, synchronous};
+use super::{
+    backoff, failsafe, follow, observe, origin, peers, primary, replaced_store, standby_cluster, synchronous,
+};
 use crate::cluster::{Cluster, Failover, FailoverKind, Origin};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{LockAnswer, Peer, PeerAnswer, PeerStatus, SqlFacts};
@@ -25,6 +27,9 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> 
     let soon = c.now().after(pause);
     c.again_at(soon);
     if let Some(reason) = backoff::holds_back(c, cluster)? {
+        return Ok(reason);
+    }
+    if let Some(reason) = replaced_store::holds_back(c, cluster)? {
         return Ok(reason);
     }
     if is_healthiest(c, cluster)? {
@@ -49,7 +54,7 @@ fn acquire(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
         None => Action::AcquireLeader,
     };
     match c.lock(action)? {
-        LockAnswer::Held { .. } => {
+        LockAnswer::Held { .. } | LockAnswer::HeldByLeaseAlone { .. } => {
             clear_failover(c, cluster)?;
             if standby_cluster::is_one(c) {
                 return standby_cluster::lead(c, cluster, Reason::StandbyLeaderByAcquiringLock);
@@ -181,12 +186,29 @@ fn primary_is_current(c: &mut Cycle<'_>, cluster: &Cluster, sql: Option<&SqlFact
             c.note(notes::timeline_behind(mine, known));
             false
         }
+        // Whoever led since has perhaps not come to write the history: its timeline counts, not ours.
+        (mine, known) if mine <= known.or(Some(Timeline(1))) && another_led_since(c, cluster) => false,
         _ if failsafe::leaves_out(c, cluster, c.me()) => {
             c.note(notes::not_a_failsafe_member(c.me()));
             false
         }
         _ => true,
     }
+}
+
+/// The last heartbeat is another member's. A host that was suspended for longer than `ttl` finds it so: 1. it is suspended
+/// as the leader, 2. another member is promoted, takes writes and dies, 3. it goes on and finds the key gone. As a primary it
+/// would take the key without asking anybody, and the others would throw away what was written in between.
+fn another_led_since(c: &mut Cycle<'_>, cluster: &Cluster) -> bool {
+    let heartbeat = cluster.heartbeat.as_ref();
+    let Some(leader) = heartbeat
+        .map(|heartbeat| &heartbeat.leader)
+        .filter(|leader| *leader != c.me())
+    else {
+        return false;
+    };
+    c.note(notes::another_led_since(leader));
+    true
 }
 
 /// A switchover or failover that somebody asked for decides who runs. `None` when it leaves that open.

@@ -311,7 +311,7 @@ fn lock(look: &mut Look<'_>) {
     };
     match (look.before.lock, look.after.lock) {
         (None, Some(lock)) => {
-            let entry = last(|answer| matches!(answer, LockAnswer::Held { .. }));
+            let entry = last(|answer| answer.held_since().is_some());
             let how = match entry.map(|entry| &entry.step) {
                 Some(Step::Act(Action::AcquireLeader)) => Gain::Acquired,
                 Some(Step::Act(Action::SupersedeLeader { .. })) => Gain::Superseded,
@@ -447,7 +447,7 @@ fn race(look: &Look<'_>) -> Option<Race> {
         }
     }
     let verdict = match (wanted, &look.outcome.reason) {
-        (Some(LockAnswer::Held { .. }), _) => Verdict::Won,
+        (Some(LockAnswer::Held { .. } | LockAnswer::HeldByLeaseAlone { .. }), _) => Verdict::Won,
         (Some(LockAnswer::NotHeld), _) => Verdict::Late,
         (Some(LockAnswer::Unknown(_)), _) => return None,
         (

@@ -472,6 +472,54 @@ pub(crate) fn not_healthy_enough() -> Note {
     Note::info("not healthy enough for leader race")
 }
 
+pub(crate) fn dcs_refuses_writes(why: &str) -> Note {
+    Note::error(format!(
+        "the DCS refuses writes ({why}): this member stays the leader by its lease alone, and no other member can take over \
+         until the DCS accepts writes again"
+    ))
+}
+
+pub(crate) fn another_led_since(name: &MemberName) -> Note {
+    Note::warning(format!(
+        "'{name}' has led the cluster since this primary did; it does not take the leader key without comparing its WAL"
+    ))
+}
+
+pub(crate) fn store_was_replaced() -> Note {
+    Note::warning(
+        "the DCS was wiped or restored, or is another one than before: its keys are no longer those of this cluster",
+    )
+}
+
+pub(crate) fn leads_in_replaced_store() -> Note {
+    Note::warning(
+        "this member led when the DCS was replaced: it takes the leader key and writes the cluster's keys again",
+    )
+}
+
+pub(crate) fn key_from_before() -> Note {
+    Note::warning(
+        "the replaced DCS names this member as the leader, which it was no longer: the leader key is released",
+    )
+}
+
+pub(crate) fn waits_in_replaced_store(name: &MemberName, why: &str) -> Note {
+    Note::info(format!(
+        "the DCS was replaced and '{name}', which may be the leader, does not answer ({why}): \
+         the leader key is not taken before its lease has expired"
+    ))
+}
+
+pub(crate) fn dcs_writes_again() -> Note {
+    Note::info("the DCS accepts writes again")
+}
+
+pub(crate) fn name_is_taken(me: &MemberName) -> Note {
+    Note::critical(format!(
+        "Can't start; there is already a node named '{me}' running"
+    ))
+}
+
 pub(crate) fn lock_has_run_out(until: Moment, now: Moment) -> Note {
     let late = now.since(until).as_millis();
     Note::error(format!(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tamada_ha::cluster::{
     Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, Origin, Origins, Promotion,
-    Status, SyncState, Tags, Version,
+    Status, SyncState, Tags, Takeover, Version,
 };
 use tamada_ha::facts::{
     Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, FailsafeReply,
@@ -157,6 +157,11 @@ impl Choices {
                 version: Version(1),
                 leader: self.name().into(),
                 ttl: Duration::from_secs(15),
+                takeover: match self.below(3) {
+                    0 => Takeover::Always,
+                    1 => Takeover::WhileLease(5),
+                    _ => Takeover::Never,
+                },
             }),
             status,
             members,
@@ -164,6 +169,7 @@ impl Choices {
             sync: SyncState::parse(version, sync),
             origins: self.origins(),
             history: self.one_in(2).then(|| History::parse(r#"[[1,100,"x"]]"#)),
+            generation: self.below(2),
             workers: BTreeMap::new(),
             failsafe: self.one_in(3).then(|| self.failsafe_members()),
         }))
@@ -312,6 +318,10 @@ impl Choices {
         match self.below(4) {
             0 => LockAnswer::NotHeld,
             1 => LockAnswer::Unknown(DcsFailure("no answer".to_owned())),
+            2 => LockAnswer::HeldByLeaseAlone {
+                sent_at: now,
+                why: DcsFailure("no space".to_owned()),
+            },
             _ => LockAnswer::Held { sent_at: now },
         }
     }
@@ -641,7 +651,7 @@ fn check(seen: &Seen) {
                     })
                     .collect();
                 assert!(
-                    matches!(locks.last(), Some(LockAnswer::Held { .. })),
+                    locks.last().is_some_and(|lock| lock.held_since().is_some()),
                     "no promotion without the lock"
                 );
                 assert!(*lock_valid_until > given.now, "nor on one that is over");

@@ -27,8 +27,9 @@
 //! drift reload                           what following needs: none, reload, restart
 //! worker 1 w1 w2                         a Citus coordinator: a worker's group, its leader, its replicas; `node citus=0`
 //! sender b 100 sync                      a standby that streams from here: position, sync_state; or: sender b gone
-//! answer acquire lost                    acquire, renew: held, late (by 20 s), lost, unknown; begin, arm: fails;
-//!                                        write: conflict, unknown
+//! answer acquire lost                    acquire, renew: held, late (by 20 s), lost, unknown; renew: refused;
+//!                                        begin, arm: fails; write: conflict, unknown; touch: taken
+//! cluster generation=1                   another store than before answers
 //! meanwhile server lost                  the observation takes its time, and the lease is prolonged meanwhile: held, lost, unknown
 //! resumed                                the store says so, and this member does not know yet
 //! stands-still ask 20                    the host stands still for 20 s while a step that begins so is waited for
@@ -50,7 +51,7 @@ use std::time::Duration;
 use tamada_ha::citus::Group;
 use tamada_ha::cluster::{
     Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, Origin, Origins, Promotion,
-    ScheduledRestart, Status, SyncState, Tags, Version,
+    ScheduledRestart, Status, SyncState, Tags, Takeover, Version,
 };
 use tamada_ha::event::{Chronicle, Event, Record};
 use tamada_ha::facts::{
@@ -66,8 +67,8 @@ use tamada_ha::pg::{
     Timeline, Xid,
 };
 use tamada_ha::step::{
-    Action, Callback, CloneSource, Outcome, Question, RequestId, SlotWork, StartAs, StartReason, Step,
-    StopMode, StopPurpose, Task, TaskOutcome,
+    Action, Callback, CloneSource, Outcome, Question, RequestId, SlotWork, StartAs, StartReason, Step, StopMode,
+    StopPurpose, Task, TaskOutcome, WhenGone,
 };
 use tamada_ha::{Facts, decide, renewal_meanwhile};
 
@@ -601,6 +602,10 @@ impl World {
                 let sent_at = Moment(self.now.0.saturating_sub(Duration::from_secs(20)));
                 LockAnswer::Held { sent_at }
             }
+            "refused" => LockAnswer::HeldByLeaseAlone {
+                sent_at: self.now,
+                why: DcsFailure("no space".to_owned()),
+            },
             "lost" => LockAnswer::NotHeld,
             "unknown" => LockAnswer::Unknown(DcsFailure("no answer".to_owned())),
             other => panic!("no such answer about the lock: {other}"),
@@ -625,6 +630,7 @@ impl World {
                 Answer::Done(Err("the disk is full".to_owned()))
             }
             Action::Begin(_) if told("begin") == Some("fails") => Answer::Done(Err("it is busy".to_owned())),
+            Action::TouchMember(_) if told("touch") == Some("taken") => Answer::NameTaken,
             Action::TouchMember(_)
             | Action::Begin(_)
             | Action::CancelTask
@@ -732,6 +738,9 @@ fn read_cluster(words: &Words<'_>) -> Result<Cluster, DcsFailure> {
         .number("quorum")
         .map_or(0, |number| number.try_into().unwrap());
     Ok(Cluster {
+        generation: words
+            .value("generation")
+            .map_or(0, |number| number.parse().unwrap()),
         initialize,
         config: (!words.has("no-config")).then(|| ConfigKey {
             version,
@@ -760,6 +769,7 @@ fn read_cluster(words: &Words<'_>) -> Result<Cluster, DcsFailure> {
                 version,
                 leader: leader.into(),
                 ttl: Duration::from_secs(30),
+                takeover: Takeover::Always,
             }
         }),
         sync: words.value("sync").map_or_else(SyncState::default, |members| {
@@ -1243,7 +1253,10 @@ fn show(step: &Step) -> String {
             let shown: String = callbacks.iter().map(shown).collect();
             format!("run{shown}")
         }
-        Step::Act(Action::RenewLeader { .. }) => "renew leader key".to_owned(),
+        Step::Act(Action::RenewLeader { when_gone, .. }) => match when_gone {
+            WhenGone::Recreate => "renew leader key".to_owned(),
+            WhenGone::Lost => "renew leader key, unless it is gone".to_owned(),
+        },
         Step::Act(Action::SupersedeLeader { .. }) => "supersede leader".to_owned(),
         Step::Act(Action::SetSynchronousStandbyNames(names)) => match names {
             Some(names) => format!("arm '{names}'"),

@@ -193,6 +193,13 @@ fn put_cluster(metrics: &mut Metrics, view: &View, now: Moment, timeline: u32) {
         "When the DCS was last read, in seconds since 1970.",
         view.dcs_last_seen,
     );
+    if view.dcs_refuses_writes.is_some() {
+        metrics.flag(
+            "dcs_refuses_writes",
+            "1 if this member leads by its lease alone because the DCS refuses writes: no failover is possible.",
+            true,
+        );
+    }
     metrics.flag(
         "pending_restart",
         "1 if a setting waits for a restart, else 0.",

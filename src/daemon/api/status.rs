@@ -160,6 +160,9 @@ fn put_cluster(view: &View, now: Moment, put: &mut impl FnMut(&str, Value) -> Op
     if view.failsafe_is_active(now) {
         put("failsafe_mode_is_active", true.into());
     }
+    if let Some(why) = &view.dcs_refuses_writes {
+        put("dcs_refuses_writes", why.as_str().into());
+    }
     put("dcs_last_seen", view.dcs_last_seen.into());
 }
 

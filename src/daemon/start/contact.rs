@@ -1,5 +1,7 @@
 //! Before anything is touched: are PostgreSQL's programs there, what does the store say, and is our name free.
 
+mod name;
+
 use std::time::Duration;
 
 use config::{DynamicConfig, LocalConfig, Minimums};
@@ -11,11 +13,10 @@ use crate::daemon::cache;
 use crate::daemon::settings;
 use crate::daemon::store::{self, Store};
 
+use name::Name;
+
 /// How long to wait before the store is tried again at the start.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How long a live member of our name is given to answer.
-const GUARD_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the store says at the start.
 pub(super) struct Agreed {
@@ -39,9 +40,9 @@ pub(super) async fn agree(
     let remembered = remembered_config(local);
     // What is wrong with it is told when it counts.
     let (provisional, _) = DynamicConfig::read(&remembered, Minimums::TAMADA);
-    let store = connect(local, &provisional, lease).await?;
-    let cluster = first_reading(&store).await;
-    refuse_second_member(local, &cluster, http).await?;
+    let store = connect(local, &provisional, lease.clone()).await?;
+    let name = Name::new(local, lease, http);
+    let cluster = name.claim(&store, provisional.ttl).await?;
     let document = match &cluster.config {
         Some(key) => serde_json::Value::Object(key.value.clone()),
         None => remembered,
@@ -126,32 +127,4 @@ async fn first_reading(store: &Store) -> Cluster {
             }
         }
     }
-}
-
-/// Two daemons under one name would take each other's place without noticing.
-async fn refuse_second_member(
-    local: &LocalConfig,
-    cluster: &Cluster,
-    http: &net::http::Client,
-) -> anyhow::Result<()> {
-    let name = MemberName(local.name.clone());
-    let Some(api_url) = cluster
-        .member(&name)
-        .and_then(|member| member.data.api_url.as_deref())
-    else {
-        return Ok(());
-    };
-    let Some((scheme, rest)) = api_url.split_once("://") else {
-        return Ok(());
-    };
-    let host = rest.split('/').next().unwrap_or_default();
-    let url = format!("{scheme}://{host}/liveness");
-    if http.get(&url, GUARD_TIMEOUT).await.is_ok() {
-        let text = format!("Can't start; there is already a node named '{name}' running");
-        tracing::error!(critical = true, "{text}");
-        anyhow::bail!(
-            "another agent answers at {url}: give this member a name of its own, or stop the other one"
-        );
-    }
-    Ok(())
 }

@@ -1,0 +1,130 @@
+//! etcd that was wiped, or restored from a backup, at the same addresses.
+
+use std::time::Duration;
+
+use ha::cluster::Cluster;
+use tamada_dcs::etcd3::Etcd3;
+use tamada_dcs::memory::SharedStore;
+use tamada_dcs::{Dcs, Error, Expect, Key, Layout, Renewed, WhenGone};
+
+use crate::contract::{Scene, Stage, TIMING, eventually, identity};
+use crate::etcd::Etcd;
+
+async fn member(etcd: &Etcd, name: &str) -> Etcd3 {
+    let layout = Layout::new("service", "batman", None);
+    Etcd3::connect(&etcd.config(), layout, Some(identity(name)), TIMING)
+        .await
+        .unwrap()
+}
+
+/// What was decided on the store before is not done in this one, and a leader does not learn that it is none.
+async fn nothing_is_done_before_it_was_read(dcs: &dyn Dcs) {
+    for _ in 0..3 {
+        let renewed = dcs.renew_leader(WhenGone::Recreate).await;
+        assert!(matches!(renewed, Err(Error::Unavailable(_))), "{renewed:?}");
+        let acquired = dcs.acquire_leader().await;
+        assert!(matches!(acquired, Err(Error::Unavailable(_))), "{acquired:?}");
+    }
+}
+
+async fn new_store(dcs: &dyn Dcs) -> Cluster {
+    let is_new = |cluster: &Cluster| (cluster.generation == 1).then(|| cluster.clone());
+    eventually(dcs, Duration::from_secs(15), "the new store is read", is_new).await
+}
+
+async fn leads_on(a: &dyn Dcs, b: &dyn Dcs) {
+    assert!(a.take_leader().await.unwrap() && a.touch_member("{}").await.unwrap());
+    assert_eq!(a.renew_leader(WhenGone::Recreate).await.unwrap(), Renewed::Yes);
+    let led = |cluster: &Cluster| cluster.leader.clone().filter(|leader| leader.name.0 == "a");
+    eventually(a, Duration::from_secs(5), "the leader sees its key", led).await;
+    new_store(b).await;
+    eventually(b, Duration::from_secs(5), "the others see it", led).await;
+    assert!(!b.acquire_leader().await.unwrap());
+    assert!(b.touch_member("{}").await.unwrap());
+}
+
+async fn wiped(count: usize) {
+    let mut etcd = Etcd::start(count);
+    // A later raft term than a new cluster begins with.
+    etcd.kill(0);
+    etcd.run(0);
+    etcd.wait();
+    let (a, b) = (member(&etcd, "a").await, member(&etcd, "b").await);
+    assert!(a.acquire_leader().await.unwrap() && a.touch_member("{}").await.unwrap());
+    assert_eq!(a.renew_leader(WhenGone::Recreate).await.unwrap(), Renewed::Yes);
+    b.load().await.unwrap();
+    etcd.replace(None);
+    nothing_is_done_before_it_was_read(&a).await;
+    let empty = new_store(&a).await;
+    assert!(empty.leader.is_none() && empty.members.is_empty(), "{empty:?}");
+    leads_on(&a, &b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_etcd_is_accepted() {
+    wiped(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_etcd_cluster_is_accepted() {
+    wiped(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_was_restored_is_accepted() {
+    let mut etcd = Etcd::start(1);
+    let (a, b) = (member(&etcd, "a").await, member(&etcd, "b").await);
+    assert!(b.acquire_leader().await.unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let snapshot = dir.path().join("snapshot");
+    etcd.ctl(&["snapshot", "save", snapshot.to_str().unwrap()])
+        .unwrap();
+    assert!(b.release_leader(None).await.unwrap());
+    assert!(a.acquire_leader().await.unwrap());
+    for number in 0..5 {
+        let value = format!(r#"{{"ttl":{number}}}"#);
+        assert!(
+            a.write(Key::Config, &value, Expect::Anything)
+                .await
+                .unwrap()
+                .is_some()
+        );
+    }
+    etcd.replace(Some(&snapshot));
+    nothing_is_done_before_it_was_read(&a).await;
+    let old = new_store(&a).await;
+    assert_eq!(old.leader.unwrap().name.0, "b", "as at the time of the backup");
+    leads_on(&a, &b).await;
+    assert_eq!(b.renew_leader(WhenGone::Recreate).await.unwrap(), Renewed::No);
+}
+
+#[tokio::test]
+async fn a_store_in_memory_is_wiped() {
+    let store = SharedStore::new();
+    let stage = Stage::Memory(store.clone());
+    let scene = Scene {
+        stage: &stage,
+        layout: Layout::new("service", "batman", None),
+    };
+    let (a, b) = (scene.member("a").await, scene.member("b").await);
+    assert!(a.acquire_leader().await.unwrap());
+    store.with(|store| store.restore(&tamada_dcs::memory::Store::new()));
+    nothing_is_done_before_it_was_read(&*a).await;
+    assert!(new_store(&*a).await.is_empty());
+    leads_on(&*a, &*b).await;
+}
+
+/// More keys than one answer of gRPC usually holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_four_megabytes_are_read() {
+    let etcd = Etcd::start(1);
+    let value = "x".repeat(100_000);
+    let put = |number: usize| {
+        etcd.ctl(&["put", &format!("/service/batman/foreign/{number}"), &value])
+            .unwrap()
+    };
+    (0..50).for_each(|number| drop(put(number)));
+    let a = member(&etcd, "a").await;
+    assert!(a.acquire_leader().await.unwrap());
+    assert!(a.load().await.unwrap().leader.is_some());
+}

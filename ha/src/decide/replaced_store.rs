@@ -1,0 +1,173 @@
+//! Another store answers than before: etcd was wiped, restored from a backup, or exchanged.
+//!
+//! What the new store says of leases is worth nothing. The leader of before may be cut off and still count on its lease for
+//! `ttl`, and a key `leader` from a backup names whoever led then. So the member whose lock is valid takes the key and
+//! writes the keys of the cluster again, and all others wait for `ttl` unless every member of before answers.
+
+use std::sync::Arc;
+
+use super::{observe, peers, release};
+use crate::cluster::{Cluster, Failover, SyncState};
+use crate::cycle::{Cycle, Flow};
+use crate::facts::LockAnswer;
+use crate::memory::ReplacedStore;
+use crate::reason::{Reason, notes};
+use crate::step::{Action, Expect, Key};
+
+/// Takes note of a new store, and fills in the members of before that have not come back to it yet.
+pub(crate) fn notice(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Arc<Cluster> {
+    let now = c.now();
+    let known = c.memory.generation.replace(cluster.generation);
+    if known.is_some_and(|known| known != cluster.generation) {
+        let before = c.memory.cluster.take().map(|(before, _)| before);
+        let led = c.memory.led_cluster.clone();
+        let before = before.or_else(|| led.clone()).map(|before| {
+            let leader = before.leader.clone();
+            let leader = leader.or_else(|| led.and_then(|led| led.leader.clone()));
+            Arc::new(Cluster {
+                leader,
+                ..Cluster::clone(&before)
+            })
+        });
+        c.note(notes::store_was_replaced());
+        c.memory.replaced_store = Some(ReplacedStore {
+            at: now,
+            before,
+            led: c.memory.holds_lock(now),
+            is_written: false,
+        });
+        c.memory.published_status = None;
+        c.memory.heartbeat = None;
+    }
+    let Some(replaced) = window(c) else {
+        return Arc::clone(cluster);
+    };
+    let Some(before) = replaced.before.clone() else {
+        return Arc::clone(cluster);
+    };
+    let is_led_here = replaced.led && replaced.is_written;
+    let missing = before
+        .members
+        .iter()
+        .filter(|member| cluster.member(&member.name).is_none());
+    let mut filled = Cluster::clone(cluster);
+    filled.members.extend(missing.cloned());
+    filled.members.sort_by(|one, other| one.name.cmp(&other.name));
+    if filled.failsafe.is_none() {
+        filled.failsafe.clone_from(&before.failsafe);
+    }
+    if filled.sync.is_empty() {
+        filled.sync.clone_from(&before.sync);
+    }
+    // A request from the time of the backup was carried out long ago.
+    if !is_led_here {
+        filled.failover = None;
+    }
+    Arc::new(filled)
+}
+
+/// The time in which a lease from the store before may still be counted on.
+fn window<'a>(c: &'a Cycle<'_>) -> Option<&'a ReplacedStore> {
+    let ttl = c.config().ttl;
+    let replaced = c.memory.replaced_store.as_ref()?;
+    (c.now() < replaced.at.after(ttl).after(ttl / 50)).then_some(replaced)
+}
+
+/// Our lock was valid when the store was replaced, and the key has not been taken there yet.
+pub(crate) fn has_to_be_led(c: &Cycle<'_>) -> bool {
+    let replaced = c.memory.replaced_store.as_ref();
+    replaced.is_some_and(|replaced| replaced.led && !replaced.is_written) && c.memory.holds_lock(c.now())
+}
+
+/// What a new store means for the leader key.
+pub(super) enum Verdict {
+    /// There is none, or all is done.
+    NothingNew,
+    /// The key was taken for the member that led before.
+    Led(LockAnswer),
+    /// The key names us because we led at the time of the backup.
+    NotOurs,
+}
+
+pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Verdict> {
+    if has_to_be_led(c) {
+        c.note(notes::leads_in_replaced_store());
+        let answer = c.lock(Action::TakeLeader)?;
+        if answer.held_since().is_some() {
+            write_again(c)?;
+        }
+        return Ok(Verdict::Led(answer));
+    }
+    let led = window(c).map(|replaced| replaced.led);
+    if led == Some(false) && cluster.is_leader(c.me()) {
+        c.note(notes::key_from_before());
+        release(c, None)?;
+        return Ok(Verdict::NotOurs);
+    }
+    Ok(Verdict::NothingNew)
+}
+
+/// The cluster's keys as this member knows them. What fails is tried again by the next cycle.
+fn write_again(c: &mut Cycle<'_>) -> Flow<()> {
+    let replaced = c.memory.replaced_store.as_ref();
+    let before = replaced.and_then(|replaced| replaced.before.clone());
+    let before = before.unwrap_or_default();
+    let me = c.me().clone();
+    let config = before
+        .config
+        .as_ref()
+        .map(|config| serde_json::Value::Object(config.value.clone()));
+    let failsafe = before
+        .failsafe
+        .as_ref()
+        .map(|members| serde_json::json!(members).to_string());
+    let sync = (!before.sync.is_empty()).then(|| {
+        let leader = before.sync.leader.clone().unwrap_or(me);
+        SyncState::to_json(&leader, before.sync.quorum, &before.sync.voters)
+    });
+    let has_origins = before.origins != Default::default();
+    let keys = [
+        (Key::Initialize, before.initialize.clone()),
+        (Key::Config, config.map(|config| config.to_string())),
+        (Key::Sync, sync),
+        (
+            Key::History,
+            before.history.as_ref().map(|history| history.to_json()),
+        ),
+        (Key::Origin, has_origins.then(|| before.origins.to_json())),
+        (Key::Failsafe, failsafe),
+        (Key::Failover, Some(Failover::CLEARED.to_owned())),
+    ];
+    let mut is_written = true;
+    for (key, value) in keys {
+        if let Some(value) = value {
+            is_written &= c.write(key, value, Expect::Anything)?.is_ok();
+        }
+    }
+    if let Some(replaced) = &mut c.memory.replaced_store {
+        replaced.is_written = is_written;
+    }
+    Ok(())
+}
+
+/// Why this member does not run for the key in a new store. `None` when it may.
+pub(super) fn holds_back(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<Reason>> {
+    let Some(before) = window(c).and_then(|replaced| replaced.before.clone()) else {
+        return Ok(None);
+    };
+    if before.is_leader(c.me()) || observe::is_primary(c)? {
+        return Ok(None);
+    }
+    let others = before.members.iter().filter(|member| &member.name != c.me());
+    let others = others
+        .filter_map(|member| peers::as_silent_peer(c, member))
+        .collect();
+    for answer in c.peers(others)? {
+        if let Err(why) = &answer.status {
+            c.note(notes::waits_in_replaced_store(&answer.name, why));
+            return super::follow::follow(c, cluster, Reason::DemotingNotHealthiest, Reason::NotHealthiest)
+                .map(Some);
+        }
+    }
+    Ok(None)
+}
