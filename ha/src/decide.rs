@@ -7,6 +7,7 @@ mod crash;
 mod dcs_outage;
 mod failsafe;
 mod follow;
+mod handover;
 mod history;
 mod observe;
 mod origin;
@@ -85,6 +86,9 @@ fn run(c: &mut Cycle<'_>) -> Flow<Reason> {
     if let Some(reason) = task::cut_off(c)? {
         return Ok(reason);
     }
+    if let Some(reason) = handover::cut_off(c)? {
+        return Ok(reason);
+    }
     if dcs_outage::has_stopped_for_it(c) {
         return dcs_outage::start_read_only(c);
     }
@@ -145,7 +149,7 @@ fn with_cluster(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
         }
         return starting::decide(c, cluster, held);
     }
-    if let Some(reason) = recover::judge_start(c, held)? {
+    if let Some(reason) = recover::judge_start(c, cluster, held)? {
         return Ok(reason);
     }
     if let Some(reason) = task::holding_off(c, held)? {

@@ -372,10 +372,19 @@ pub enum WaitsFor {
 /// A connection that streams WAL from this server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalSender {
-    /// `application_name`: a member's name.
+    /// `application_name`: a member's name, or whatever somebody has chosen.
     pub application_name: String,
     /// `state` is `streaming`.
     pub is_streaming: bool,
+    /// `state` is `catchup`: it will stream.
+    #[serde(default)]
+    pub is_catching_up: bool,
+    /// The slot that it uses.
+    #[serde(default)]
+    pub slot: Option<SlotName>,
+    /// `client_addr`; `None` over a Unix-domain socket.
+    #[serde(default)]
+    pub client: Option<String>,
     /// `sync_state`.
     pub sync_state: String,
     /// `write_lsn`.

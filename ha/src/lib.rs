@@ -3,6 +3,7 @@
 //! [`decide`] is asked again and again during a cycle, each time with everything known so far, and answers with the
 //! next single step. The crate does no I/O, reads no clock and draws no random numbers.
 
+pub mod cascade;
 pub mod citus;
 pub mod cluster;
 mod cycle;
@@ -16,6 +17,7 @@ pub mod memory;
 pub mod pg;
 pub mod quorum;
 pub mod reason;
+pub mod senders;
 pub mod standby_names;
 pub mod step;
 

@@ -110,6 +110,12 @@ pub struct Synchronous {
     pub promoted_at: Option<Moment>,
     /// Somebody has been told that commits wait because there is no standby.
     pub nobody_was_said: bool,
+    /// Members whose names are used by connections that are not theirs.
+    #[serde(default)]
+    pub strangers: BTreeSet<MemberName>,
+    /// Those of them that somebody has been told of.
+    #[serde(default)]
+    pub strangers_told: BTreeSet<MemberName>,
     /// A standby that is about to stop asks since then to be waited for no more.
     pub leaving_since: Option<Moment>,
 }
@@ -152,6 +158,34 @@ pub struct Slots {
     pub led_on: Option<Timeline>,
     /// A standby: no logical slot is copied before then.
     pub copy_not_before: Option<Moment>,
+}
+
+/// A planned stop of the primary, from the request to the new leader.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Handover {
+    /// The request whose candidates are looked at before the stop.
+    pub preparation: Option<Preparation>,
+    /// The server was stopped for a switchover, and the leader key is still ours.
+    pub is_stopped: bool,
+    /// Since when the shutdown checkpoint is written and a member that has it is waited for.
+    pub waits_since: Option<Moment>,
+    /// The last request that failed: the revision of the key `failover`, and why.
+    pub failed: Option<(Version, String)>,
+    /// The request after which the primary was started again. It is not carried out once more, though its key may still be there.
+    pub undone: Option<Version>,
+    /// Since when a server that was stopped in an orderly way cannot be started again.
+    pub start_fails_since: Option<Moment>,
+}
+
+/// A switchover whose candidates have to catch up before the primary is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preparation {
+    /// The revision of the key `failover`.
+    pub request: Version,
+    /// When this member began to look.
+    pub since: Moment,
+    /// Where the WAL of this member ended then.
+    pub goal: Lsn,
 }
 
 /// What survives from cycle to cycle.
@@ -261,6 +295,12 @@ pub struct Memory {
     pub synchronous: Synchronous,
     /// Leading without the DCS.
     pub failsafe: Failsafe,
+    /// A planned stop of the primary.
+    #[serde(default)]
+    pub handover: Handover,
+    /// The loop of `replicatefrom` that this member has broken, and said so.
+    #[serde(default)]
+    pub replication_loop: Vec<MemberName>,
 }
 
 impl Memory {
@@ -316,6 +356,8 @@ impl Memory {
             replay_bytes_per_second: None,
             synchronous: Synchronous::default(),
             failsafe: Failsafe::default(),
+            handover: Handover::default(),
+            replication_loop: Vec::new(),
         }
     }
 

@@ -180,6 +180,12 @@ pub enum Reason {
     InProgress(String),
     /// The primary is being stopped, as somebody asked.
     Demoting(FailoverKind),
+    /// The primary is stopped, and no member that may take over is known to have all of its WAL yet.
+    AwaitingSuccessor,
+    /// No member that may take over has all WAL of the stopped primary: the primary is started again.
+    StartingPrimaryAfterFailedSwitchover,
+    /// The agent ends with the leader key: no member that may take over has all WAL of the stopped primary.
+    ShutDownWithKey,
     /// The key was given up: the server runs, but is no primary.
     ReleasedNotPrimary,
     /// The key was given up: the server does not run.
@@ -397,6 +403,13 @@ impl fmt::Display for Reason {
             }
             Self::StartFailed => "failed to start postgres",
             Self::StartingPrimaryAfterFailure => "starting primary after failure",
+            Self::AwaitingSuccessor => {
+                "PostgreSQL is stopped, waiting for a member that has the shutdown checkpoint"
+            }
+            Self::StartingPrimaryAfterFailedSwitchover => {
+                "starting primary again because the switchover failed"
+            }
+            Self::ShutDownWithKey => "PostgreSQL is stopped; the agent ends and the leader key runs out",
             Self::StartingAsSecondary => "starting as a secondary",
             Self::StartingReadOnlyWithLock => "starting as readonly because i had the session lock",
             Self::StartingStandbyLeader => "starting as a standby leader because i had the session lock",

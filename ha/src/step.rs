@@ -395,6 +395,8 @@ pub enum StartReason {
     AfterFailure,
     /// A primary was demoted and comes back as a standby.
     AfterDemotion,
+    /// A primary was stopped for a switchover, and no member has all of its WAL.
+    AfterFailedSwitchover,
 }
 
 impl Task {
@@ -456,6 +458,10 @@ impl Task {
                 why: StartReason::AfterDemotion,
                 ..
             } => "starting after demotion".to_owned(),
+            Self::Start {
+                why: StartReason::AfterFailedSwitchover,
+                ..
+            } => "starting primary after a failed switchover".to_owned(),
             Self::Stop {
                 purpose: StopPurpose::Switchover,
                 ..

@@ -107,6 +107,14 @@ impl Server {
         Err(failure)
     }
 
+    /// The connection string for a copy: under another name than the WAL receiver's, which commits may wait for, as what a copy
+    /// has received is not a member's yet.
+    fn copy_conninfo(&self, source: &Source) -> Conninfo {
+        let mut conninfo = self.replication_conninfo(source);
+        conninfo.set("application_name", Some(format!("copy for {}", self.name())));
+        conninfo
+    }
+
     async fn basebackup(
         &self,
         source: &Source,
@@ -114,7 +122,7 @@ impl Server {
         deadline: Instant,
     ) -> Result<()> {
         let role = self.settings().local.authentication.replication.clone();
-        let credentials = Credentials::new(self.replication_conninfo(source), &role)?;
+        let credentials = Credentials::new(self.copy_conninfo(source), &role)?;
         let mut pgdata = OsString::from("--pgdata=");
         pgdata.push(self.data_dir());
         let mut args: Vec<OsString> = vec![pgdata, "-X".into(), "stream".into(), "--no-password".into()];
@@ -182,7 +190,7 @@ impl Server {
             self.make_place().await?;
         }
         let role = self.settings().local.authentication.replication.clone();
-        let conninfo = source.map_or_else(Conninfo::new, |source| self.replication_conninfo(source));
+        let conninfo = source.map_or_else(Conninfo::new, |source| self.copy_conninfo(source));
         let credentials = Credentials::new(conninfo, &role)?;
         let mut arguments = options.clone();
         if !no_params {

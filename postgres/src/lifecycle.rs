@@ -469,6 +469,9 @@ impl Server {
         let postmaster = self.postmaster()?.ok_or(Error::NotRunning)?;
         let data_dir = self.data_dir();
         let watch = Watch::new(&[&data_dir, &data_dir.join("global")]);
+        if let Err(error) = self.stop_restoring(deadline).await {
+            tracing::warn!("the promotion may have to wait for restore_command: {error}");
+        }
         is_allowed().map_err(Error::Unsuitable)?;
         self.request_promotion()?;
         let promoted = async {

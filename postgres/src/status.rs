@@ -86,6 +86,8 @@ pub struct WalSender {
     pub application_name: String,
     /// `client_addr`; `None` on a Unix-domain socket.
     pub client_addr: Option<String>,
+    /// The replication slot that it uses.
+    pub slot_name: Option<SlotName>,
     /// `usename`
     pub usename: Option<String>,
     /// `state`
@@ -169,7 +171,9 @@ fn query(wants: StatusWants) -> String {
         nothing()
     };
     let senders = if wants.wal_senders {
-        let columns = "pid, application_name, host(client_addr) AS client_addr, usename, state, sync_state, \
+        let columns = "pid, (SELECT slot.slot_name FROM pg_replication_slots AS slot \
+                       WHERE slot.active_pid = pid LIMIT 1) AS slot_name, application_name, \
+                       host(client_addr) AS client_addr, usename, state, sync_state, \
                        sync_priority, sent_lsn, write_lsn, flush_lsn, replay_lsn";
         aggregate(columns, "pg_stat_replication")
     } else {
@@ -380,6 +384,7 @@ fn read_sender(row: &Value) -> Option<WalSender> {
         pid: number("pid")?,
         application_name: json_text(row, "application_name").unwrap_or_default(),
         client_addr: json_text(row, "client_addr"),
+        slot_name: json_text(row, "slot_name").map(SlotName),
         usename: json_text(row, "usename"),
         state: json_text(row, "state").unwrap_or_default(),
         sync_state: json_text(row, "sync_state"),

@@ -31,6 +31,7 @@ impl World {
             Action::RenewLeader { when_gone, .. } => self.call_dcs(id, Request::Renew(when_gone)),
             Action::TakeLeader => self.call_dcs(id, Request::Take),
             Action::ReleaseLeader { status } => {
+                self.notice_release(id);
                 self.call_dcs(id, Request::Release(status.map(|status| status.to_json())));
             }
             Action::Write { key, value, expect } => {

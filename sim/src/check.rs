@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use ha::cluster::{Failover, FailoverKind};
 use ha::invariants;
-use ha::pg::SlotName;
+use ha::pg::{DatabaseState, SlotName};
 
 use crate::slots::{FEED, Slot};
 use crate::wal::Branch;
 use crate::workload::Lost;
-use crate::world::{Id, World};
+use crate::world::{Handover, Id, World};
 
 /// A rule that was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +123,13 @@ impl World {
                 &format!("lacks {must_last} writes that standbys were waited for"),
             );
         }
+        if let Some(released) = self.released.take().filter(|_| lost > 0) {
+            let from = released.from + 1;
+            self.break_rule(
+                id,
+                &format!("{lost} acknowledged writes were lost in a planned switchover from m{from}"),
+            );
+        }
         let Some(handover) = self.handover else { return };
         if handover.begun <= self.disturbed_at {
             return;
@@ -133,6 +141,28 @@ impl World {
                 id,
                 &format!("{lost} acknowledged writes were lost in a handover from m{from}"),
             );
+        }
+    }
+
+    /// The leader key is released for a switchover: if nothing is wrong, the next primary has all that was acknowledged.
+    pub(crate) fn notice_release(&mut self, id: Id) {
+        let asked = self.dcs.newest().failover.as_ref().map(Failover::kind);
+        let is_stopped = self.members[id]
+            .server
+            .data
+            .as_ref()
+            .is_some_and(|data| data.state == DatabaseState::ShutDown);
+        let is_calm = self.cut.is_empty()
+            && self.cut_from_dcs.is_empty()
+            && !self.dcs.is_down
+            && self.members.iter().all(|member| !member.is_frozen);
+        self.released = None;
+        if asked == Some(FailoverKind::Switchover) && is_stopped && is_calm {
+            self.marks.hit("key released for a switchover");
+            self.released = Some(Handover {
+                from: id,
+                begun: self.now,
+            });
         }
     }
 
@@ -181,7 +211,8 @@ impl World {
         }
         let mut followers = self
             .ids()
-            .filter(|id| *id != primary && !self.members[*id].is_foreign);
+            .filter(|id| *id != primary && !self.members[*id].is_foreign)
+            .filter(|id| self.plan.without_stream != Some(*id));
         let since = self.members[primary]
             .server
             .waiting

@@ -54,6 +54,7 @@ impl World {
     pub(crate) fn disturb(&mut self) {
         self.disturbed_at = self.now;
         self.handover = None;
+        self.released = None;
     }
 
     pub(crate) fn inject(&mut self, fault: Fault, id: Id) {
@@ -94,7 +95,22 @@ impl World {
             Fault::LoseRemote => self.lose_remote(duration),
             Fault::RemoteFailover => self.fail_over_remotely(),
             Fault::ChangePlaces => self.change_places(),
+            Fault::StallReceiver => self.stall_receiver(duration),
         }
+    }
+
+    /// A standby's WAL receiver is suspended: its connection stays until a timeout ends it.
+    fn stall_receiver(&mut self, duration: Duration) {
+        let standbys: Vec<Id> = self.ids().filter(|id| self.upstream(*id).is_some()).collect();
+        let Some(id) = self.random.pick(&standbys).copied() else {
+            return;
+        };
+        self.members[id].server.stuck_until = self.now + duration;
+        self.note(id, || "its WAL receiver stalls".to_owned());
+        self.schedule(duration, Self::WORLD, move |world| {
+            world.disturb();
+            world.resume_streams();
+        });
     }
 
     fn crash_member(&mut self, id: Id, duration: Duration) {
@@ -248,6 +264,7 @@ impl World {
             return;
         }
         self.begin_handover(id);
+        self.released = None;
         self.members[id].agent.is_stopping = true;
         self.wake(id);
         if let Some(delay) = restart_after {
@@ -383,7 +400,9 @@ impl World {
             self.thaw(id);
             self.members[id].hangs_since = None;
             self.members[id].is_blind = false;
+            self.members[id].server.stuck_until = Duration::ZERO;
         }
+        self.resume_streams();
         if self.is_paused {
             self.set_pause(false);
         }

@@ -63,6 +63,8 @@ pub enum Fault {
     RemoteFailover,
     /// A standby cluster is promoted, or demoted again.
     ChangePlaces,
+    /// A WAL receiver stays connected and takes nothing.
+    StallReceiver,
 }
 
 /// All kinds but those that need a guard to be harmless.
@@ -146,6 +148,10 @@ pub struct Plan {
     pub has_logical_slot: bool,
     /// `standby_cluster` is in the configuration now.
     pub is_standby_cluster: bool,
+    /// The members that have the tag `replicatefrom`, and whose WAL they take; loops are among them.
+    pub replicate_from: Vec<(usize, usize)>,
+    /// The member that has the tag `nostream`. There is no archive: it gets no WAL.
+    pub without_stream: Option<usize>,
 }
 
 impl Plan {
@@ -204,6 +210,8 @@ impl Plan {
             has_remote: false,
             is_standby_cluster: false,
             has_logical_slot: false,
+            replicate_from: Vec::new(),
+            without_stream: None,
         };
         if !agent_dies {
             plan.choose_replication(&mut random.clone(), is_synchronous);
@@ -219,6 +227,29 @@ impl Plan {
         // Not the number that has decided on a remote cluster.
         random.next();
         self.has_logical_slot = self.use_slots && !self.has_remote && random.percent(35);
+        self.choose_cascades(&mut random.clone());
+    }
+
+    /// Some clusters have members that do not stream from the leader, or stop taking WAL.
+    fn choose_cascades(&mut self, random: &mut Random) {
+        random.next();
+        if random.percent(30) {
+            self.faults.push(Fault::StallReceiver);
+        }
+        // The slots that are looked for at the end are those of members that stream from the primary.
+        if self.has_remote || self.has_logical_slot || self.members < 3 {
+            return;
+        }
+        if random.percent(30) {
+            for member in 0..self.members {
+                if random.percent(40) {
+                    let upstream = random.index(self.members);
+                    self.replicate_from.push((member, upstream));
+                }
+            }
+        } else if random.percent(20) && self.synchronous_by_quorum.is_none() && !self.is_failsafe {
+            self.without_stream = Some(self.members - 1);
+        }
     }
 
     /// Some clusters replicate from another one.

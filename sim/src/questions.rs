@@ -123,6 +123,9 @@ impl World {
         let wal_senders = standbys.map(|other| WalSender {
             application_name: self.members[other].name().0.clone(),
             is_streaming: true,
+            is_catching_up: false,
+            slot: Some(self.members[other].name().slot_name()),
+            client: Some(self.members[other].name().0.clone()),
             sync_state: self.sync_state(id, other).to_owned(),
             written: self.position(other).map(|position| position.lsn),
             flushed: self.position(other).map(|position| position.lsn),

@@ -42,7 +42,7 @@ impl World {
         let server = &self.members[id].server;
         let source = server.running_source.as_ref()?;
         let upstream = self.source_server(source)?;
-        if upstream == id || !self.reaches(id, upstream) {
+        if upstream == id || !self.reaches(id, upstream) || self.is_stuck(id) {
             return None;
         }
         let other = &self.members[upstream].server;
@@ -87,6 +87,11 @@ impl World {
         Some(upstream)
     }
 
+    /// Its WAL receiver takes nothing.
+    fn is_stuck(&self, id: Id) -> bool {
+        self.now < self.members[id].server.stuck_until
+    }
+
     /// Ends a standby's stream; it looks for a new one.
     pub(crate) fn disconnect_receiver(&mut self, id: Id) {
         let Some(receiver) = self.members[id].server.receiver.take() else {
@@ -126,7 +131,7 @@ impl World {
             if world.members[id].server.life != receiver_life || world.upstream(id) != Some(upstream) {
                 return;
             }
-            if world.reaches(id, upstream) {
+            if world.reaches(id, upstream) && !world.is_stuck(id) {
                 world.receive(id, position);
                 if let (Some(data), Some(histories)) = (world.members[id].server.data.as_mut(), histories) {
                     data.histories.extend(histories);
@@ -164,7 +169,7 @@ impl World {
             let Some(receiver) = self.members[id].server.receiver else {
                 continue;
             };
-            if receiver.is_stalled && self.reaches(id, receiver.upstream) {
+            if receiver.is_stalled && self.reaches(id, receiver.upstream) && !self.is_stuck(id) {
                 self.members[id].server.receiver = Some(Receiver {
                     is_stalled: false,
                     ..receiver

@@ -90,6 +90,8 @@ pub(crate) struct Server {
     pub(crate) data: Option<Data>,
     pub(crate) process: Process,
     pub(crate) receiver: Option<Receiver>,
+    /// Until then its WAL receiver takes nothing.
+    pub(crate) stuck_until: Duration,
     /// `pg_promote` was called.
     pub(crate) is_promoting: bool,
     /// The settings of the running process, which may need a restart to change.

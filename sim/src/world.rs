@@ -137,6 +137,8 @@ pub(crate) struct World {
     pub(crate) next_request: u64,
     /// What the cluster last acknowledged, and whether it was handed over in quiet.
     pub(crate) handover: Option<Handover>,
+    /// The leader key was released for a switchover when nothing was wrong: by whom, and when.
+    pub(crate) released: Option<Handover>,
 }
 
 /// A switchover or a graceful stop that began when nothing was wrong: no acknowledged write may get lost in it.
@@ -185,6 +187,7 @@ impl World {
             last_primary: None,
             next_request: 0,
             handover: None,
+            released: None,
         };
         world.create_remote();
         for id in world.ids() {
@@ -363,6 +366,12 @@ fn member(plan: &Plan, random: &mut Random, id: Id) -> Member {
         tags.insert("nofailover".to_owned(), true.into());
     } else if plan.has_priorities {
         tags.insert("failover_priority".to_owned(), (id + 1).into());
+    }
+    if plan.without_stream == Some(id) {
+        tags.insert("nostream".to_owned(), true.into());
+    }
+    if let Some((_, upstream)) = plan.replicate_from.iter().find(|(member, _)| *member == id) {
+        tags.insert("replicatefrom".to_owned(), format!("m{}", upstream + 1).into());
     }
     let node = Node {
         scope: "sim".to_owned(),

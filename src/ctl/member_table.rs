@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use config::{DynamicConfig, SynchronousMode, escape};
+use ha::cascade::Cascade;
 use ha::cluster::{Cluster, Member, MemberData};
 use ha::pg::{Lsn, MemberName, ReplicationState};
 
@@ -204,20 +205,19 @@ fn plain_order(cluster: &Cluster) -> Vec<(String, &Member)> {
         .collect()
 }
 
-/// The leader, and below each member those that stream from it. Members that name each other in a circle hang on
-/// nobody and are not shown.
+/// The leader, and below each member those that stream from it. A loop of `replicatefrom` is broken at one member, which streams
+/// from the leader, and the loop is shown there.
 fn topology(cluster: &Cluster) -> Vec<(String, &Member)> {
     let leader = cluster.leader_member();
+    let cascade = Cascade::new(cluster);
     let mut children: BTreeMap<Option<&MemberName>, Vec<&Member>> = BTreeMap::new();
     for member in &cluster.members {
         if cluster.is_leader(&member.name) {
             continue;
         }
-        let upstream = member.data.tags.replicatefrom();
-        let parent = upstream
-            .as_ref()
-            .filter(|name| **name != member.name && !cluster.is_leader(name))
-            .and_then(|name| cluster.member(name));
+        let parent = cascade
+            .instead_of_leader(&member.name)
+            .filter(|parent| !cluster.is_leader(&parent.name));
         children
             .entry(parent.or(leader).map(|parent| &parent.name))
             .or_default()
@@ -227,19 +227,31 @@ fn topology(cluster: &Cluster) -> Vec<(String, &Member)> {
     if let Some(leader) = leader {
         places.push((leader.name.0.clone(), leader));
     }
-    push_children(&mut places, &children, leader.map(|leader| &leader.name), 0);
+    push_children(
+        &mut places,
+        (&cascade, &children),
+        leader.map(|leader| &leader.name),
+        0,
+    );
     places
 }
 
 fn push_children<'a>(
     places: &mut Vec<(String, &'a Member)>,
-    children: &BTreeMap<Option<&MemberName>, Vec<&'a Member>>,
+    (cascade, children): (&Cascade<'_>, &BTreeMap<Option<&MemberName>, Vec<&'a Member>>),
     parent: Option<&MemberName>,
     depth: usize,
 ) {
     for member in children.get(&parent).into_iter().flatten() {
-        places.push((format!("{}+ {}", "  ".repeat(depth), member.name), *member));
-        push_children(places, children, Some(&member.name), depth + 1);
+        let broken = cascade.broken_loop(&member.name).map_or_else(String::new, |all| {
+            let names: Vec<&str> = all.iter().map(|name| name.as_str()).collect();
+            format!(" (replicatefrom loop: {})", names.join(", "))
+        });
+        places.push((
+            format!("{}+ {}{broken}", "  ".repeat(depth), member.name),
+            *member,
+        ));
+        push_children(places, (cascade, children), Some(&member.name), depth + 1);
     }
 }
 
@@ -514,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn members_that_name_each_other_hang_on_nobody() {
+    fn a_loop_of_replicatefrom_is_shown_where_it_is_broken() {
         let from = |name: &str| member(name, &format!(r#","tags":{{"replicatefrom":"{name}"}}"#));
         let (a, b, c, d) = (member("a", ""), from("c"), from("b"), from("d"));
         let keys = [
@@ -526,7 +538,13 @@ mod tests {
         ];
         let cluster = cluster(&keys);
         let labels: Vec<_> = topology(&cluster).into_iter().map(|(label, _)| label).collect();
-        assert_eq!(labels, ["a", "+ d"]);
+        let broken = [
+            "a",
+            "+ b (replicatefrom loop: b, c)",
+            "  + c",
+            "+ d (replicatefrom loop: d)",
+        ];
+        assert_eq!(labels, broken);
     }
 
     #[test]

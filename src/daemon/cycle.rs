@@ -396,6 +396,7 @@ impl Daemon {
             guard_is_missing: self.world.guard.as_ref().map(super::guard::Guard::is_missing),
             failsafe_until: self.memory.failsafe.until,
             failsafe_members: self.memory.failsafe.members.clone(),
+            failed_handover: self.memory.handover.failed.clone(),
             status_line,
         }));
     }

@@ -458,6 +458,9 @@ fn wal_sender(sender: postgres::WalSender) -> WalSender {
     WalSender {
         application_name: sender.application_name,
         is_streaming: sender.state == "streaming",
+        is_catching_up: sender.state == "catchup",
+        slot: sender.slot_name,
+        client: sender.client_addr,
         sync_state: sender.sync_state.unwrap_or_default(),
         written: sender.write,
         flushed: sender.flush,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use config::{DynamicConfig, LocalConfig};
 use ha::facts::{CheckpointStatus, Moment, Progress, TaskStatus};
-use ha::step::{Task, TaskOutcome};
+use ha::step::{StartReason, Task, TaskOutcome};
 use postgres::{Instant, Server};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -191,6 +191,11 @@ async fn run(task: Task, context: Context) -> TaskOutcome {
             follow,
             with_basebackup,
         } => bootstrap::clone(context, &from, follow.as_ref(), with_basebackup).await,
+        Task::Start {
+            start_as,
+            timeout,
+            why: StartReason::AfterFailedSwitchover,
+        } => lifecycle::start_again(context, &start_as, timeout).await,
         Task::Start {
             start_as, timeout, ..
         } => lifecycle::start(context, &start_as, timeout).await,

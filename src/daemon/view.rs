@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::{DynamicConfig, LocalConfig};
-use ha::cluster::{Cluster, Origin, PendingRestartReason, ScheduledRestart};
+use ha::cluster::{Cluster, Origin, PendingRestartReason, ScheduledRestart, Version};
 use ha::facts::{Moment, Node, SqlFacts, TaskStatus};
 use ha::memory::Memory;
 use ha::pg::{Lsn, MemberName, Role, ServerState, SystemIdentifier, Timeline};
@@ -63,6 +63,8 @@ pub struct View {
     pub failsafe_until: Option<Moment>,
     /// The key `failsafe` as last read or written.
     pub failsafe_members: Option<BTreeMap<MemberName, String>>,
+    /// The last switchover or failover that failed here: the revision of the key `failover`, and why.
+    pub failed_handover: Option<(Version, String)>,
     /// The newest cycle's status line.
     pub status_line: String,
 }
@@ -132,6 +134,7 @@ impl View {
             guard_is_missing: None,
             failsafe_until: None,
             failsafe_members: None,
+            failed_handover: None,
             status_line: String::new(),
         }
     }

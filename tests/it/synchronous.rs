@@ -315,3 +315,46 @@ fn hand_over(cluster: &Cluster, from: &str, to: Option<&str>) {
     cluster.wait_for_other_primary(from, WITH_PATRONI);
     cluster.wait_until_healthy(WITH_PATRONI);
 }
+
+/// Whoever may replicate can call itself by a member's name: commits do not wait for that name while it does.
+#[test]
+fn a_stranger_with_a_members_name_is_not_waited_for() {
+    use crate::harness::sql::REPLICATION_PASSWORD;
+    let mut cluster = Cluster::with(newest(), 2, 1, TIMERS);
+    let leader = cluster.bootstrap();
+    let standby = cluster.others(&leader).remove(0);
+    patch(
+        &cluster,
+        &json!({"synchronous_mode": true, "synchronous_mode_strict": true}),
+    );
+    wait_for(&cluster, &leader, 0, &[&standby], &standby);
+    let port = cluster.member(&leader).postgresql_port;
+    let folder = cluster.directory.path().join("stranger");
+    std::fs::create_dir(&folder).unwrap();
+    cluster.give_away(&folder);
+    let mut command =
+        crate::harness::process::command(&cluster.directory, cluster.postgresql.bin.join("pg_receivewal"));
+    command
+        .arg("--synchronous")
+        .arg("--directory")
+        .arg(&folder)
+        .arg("--dbname")
+        .arg(format!(
+            "host=127.0.0.1 port={port} user=replicator application_name={standby}"
+        ))
+        .env("PGPASSWORD", REPLICATION_PASSWORD);
+    let mut stranger = crate::harness::process::Process::spawn(&cluster.directory, "stranger", command);
+    // Rather nobody than somebody who has nothing.
+    eventually("the name is not waited for", seconds(15), || {
+        let set = names(&cluster, &leader);
+        holds(
+            !set.split(['(', ',', ')', ' ']).any(|name| name == standby),
+            || set.clone(),
+        )
+    });
+    cluster
+        .member(&leader)
+        .wait_for_log("does not use its slot", seconds(10));
+    stranger.kill();
+    wait_for(&cluster, &leader, 0, &[&standby], &standby);
+}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{observe, origin, primary, rewind, standby_cluster};
+use crate::cascade::Cascade;
 use crate::cluster::{Cluster, Member, MemberData};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{RecoveryDrift, Source};
@@ -54,6 +55,7 @@ pub(super) fn follow(
         return Ok(demoting);
     }
     standby_cluster::assume_role(c);
+    warn_of_loop(c, cluster);
     let target = target(c, cluster);
     if paused && target.is_none() {
         return Ok(Reason::NoAction(c.me().clone()));
@@ -82,6 +84,17 @@ pub(super) fn follow(
     }
     change_source(c, cluster, target)?;
     Ok(following)
+}
+
+/// Members that are told to stream from each other get no WAL: the one whose name sorts first streams from the leader.
+fn warn_of_loop(c: &mut Cycle<'_>, cluster: &Cluster) {
+    let cascade = Cascade::seen_by(cluster, c.me(), &c.node().tags);
+    let broken = cascade.broken_loop(c.me()).unwrap_or_default();
+    let is_known = broken.iter().copied().eq(c.memory.replication_loop.iter());
+    if !is_known && !broken.is_empty() {
+        c.note(notes::replication_loop(&broken));
+    }
+    c.memory.replication_loop = broken.into_iter().cloned().collect();
 }
 
 /// Brings the recovery settings in line with what this member is to follow.
@@ -129,13 +142,9 @@ pub(super) fn target(c: &Cycle<'_>, cluster: &Cluster) -> Option<Source> {
     if node.tags.nostream() {
         return None;
     }
-    let chosen = node
-        .tags
-        .replicatefrom()
-        .filter(|name| name != c.me())
-        .and_then(|name| cluster.member(&name));
-    let chosen = chosen.filter(|member| member.data.conn_url.is_some());
-    chosen
+    let cascade = Cascade::seen_by(cluster, c.me(), &node.tags);
+    cascade
+        .instead_of_leader(c.me())
         .or_else(|| cluster.leader_member().filter(|leader| &leader.name != c.me()))
         .and_then(|m| source(c, m))
 }

@@ -36,6 +36,9 @@ pub(super) fn server(c: &mut Cycle<'_>) -> Flow<Server> {
         c.memory.start_timeout = None;
         c.memory.crash_recovery_tried = false;
         c.memory.demoted_at = None;
+        c.memory.handover.is_stopped = false;
+        c.memory.handover.waits_since = None;
+        c.memory.handover.start_fails_since = None;
         if c.memory.rewind == RewindState::Done {
             c.memory.rewind = RewindState::Unneeded;
         }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{failsafe, origin, synchronous};
+use super::{failsafe, origin, standby_cluster, synchronous};
+use crate::cascade::Cascade;
 use crate::cluster::{Cluster, Failover, FailoverKind, Member};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{Peer, PeerStatus};
@@ -73,17 +74,42 @@ pub(super) fn can_take_over(
     for (name, peer) in candidates(c, cluster, failover)? {
         if has_what_is_needed(c, cluster, &peer, shutdown_checkpoint) {
             fit += 1;
+        } else if let Some(checkpoint) = shutdown_checkpoint {
+            c.note(notes::lacks_shutdown_checkpoint(&name, peer.position, checkpoint));
         } else {
             c.note(notes::candidate_lags(&name));
         }
     }
+    Ok(are_enough(c, cluster, failover, fit))
+}
+
+/// Whether that many members that are fit to take over suffice for one of them to do so.
+pub(super) fn are_enough(
+    c: &mut Cycle<'_>,
+    cluster: &Cluster,
+    failover: Option<&Failover>,
+    fit: usize,
+) -> bool {
     let is_open = failover.is_none_or(|failover| failover.candidate.is_none());
     let quorum = cluster.sync.quorum;
     if fit > 0 && fit <= quorum && is_open && synchronous::counts_votes(c, cluster) {
         c.note(notes::quorum_not_reached(quorum));
-        return Ok(false);
+        return false;
     }
-    Ok(fit > 0)
+    fit > 0
+}
+
+/// Why a member cannot receive what the leader writes last, whatever is done: it, or a member that passes the WAL on to it,
+/// restores from the archive only.
+fn cannot_receive(c: &Cycle<'_>, cluster: &Cluster, member: &Member) -> Option<String> {
+    let cascade = Cascade::seen_by(cluster, c.me(), &c.node().tags);
+    match cascade.way_to_leader(&member.name) {
+        Ok(_) => None,
+        Err(end) if *end == member.name => Some("it has the tag nostream".to_owned()),
+        Err(end) => Some(format!(
+            "it replicates from member {end}, which has the tag nostream"
+        )),
+    }
 }
 
 /// The other members that are reachable and allowed to become primary.
@@ -97,6 +123,7 @@ pub(super) fn candidates(
     let by_hand = failover.is_some_and(|failover| failover.kind() == FailoverKind::Failover);
     let is_synchronous = synchronous::is_active(c, cluster);
     let mut left_out = Vec::new();
+    let mut without_stream = Vec::new();
     let asked: Vec<Peer> = cluster
         .members
         .iter()
@@ -111,10 +138,18 @@ pub(super) fn candidates(
             }
             !is_left_out
         })
+        .filter(|member| {
+            let why = cannot_receive(c, cluster, member).filter(|_| kind == FailoverKind::Switchover);
+            without_stream.extend(why.clone().map(|why| (member.name.clone(), why)));
+            why.is_none()
+        })
         .filter_map(|member| as_peer(c, member))
         .collect();
     for name in left_out {
         c.note(notes::candidate_unfit(kind, &name, NOT_LISTED));
+    }
+    for (name, why) in without_stream {
+        c.note(notes::cannot_receive(kind, &name, &why));
     }
     if asked.is_empty() {
         c.note(notes::no_candidates(kind));
@@ -143,8 +178,11 @@ pub(super) fn has_what_is_needed(
 ) -> bool {
     let position = peer.position.unwrap_or_default();
     if let Some(checkpoint) = shutdown {
+        // On another timeline a member has other WAL, however far that goes.
+        let timelines = peer.timeline.zip(c.memory.last_timeline);
+        let is_ours = standby_cluster::is_one(c) || timelines.is_none_or(|(theirs, ours)| theirs == ours);
         // The record begins there, so whoever has it is past it.
-        return position > checkpoint;
+        return is_ours && position > checkpoint;
     }
     let published = cluster.status.optime.unwrap_or_default();
     let lags = position.behind(published) > c.config().maximum_lag_on_failover_bytes;

@@ -3,20 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{crash, follow, observe, peers, release, requests, rewind, standby_cluster};
+use super::{crash, follow, handover, observe, peers, release, requests, rewind, standby_cluster};
 use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DataDirectory, Source};
 use crate::memory::RewindState;
 use crate::pg::{ControlData, DatabaseState, Role, ServerState};
 use crate::reason::{Reason, notes};
-use crate::step::{Callback, StartAs, StartReason, Task};
+use crate::step::{StartAs, StartReason, Task};
 
 /// How long a demoted primary waits for the next leader before it starts without one.
 const WAIT_FOR_NEW_LEADER: Duration = Duration::from_secs(5);
 
 /// A start was begun by recovery: did it come to anything? `Some` when it did not.
-pub(super) fn judge_start(c: &mut Cycle<'_>, held: bool) -> Flow<Option<Reason>> {
+pub(super) fn judge_start(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Option<Reason>> {
     if !std::mem::take(&mut c.memory.is_recovering) {
         return Ok(None);
     }
@@ -32,12 +32,7 @@ pub(super) fn judge_start(c: &mut Cycle<'_>, held: bool) -> Flow<Option<Reason>>
             c.again_at(until);
         }
         if held {
-            if matches!(c.memory.role, Role::Primary | Role::StandbyLeader) {
-                c.callback(Callback::OnRoleChange, Role::Demoted);
-            }
-            c.memory.role = Role::Demoted;
-            release(c, None)?;
-            return Ok(Some(Reason::ReleasedStartFailed));
+            return handover::after_failed_start(c, cluster);
         }
         return Ok(Some(Reason::StartFailed));
     }
@@ -56,8 +51,7 @@ pub(super) fn not_running(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool)
         return Ok(Reason::NotRunning);
     }
     if c.memory.demoted_at.is_some() && held {
-        // Stopped to hand over, and the key is still here: the last position is where the shutdown checkpoint begins.
-        return hand_over(c, cluster);
+        return handover::after_stop(c, cluster);
     }
     recover(c, cluster, held)
 }
@@ -65,22 +59,6 @@ pub(super) fn not_running(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool)
 /// In pause only a server that was demoted, and has to be started again as a standby, is.
 fn comes_back_in_pause(c: &Cycle<'_>) -> bool {
     c.memory.demoted_at.is_some() || c.memory.rewind == RewindState::Done
-}
-
-fn hand_over(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Reason> {
-    let status = match c.data_directory()? {
-        DataDirectory::Present {
-            control: Ok(control), ..
-        } if control.state == DatabaseState::ShutDown => Some(crate::cluster::Status {
-            optime: Some(control.checkpoint),
-            ..cluster.status.clone()
-        }),
-        DataDirectory::Present { .. } | DataDirectory::Empty | DataDirectory::Inaccessible(_) => None,
-    };
-    release(c, status)?;
-    let soon = c.now().after(Duration::from_secs(1));
-    c.again_at(soon);
-    Ok(Reason::ReleasedNotRunning)
 }
 
 fn recover(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason> {
@@ -101,7 +79,9 @@ fn recover(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> Flow<Reason
         return finish_rewind(c, cluster, held);
     }
     let timeout = c.config().primary_start_timeout;
-    if held && timeout.is_zero() && peers::can_take_over(c, cluster, None, None)? {
+    // What was stopped in an orderly way has lost nothing, and no failover may either.
+    let shutdown = (control.state == DatabaseState::ShutDown).then_some(control.checkpoint);
+    if held && timeout.is_zero() && peers::can_take_over(c, cluster, None, shutdown)? {
         return fail_over(c);
     }
     if held && !timeout.is_zero() && may_go_on(c, &control, has_recovery_signal) {
@@ -159,7 +139,9 @@ fn fail_over(c: &mut Cycle<'_>) -> Flow<Reason> {
 
 /// A primary that died goes on where it was: no timeline changes, nobody has to be rewound.
 fn may_go_on(c: &Cycle<'_>, control: &ControlData, has_recovery_signal: bool) -> bool {
-    let was_primary = c.memory.role == Role::Primary && c.memory.state == ServerState::Crashed;
+    let is_retried = c.memory.handover.start_fails_since.is_some();
+    let was_primary =
+        c.memory.role == Role::Primary && (c.memory.state == ServerState::Crashed || is_retried);
     let state = matches!(
         control.state,
         DatabaseState::InProduction
@@ -235,7 +217,12 @@ fn waits_for_new_leader(c: &mut Cycle<'_>, cluster: &Cluster) -> bool {
     false
 }
 
-fn start(c: &mut Cycle<'_>, start_as: StartAs, timeout: Option<Duration>, why: StartReason) -> Flow<()> {
+pub(super) fn start(
+    c: &mut Cycle<'_>,
+    start_as: StartAs,
+    timeout: Option<Duration>,
+    why: StartReason,
+) -> Flow<()> {
     c.memory.is_recovering = true;
     c.memory.start_timeout = timeout;
     let task = Task::Start {

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{observe, release, synchronous, task};
-use crate::cluster::{Cluster, Status};
+use super::{handover, observe, synchronous, task};
+use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Flow};
-use crate::facts::{DataDirectory, TaskStatus};
+use crate::facts::TaskStatus;
 use crate::memory::Bootstrap;
-use crate::pg::{DatabaseState, ServerState};
+use crate::pg::ServerState;
 use crate::reason::{Note, Reason};
 use crate::step::{Action, Exit, Expect, Key, StopMode, StopPurpose, Task, TaskOutcome};
 
@@ -37,17 +37,10 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool) -> F
         return Ok(Reason::BootstrapFailed);
     }
     if held {
-        // Nobody has to wait for the lease to run out: what is to be known of our WAL is on disk.
-        let status = match c.data_directory()? {
-            DataDirectory::Present {
-                control: Ok(control), ..
-            } if control.state == DatabaseState::ShutDown => Some(Status {
-                optime: Some(control.checkpoint),
-                ..cluster.status.clone()
-            }),
-            DataDirectory::Present { .. } | DataDirectory::Empty | DataDirectory::Inaccessible(_) => None,
-        };
-        release(c, status)?;
+        // A member that has everything has not to wait for the lease to run out.
+        if let Some(reason) = handover::before_exit(c, cluster)? {
+            return Ok(reason);
+        }
     }
     c.exit(Exit::Graceful);
     Ok(Reason::ShutDown)

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use super::handover::{self, Readiness};
 use super::schedule::{self, Due};
 use super::{peers, primary, standby_cluster};
-use crate::cluster::{Cluster, Failover};
+use crate::cluster::{Cluster, Failover, FailoverKind};
 use crate::cycle::{Cycle, Flow};
 use crate::reason::{Reason, notes};
 use crate::step::{Expect, Key, StopMode, StopPurpose};
@@ -19,7 +20,10 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<R
         return Ok(None);
     }
     let kind = failover.kind();
-    if let Some(named) = failover.leader.as_ref().filter(|named| *named != c.me()) {
+    let mut why = None;
+    if c.memory.handover.undone == Some(failover.version) {
+        // It failed after the stop, and the key could not be cleared then.
+    } else if let Some(named) = failover.leader.as_ref().filter(|named| *named != c.me()) {
         c.note(notes::leader_name_differs(kind, named, c.me()));
     } else if failover.candidate.as_ref() == Some(c.me()) {
         c.note(notes::already_leader(kind));
@@ -28,18 +32,41 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<R
             "{} is possible only to a specific candidate in a paused state",
             capitalized(kind.as_str())
         )));
-    } else if peers::can_take_over(c, cluster, Some(&failover), None)? {
-        if standby_cluster::is_one(c) {
-            standby_cluster::give_way(c)?;
-        } else {
-            primary::demote(c, StopMode::Fast, StopPurpose::of_handover(kind))?;
-        }
-        return Ok(Some(Reason::Demoting(kind)));
     } else {
-        c.note(notes::no_healthy_members(kind));
+        match may_stop(c, cluster, &failover)? {
+            Readiness::Ready if standby_cluster::is_one(c) => {
+                standby_cluster::give_way(c)?;
+                return Ok(Some(Reason::Demoting(kind)));
+            }
+            Readiness::Ready => {
+                c.memory.handover.waits_since = None;
+                primary::demote(c, StopMode::Fast, StopPurpose::of_handover(kind))?;
+                return Ok(Some(Reason::Demoting(kind)));
+            }
+            Readiness::NotYet => return Ok(None),
+            Readiness::Impossible(reason) => {
+                c.note(notes::switchover_failed(&reason));
+                why = Some(reason);
+            }
+        }
+    }
+    if let Some(why) = why {
+        handover::fail(c, &failover, why);
     }
     clear(c, &failover)?;
     Ok(None)
+}
+
+/// A failover may lose what the candidate does not have; a switchover may not.
+fn may_stop(c: &mut Cycle<'_>, cluster: &Cluster, failover: &Failover) -> Flow<Readiness> {
+    if failover.kind() == FailoverKind::Switchover {
+        return handover::readiness(c, cluster, failover);
+    }
+    if peers::can_take_over(c, cluster, Some(failover), None)? {
+        return Ok(Readiness::Ready);
+    }
+    c.note(notes::no_healthy_members(failover.kind()));
+    Ok(Readiness::Impossible("no member can take over".to_owned()))
 }
 
 fn capitalized(text: &str) -> String {

@@ -10,13 +10,15 @@ use std::time::Duration;
 use config::SynchronousMode;
 
 use super::{observe, release};
+use crate::cascade::Cascade;
 use crate::cluster::{Cluster, Member, SyncState, Version};
 use crate::cycle::{Cycle, Flow};
-use crate::facts::{Server, SqlFacts};
+use crate::facts::{Node, Server, SqlFacts};
 use crate::memory::Synchronous;
 use crate::pg::{Lsn, MemberName, Role, ServerState};
 use crate::quorum::{Change, Claim, Situation, Target};
 use crate::reason::{Reason, notes};
+use crate::senders::{Senders, application_name};
 use crate::standby_names::{NOBODY, StandbyNames};
 use crate::step::{Action, Expect, Key};
 
@@ -53,9 +55,10 @@ pub(super) fn keep(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {
     if c.config().synchronous_mode() == SynchronousMode::Off {
         return turn_off(c, cluster);
     }
+    notice_strangers(c, cluster, sql);
     look(c, cluster, &server, sql);
     let mut sync = cluster.sync.clone();
-    let in_force = names_in_force(cluster, sql);
+    let in_force = names_in_force(c.node().server_version, cluster, sql);
     if sync.leader.as_ref() != Some(c.me()) {
         match &sync.leader {
             None => c.note(notes::synchronous_enabled()),
@@ -210,9 +213,37 @@ fn turn_off(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<()> {
     Ok(())
 }
 
+/// Connections under a member's name that are not the member's: PostgreSQL takes them for it, so that commits would be acknowledged
+/// which no member has. The name is not waited for while they are there.
+fn notice_strangers(c: &mut Cycle<'_>, cluster: &Cluster, sql: &SqlFacts) {
+    let found = Senders::new(cluster, c.node(), &sql.wal_senders).with_strangers();
+    let known = std::mem::replace(&mut c.memory.synchronous.strangers, found.clone());
+    c.memory
+        .synchronous
+        .strangers_told
+        .retain(|name| found.contains(name));
+    // A connection that has just begun or ended may be seen without its slot: the second look counts.
+    let mut is_new = false;
+    for name in found {
+        if c.memory.synchronous.strangers_told.contains(&name) {
+            continue;
+        }
+        if known.contains(&name) {
+            c.note(notes::stranger(&name, &name.slot_name(), c.node().use_slots));
+            c.memory.synchronous.strangers_told.insert(name);
+        } else {
+            is_new = true;
+        }
+    }
+    if is_new {
+        let soon = c.now().after(SETTLING * 2);
+        c.again_at(soon);
+    }
+}
+
 /// Takes note of the setting in force, and of who has everything that was acknowledged before it.
 fn look(c: &mut Cycle<'_>, cluster: &Cluster, server: &Server, sql: &SqlFacts) {
-    let now = c.now();
+    let (now, node) = (c.now(), c.node());
     let text = Some(sql.synchronous_standby_names.clone());
     let known = &mut c.memory.synchronous;
     if known.names != text || known.postmaster_started != server.postmaster_started {
@@ -226,7 +257,7 @@ fn look(c: &mut Cycle<'_>, cluster: &Cluster, server: &Server, sql: &SqlFacts) {
         known.since = sql.flushed;
     }
     let Some(since) = known.since else { return };
-    let reached = standbys(cluster, sql)
+    let reached = standbys(node, cluster, sql)
         .into_iter()
         .filter(|standby| matches!(standby.sync_state, "sync" | "quorum") && standby.position >= Some(since));
     known
@@ -249,7 +280,13 @@ fn wait(c: &mut Cycle<'_>) {
 
 /// Brings a setting into force. `false`: it could not be done.
 fn arm(c: &mut Cycle<'_>, names: &StandbyNames, postmaster_started: Option<i64>) -> Flow<bool> {
-    let text = names.to_string();
+    let version = c.node().server_version;
+    let as_compared = |name: &MemberName| MemberName(application_name(name.as_str(), version));
+    let text = StandbyNames {
+        names: names.names.iter().map(as_compared).collect(),
+        ..names.clone()
+    }
+    .to_string();
     let server = observe::server(c)?;
     let is_in_force = server
         .sql
@@ -332,14 +369,14 @@ fn inherited(c: &Cycle<'_>, sync: &SyncState, in_force: &StandbyNames) -> Claim 
 }
 
 /// The setting in force, with members' names as they are in the DCS: PostgreSQL compares them without regard to case.
-fn names_in_force(cluster: &Cluster, sql: &SqlFacts) -> StandbyNames {
+fn names_in_force(version: u32, cluster: &Cluster, sql: &SqlFacts) -> StandbyNames {
     let Some(names) = StandbyNames::parse(&sql.synchronous_standby_names) else {
         return StandbyNames::all(BTreeSet::from(["*".into()]));
     };
     let known = |name: &MemberName| {
         let members = cluster.members.iter().map(|member| &member.name);
         let mut all = members.chain(&cluster.sync.voters);
-        all.find(|other| other.0.eq_ignore_ascii_case(&name.0))
+        all.find(|other| application_name(&other.0, version).eq_ignore_ascii_case(&name.0))
             .unwrap_or(name)
             .clone()
     };
@@ -357,11 +394,14 @@ struct Standby<'a> {
 }
 
 /// The members that stream from here. Of several connections of one the best counts.
-fn standbys<'a>(cluster: &'a Cluster, sql: &'a SqlFacts) -> Vec<Standby<'a>> {
+fn standbys<'a>(node: &'a Node, cluster: &'a Cluster, sql: &'a SqlFacts) -> Vec<Standby<'a>> {
+    let senders = Senders::new(cluster, node, &sql.wal_senders);
     let standby = |member: &'a Member| {
-        let mine = sql.wal_senders.iter().filter(|sender| {
-            sender.is_streaming && sender.application_name.eq_ignore_ascii_case(member.name.as_str())
-        });
+        let mine = senders
+            .of(member)
+            .filter(|sender| sender.is_streaming)
+            .collect::<Vec<_>>();
+        let mine = mine.into_iter();
         let position = mine.clone().map(|sender| sender.position(sql.waits_for)).max()?;
         let sync_state = mine.map(|sender| sender.sync_state.as_str()).max()?;
         Some(Standby {
@@ -375,11 +415,15 @@ fn standbys<'a>(cluster: &'a Cluster, sql: &'a SqlFacts) -> Vec<Standby<'a>> {
 
 /// Whom commits may wait for, best first.
 fn candidates(c: &Cycle<'_>, cluster: &Cluster, sql: &SqlFacts) -> Vec<MemberName> {
-    let streaming = standbys(cluster, sql);
+    let streaming = standbys(c.node(), cluster, sql);
+    let cascade = Cascade::seen_by(cluster, c.me(), &c.node().tags);
+    let strangers = &c.memory.synchronous.strangers;
     let is_cascading = |member: &Member| {
-        let upstream = member.data.tags.replicatefrom();
+        let upstream = cascade.instead_of_leader(&member.name);
         upstream.is_some_and(|upstream| {
-            upstream != member.name && streaming.iter().any(|standby| standby.member.name == upstream)
+            streaming
+                .iter()
+                .any(|standby| standby.member.name == upstream.name)
         })
     };
     let fit: Vec<&Standby<'_>> = streaming
@@ -389,6 +433,7 @@ fn candidates(c: &Cycle<'_>, cluster: &Cluster, sql: &SqlFacts) -> Vec<MemberNam
             &standby.member.name != c.me()
                 && data.state == Some(ServerState::Running)
                 && !data.tags.nosync()
+                && !strangers.contains(&standby.member.name)
                 && !is_cascading(standby.member)
         })
         .collect();
@@ -433,6 +478,7 @@ fn is_expected(c: &Cycle<'_>, cluster: &Cluster) -> bool {
         return false;
     };
     let until = promoted_at.after(TIME_TO_CONNECT.min(c.config().loop_wait));
+    let cascade = Cascade::seen_by(cluster, c.me(), &c.node().tags);
     let comes = |member: &&Member| {
         let data = &member.data;
         &member.name != c.me()
@@ -440,7 +486,7 @@ fn is_expected(c: &Cycle<'_>, cluster: &Cluster) -> bool {
             && matches!(data.state, Some(ServerState::Running | ServerState::Starting))
             && !data.tags.nosync()
             && !data.tags.nostream()
-            && data.tags.replicatefrom().is_none()
+            && cascade.instead_of_leader(&member.name).is_none()
     };
     c.now() < until && cluster.members.iter().any(|member| comes(&member))
 }
@@ -487,7 +533,7 @@ fn target(c: &mut Cycle<'_>, cluster: &Cluster, sync: &SyncState, sql: &SqlFacts
     let voters: BTreeSet<MemberName> = sync
         .voters
         .iter()
-        .filter(|name| name.0 != NOBODY)
+        .filter(|name| name.0 != NOBODY && !c.memory.synchronous.strangers.contains(*name))
         .cloned()
         .collect();
     let names = if voters.is_empty() {

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{crash, failsafe, observe, peers, primary, publish, release, standby_cluster};
+use super::{crash, failsafe, handover, observe, peers, primary, publish, standby_cluster};
 use crate::cluster::{Cluster, Status};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::{DcsFailure, Moment, Progress, TaskStatus};
 use crate::memory::{Bootstrap, Checkpoint, RewindState};
-use crate::pg::{Lsn, Role, ServerState};
+use crate::pg::{Role, ServerState};
 use crate::reason::{Reason, notes};
 use crate::step::{Action, Callback, CloneSource, Reply, StartAs, StopMode, StopPurpose, Task, TaskOutcome};
 
@@ -69,6 +69,8 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
             absorb_start(c, start_as, outcome);
             answer_restart(c, outcome);
         }
+        // Cut off from here, to be told to end at once.
+        Task::Stop { .. } if *outcome == TaskOutcome::Cancelled => {}
         Task::Stop { purpose, .. } => absorb_stop(c, *purpose, success),
         Task::Restart { .. } => absorb_restart(c, outcome),
         Task::CopyLogicalSlots { .. } => absorb_copy(c, outcome),
@@ -220,6 +222,7 @@ fn absorb_stop(c: &mut Cycle<'_>, purpose: StopPurpose, success: bool) {
         if purpose != StopPurpose::StandbyCluster {
             c.memory.demoted_at = Some(c.now());
         }
+        c.memory.handover.is_stopped = purpose == StopPurpose::Switchover;
         c.memory.role = Role::Demoted;
         c.memory.rewind = RewindState::Check;
         c.memory.checkpoint = Checkpoint::None;
@@ -228,7 +231,7 @@ fn absorb_stop(c: &mut Cycle<'_>, purpose: StopPurpose, success: bool) {
     }
 }
 
-fn tell_stop(c: &mut Cycle<'_>, purpose: StopPurpose) {
+pub(super) fn tell_stop(c: &mut Cycle<'_>, purpose: StopPurpose) {
     // As Patroni has it: by the end of a handover somebody else may lead already.
     let role = match purpose.demotion() {
         Some(_) if purpose.is_handover() => Role::Demoted,
@@ -343,8 +346,10 @@ pub(super) fn running(
         return Ok(Reason::InProgress(task.label()));
     }
     if held {
-        if let (Task::Stop { purpose, .. }, Progress::ShutDown { checkpoint }) = (task, progress) {
-            hand_over_early(c, cluster, *purpose, checkpoint)?;
+        if let (Task::Stop { mode, purpose, .. }, Progress::ShutDown { checkpoint }) = (task, progress)
+            && let Some(reason) = handover::while_stopping(c, cluster, (*mode, *purpose), checkpoint)?
+        {
+            return Ok(reason);
         }
         if matches!(task, Task::Promote { .. } | Task::PostBootstrap) {
             publish_position(c)?;
@@ -422,26 +427,6 @@ pub(super) fn running_in_outage(c: &mut Cycle<'_>, task: &Task, failure: &DcsFai
         c.again_at(soon);
     }
     Ok(Reason::InProgress(task.label()))
-}
-
-/// The server has written its shutdown checkpoint and waits for somebody, be it a slow replica or an archiver. If a
-/// member that may take over has everything already, it need not wait with us.
-fn hand_over_early(c: &mut Cycle<'_>, cluster: &Cluster, purpose: StopPurpose, checkpoint: Lsn) -> Flow<()> {
-    if !purpose.is_handover() && purpose != StopPurpose::Shutdown {
-        return Ok(());
-    }
-    if peers::can_take_over(c, cluster, cluster.failover.as_ref(), Some(checkpoint))? {
-        // A standby leader has published a position that is further than its last restart point.
-        let status = (c.memory.role != Role::StandbyLeader).then(|| Status {
-            optime: Some(checkpoint),
-            ..cluster.status.clone()
-        });
-        if !std::mem::replace(&mut c.memory.stop_was_told, true) {
-            tell_stop(c, purpose);
-        }
-        release(c, status)?;
-    }
-    Ok(())
 }
 
 fn publish_position(c: &mut Cycle<'_>) -> Flow<()> {

@@ -81,6 +81,45 @@ pub(crate) fn no_candidates(kind: FailoverKind) -> Note {
     Note::warning(format!("{}: candidates list is empty", kind.as_str()))
 }
 
+pub(crate) fn cannot_receive(kind: FailoverKind, name: &MemberName, why: &str) -> Note {
+    Note::warning(format!(
+        "{}: member {name} cannot receive the last WAL of the leader: {why}",
+        kind.as_str()
+    ))
+}
+
+pub(crate) fn lacks_shutdown_checkpoint(name: &MemberName, position: Option<Lsn>, checkpoint: Lsn) -> Note {
+    let position = position.map_or_else(
+        || "an unknown position".to_owned(),
+        |position| position.to_string(),
+    );
+    Note::info(format!(
+        "Member {name} does not have the shutdown checkpoint at {checkpoint} yet: it has WAL up to {position}"
+    ))
+}
+
+pub(crate) fn waiting_for_candidate(why: &str) -> Note {
+    Note::info(format!("switchover: waiting, {why}"))
+}
+
+pub(crate) fn switchover_failed(why: &str) -> Note {
+    Note::error(format!("switchover failed: {why}"))
+}
+
+pub(crate) fn key_runs_out(checkpoint: Lsn) -> Note {
+    Note::warning(format!(
+        "no member that may take over has the shutdown checkpoint at {checkpoint}: the leader key is not released, it runs \
+         out after ttl; start this member again before that to lose nothing"
+    ))
+}
+
+pub(crate) fn start_fails_without_successor() -> Note {
+    Note::error(
+        "PostgreSQL was stopped in an orderly way and cannot be started, and no member that may take over has its shutdown \
+         checkpoint: the start is tried again until primary_start_timeout is over",
+    )
+}
+
 pub(crate) fn race_to(kind: FailoverKind, candidate: &MemberName, me: &MemberName) -> Note {
     Note::info(format!("{}: to {candidate}, i am {me}", kind.as_str()))
 }
@@ -448,6 +487,26 @@ pub(crate) fn nobody_to_wait_for() -> Note {
         "No active replication connections from Patroni members and synchronous_mode_strict is requested. \
          Commits will be delayed.",
     )
+}
+
+pub(crate) fn stranger(name: &MemberName, slot: &SlotName, use_slots: bool) -> Note {
+    let own = if use_slots {
+        format!("does not use its slot {slot}")
+    } else {
+        "does not come from its address".to_owned()
+    };
+    Note::warning(format!(
+        "a connection streams WAL with application_name {name} and is not that member's: it {own}; commits do not wait for \
+         {name} until the connection is closed, see pg_stat_replication"
+    ))
+}
+
+pub(crate) fn replication_loop(all: &[&MemberName]) -> Note {
+    let way: Vec<&str> = all.iter().chain(all.first()).map(|name| name.as_str()).collect();
+    Note::warning(format!(
+        "replicatefrom leads in a circle: {}; this member streams from the leader; change the tag replicatefrom of one of them",
+        way.join(" from ")
+    ))
 }
 
 pub(crate) fn former_leader_is_ahead(name: &MemberName) -> Note {

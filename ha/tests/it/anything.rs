@@ -264,6 +264,9 @@ impl Choices {
         WalSender {
             application_name: self.name().to_owned(),
             is_streaming: !self.one_in(6),
+            is_catching_up: self.one_in(6),
+            slot: (!self.one_in(4)).then(|| MemberName::from(self.name()).slot_name()),
+            client: self.one_in(3).then(|| "10.0.0.1".to_owned()),
             sync_state: ["sync", "async", "quorum", "potential"][self.below(4) as usize].to_owned(),
             written: position,
             flushed: position,

@@ -131,12 +131,14 @@ cluster leader=a optime=100 failover=a>b timeline=1
 member a primary 100
 member b replica 100
 server primary 100
+sender b 100 async
 peer b replica 100
 cycle asked to hand over to b
 ===
 
 cycle stopped
 at 11
+peer b replica 111
 server gone
 data shut-down checkpoint=110
 task done stop for=switchover

@@ -10,6 +10,7 @@
 //! cluster leader=a optime=100 timeline=1 failover=a>b initialize=none; or: cluster unreachable
 //! cluster leader=a heartbeat=a:7         the leader's last renewal, by its revision; its ttl is 30 s
 //! member a primary 100                   a member key: role, position; tags: nofailover priority=2 checkpoint=pending starting
+//! cluster failover=a>b asked=2            the revision of the request, 1 if it is the first one
 //! cluster leader=a sync=a,b,c quorum=1   the key sync: its leader, then its voters
 //! cluster leader=a origins=2:7,3:8        the key origin: timelines with their nonces, each begun at 100 * (timeline - 1)
 //! server replica 100 tl=2 origin=7       our timeline's; also of a member, a peer, and of `parted`; there also before=2:6@90
@@ -27,6 +28,7 @@
 //! drift reload                           what following needs: none, reload, restart
 //! worker 1 w1 w2                         a Citus coordinator: a worker's group, its leader, its replicas; `node citus=0`
 //! sender b 100 sync                      a standby that streams from here: position, sync_state; or: sender b gone
+//! sender b 100 sync stranger             the same under b's name, without b's slot; or: sender b gone stranger
 //! answer acquire lost                    acquire, renew: held, late (by 20 s), lost, unknown; renew: refused;
 //!                                        begin, arm: fails; write: conflict, unknown; touch: taken
 //! cluster generation=1                   another store than before answers
@@ -297,10 +299,15 @@ impl World {
             "server" => self.server = read_server(&words),
             "sender" => {
                 let name = words.0[0];
-                self.senders.retain(|sender| sender.application_name != name);
+                let is_stranger = words.has("stranger");
+                self.senders
+                    .retain(|sender| sender.application_name != name || sender.slot.is_none() != is_stranger);
                 self.senders.extend(words.position().map(|position| WalSender {
                     application_name: name.to_owned(),
                     is_streaming: true,
+                    is_catching_up: false,
+                    slot: (!is_stranger).then(|| MemberName::from(name).slot_name()),
+                    client: None,
                     sync_state: words.0.get(2).copied().unwrap_or("async").to_owned(),
                     written: Some(position),
                     flushed: Some(position),
@@ -758,7 +765,9 @@ fn read_cluster(words: &Words<'_>) -> Result<Cluster, DcsFailure> {
         failover: words.value("failover").and_then(|request| {
             let (leader, candidate) = request.split_once('>').unwrap();
             Failover::parse(
-                version,
+                words
+                    .number("asked")
+                    .map_or(version, |number| Version(number.try_into().unwrap())),
                 &Failover::to_json(Some(leader), Some(candidate), words.value("scheduled")),
             )
         }),

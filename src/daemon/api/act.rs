@@ -5,7 +5,7 @@ use std::time::Duration;
 use config::DynamicConfig;
 use dcs::{Expect, Key};
 use ha::citus::{Address, Moment, Notice};
-use ha::cluster::{Cluster, Failover};
+use ha::cluster::{Cluster, Failover, Version};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -15,6 +15,7 @@ use super::control::{self, Action, Body, PEER_LIMIT, Plan, RestartPlan};
 use super::respond::Api;
 use super::{config_document, peers};
 use crate::daemon::inbox::Unheard;
+use crate::daemon::view::View;
 use crate::daemon::{citus, clock};
 
 /// A switchover's end is looked for this often when nothing tells of it.
@@ -98,19 +99,21 @@ impl Api {
         if let Some(candidates) = &plan.candidates {
             plan.check_answers(&peers::ask(&self.members, candidates).await)?;
         }
-        if !self.write(Key::Failover, &plan.key(), Expect::Anything).await {
+        let written = self.dcs.write(Key::Failover, &plan.key(), Expect::Anything).await;
+        let written = written.inspect_err(|error| tracing::warn!("REST API: {error:#}"));
+        let Ok(Some(request)) = written else {
             return Err(Answer::text(503, "failed to write failover key into DCS"));
-        }
+        };
         self.inbox.wake();
         match plan.scheduled() {
             Some(answer) => Ok(answer),
-            None => Ok(self.await_switchover(&plan, config.loop_wait).await),
+            None => Ok(self.await_switchover(&plan, request, config.loop_wait).await),
         }
     }
 
     /// Only readings of the DCS made after the key was written decide. What the HA loop sees just says when a look is
     /// worth it, so that the answer comes with the change and not up to a second later.
-    async fn await_switchover(&self, plan: &Plan, loop_wait: Duration) -> Answer {
+    async fn await_switchover(&self, plan: &Plan, request: Version, loop_wait: Duration) -> Answer {
         let limit = loop_wait.max(Duration::from_secs(10)) * 2;
         let end = Instant::now() + limit;
         let mut view = self.view.clone();
@@ -125,7 +128,10 @@ impl Api {
             match self.dcs.load().await {
                 Ok(cluster) => {
                     if let Some(answer) = plan.result(&cluster) {
-                        return answer;
+                        return match answer.status {
+                            503 => answer.with_detail(self.why_it_failed(plan, request).await),
+                            _ => answer,
+                        };
                     }
                 }
                 Err(error) => tracing::debug!("cannot see yet how the switchover ends: {error:#}"),
@@ -134,6 +140,25 @@ impl Api {
                 return plan.unknown(limit);
             }
         }
+    }
+
+    /// The HA loop of the leader knows why, at the end of the cycle in which it has dropped the request; that of another member
+    /// does not.
+    async fn why_it_failed(&self, plan: &Plan, request: Version) -> Option<String> {
+        let reason = |view: &View| {
+            let failed = view
+                .failed_handover
+                .as_ref()
+                .filter(|(which, _)| *which == request);
+            failed.map(|(_, why)| why.clone())
+        };
+        if !plan.is_asked_of(&self.view().node.name) {
+            return None;
+        }
+        let mut view = self.view.clone();
+        let end = Instant::now() + LOOK_EVERY;
+        let told = timeout_at(end, view.wait_for(|view| reason(view).is_some())).await;
+        told.ok()?.ok().and_then(|view| reason(&view))
     }
 
     pub(crate) async fn delete_switchover(&self) -> Result<Answer, Answer> {

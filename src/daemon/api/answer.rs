@@ -70,6 +70,15 @@ impl Answer {
         Self::new(status, Form::Text, escape::line(&text).into_owned())
     }
 
+    /// The same, and then why.
+    pub(crate) fn with_detail(mut self, detail: Option<String>) -> Self {
+        if let Some(detail) = detail {
+            self.body.push_str(": ");
+            self.body.push_str(&detail);
+        }
+        self
+    }
+
     /// A JSON document.
     pub(crate) fn json<T: Serialize>(status: u16, value: &T) -> Self {
         Self::new(status, Form::Json, json::to_text(value))

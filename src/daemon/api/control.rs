@@ -170,20 +170,38 @@ fn members_to_ask<'a>(
 impl Plan {
     /// Whether one of those that were asked could take over.
     pub(crate) fn check_answers(&self, answers: &[PeerAnswer]) -> Result<(), Answer> {
+        // What does not stream lacks the last WAL of the leader. A failover may lose it.
+        let is_without_stream = |answer: &PeerAnswer| {
+            let is_told = answer.status.as_ref().is_ok_and(|peer| peer.tags.nostream());
+            is_told && self.action == Action::Switchover
+        };
         let is_fit = |answer: &PeerAnswer| {
             answer
                 .status
                 .as_ref()
                 .is_ok_and(|peer| !peer.tags.nofailover() && !peer.watchdog_failed)
+                && !is_without_stream(answer)
         };
         if self.candidates.is_none() || answers.iter().any(is_fit) {
             return Ok(());
         }
         let action = self.action.as_str();
+        let named: Vec<&str> = answers
+            .iter()
+            .filter(|answer| is_without_stream(answer))
+            .map(|answer| answer.name.as_str())
+            .collect();
+        let detail = (!named.is_empty()).then(|| {
+            format!(
+                "{} has the tag nostream and cannot receive the last WAL of the leader",
+                named.join(", ")
+            )
+        });
         Err(Answer::text(
             412,
             format!("{action} is not possible: no good candidates have been found"),
-        ))
+        )
+        .with_detail(detail))
     }
 
     /// The value of the key `failover`.
@@ -200,6 +218,11 @@ impl Plan {
     pub(crate) fn scheduled(&self) -> Option<Answer> {
         self.schedule
             .map(|_| Answer::text(202, format!("{} scheduled", self.action.title())))
+    }
+
+    /// Whether that member led when it was asked for.
+    pub(crate) fn is_asked_of(&self, member: &MemberName) -> bool {
+        self.previous_leader.as_ref() == Some(member)
     }
 
     /// Whether somebody else leads now.

@@ -86,6 +86,20 @@ pub(super) async fn obstacle(context: &Context, start_as: &StartAs, is_requested
     context.server.restart_obstacle(as_standby, no_deadline()).await
 }
 
+/// Starts a primary that was stopped for a switchover. A coordinator of Citus lets writes wait since then.
+pub(super) async fn start_again(
+    context: &Context,
+    start_as: &StartAs,
+    timeout: Option<Duration>,
+) -> Result<TaskOutcome> {
+    let started = start(context, start_as, timeout).await?;
+    let is_started = matches!(started, TaskOutcome::Success | TaskOutcome::FormerSettings(_));
+    if is_started && notice::is_worker(&context.local) {
+        context.tell_coordinator(Moment::AfterPromote).await;
+    }
+    Ok(started)
+}
+
 /// Stops and starts the server.
 pub(super) async fn restart(
     context: &Context,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use config::{DynamicConfig, SlotConfig, SlotKind};
 
+use crate::cascade::Cascade;
 use crate::cluster::{Cluster, Member, Tags};
 use crate::cycle::Cycle;
 use crate::facts::{LogicalSlot, Node, Slot};
@@ -132,36 +133,22 @@ pub(super) fn permanent(config: &DynamicConfig) -> Vec<(SlotName, Kind)> {
 }
 
 fn streams_from(me: &MemberName, leads: bool, cluster: &Cluster, member: &Member) -> bool {
-    match member.data.tags.replicatefrom() {
-        Some(upstream) if &upstream == me => !cluster.is_leader(&member.name),
-        Some(upstream) => leads && (upstream == member.name || cluster.member(&upstream).is_none()),
+    match Cascade::new(cluster).instead_of_leader(&member.name) {
+        Some(upstream) => &upstream.name == me,
         None => leads,
     }
 }
 
 /// The slot on the primary through which the WAL of this member comes, its own or that of the member that passes it on;
-/// `None` when a part of the way is the archive, or leads in a circle.
+/// `None` when a part of the way is the archive.
 pub(super) fn upstream_slot(me: &MemberName, tags: &Tags, cluster: &Cluster) -> Option<SlotName> {
     path(me, tags, cluster)?.last().map(|name| name.slot_name())
 }
 
 /// This member and those that pass WAL on to it, the last one under the leader at the end.
 fn path(me: &MemberName, tags: &Tags, cluster: &Cluster) -> Option<Vec<MemberName>> {
-    let (mut path, mut tags) = (vec![me.clone()], tags);
-    loop {
-        if tags.nostream() {
-            return None;
-        }
-        let upstream = tags.replicatefrom().filter(|name| !cluster.is_leader(name));
-        let Some(upstream) = upstream.and_then(|name| cluster.member(&name)) else {
-            return Some(path);
-        };
-        if path.contains(&upstream.name) {
-            return None;
-        }
-        path.push(upstream.name.clone());
-        tags = &upstream.data.tags;
-    }
+    let way = Cascade::seen_by(cluster, me, tags).way_to_leader(me).ok()?;
+    Some(way.into_iter().cloned().collect())
 }
 
 /// A standby must tell its upstream which rows of the catalogs its logical slots need, or those of members behind it: then
@@ -197,6 +184,7 @@ mod tests {
             session: String::new(),
             data: MemberData {
                 tags: tags(text),
+                conn_url: Some("postgres://host:5432/postgres".to_owned()),
                 ..MemberData::default()
             },
         };
@@ -230,7 +218,8 @@ mod tests {
             ("d", Some("b")),
             ("archive", None),
             ("behind", None),
-            ("round", None),
+            ("about", Some("about")),
+            ("round", Some("about")),
         ] {
             let member = cluster.member(&name.into()).expect("it is there");
             let slot = upstream_slot(&member.name, &member.data.tags, &cluster);

@@ -338,6 +338,23 @@ fn one_fit_candidate_is_enough() {
         )
     );
     assert!(plan.check_answers(&[]).is_err());
+    let without_stream = PeerAnswer {
+        name: "d".into(),
+        status: status(json!({"nostream": true}), false),
+    };
+    assert_eq!(
+        plan.check_answers(std::slice::from_ref(&without_stream)),
+        Ok(()),
+        "a failover may lose"
+    );
+    let mut switchover = plan.clone();
+    switchover.action = S;
+    let refused = switchover.check_answers(&[without_stream]).unwrap_err();
+    assert_eq!(
+        refused.body,
+        "switchover is not possible: no good candidates have been found: d has the tag nostream and cannot receive the \
+         last WAL of the leader"
+    );
     answers.push(PeerAnswer {
         name: "c".into(),
         status: status(json!({}), false),

@@ -120,6 +120,7 @@ pub(crate) fn replica(config: &Value) -> View {
         guard_is_missing: None,
         failsafe_until: None,
         failsafe_members: None,
+        failed_handover: None,
         status_line: String::new(),
     }
 }
@@ -163,6 +164,7 @@ pub(crate) fn primary_sql() -> RestStatus {
             pid: 1,
             application_name: "b".to_owned(),
             client_addr: Some("10.0.0.2".to_owned()),
+            slot_name: None,
             usename: Some("replicator".to_owned()),
             state: "streaming".to_owned(),
             sync_state: Some("async".to_owned()),
