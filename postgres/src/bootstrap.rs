@@ -2,18 +2,16 @@
 
 use crate::command::{Invocation, Output};
 use crate::connection::{quote_ident, quote_literal, rows};
-use crate::data_directory::Leftovers;
+use crate::data_directory::{Elsewhere, Filling, Leftovers};
+use crate::files::memory_file::MemoryFile;
 use crate::files::passfile::Credentials;
 use crate::files::{ensure_directory, pg_hba, remove, signal, write_configuration};
 use crate::process::watch::Watch;
 use crate::server::locked;
-use crate::{
-    Conninfo, DataDirectory, Error, Instant, Recovery, RecoverySignal, Result, Server, StartOptions,
-};
+use crate::{Conninfo, Error, Instant, Recovery, RecoverySignal, Result, Server, StartOptions};
 use config::{BootstrapMethod, Role};
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write as _;
 use std::net::ToSocketAddrs as _;
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -33,20 +31,39 @@ const REWIND_FUNCTIONS: [&str; 4] = [
 const RECOVERY_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Server {
-    /// Runs a program that fills the data directory; the directory is marked as unfinished until
+    /// Runs a program that fills the data directory, which is recorded as unfinished until
     /// [`Server::mark_finished`].
-    pub(crate) async fn fill(&self, invocation: &Invocation, deadline: Instant) -> Result<Output> {
-        // Declared first, so that it looks after the program was killed.
+    pub(crate) async fn fill(
+        &self,
+        invocation: Invocation,
+        filling: &Filling,
+        deadline: Instant,
+    ) -> Result<Output> {
+        let was_unfinished = self.unfinished()?.is_some();
+        let mut record = self.begin_filling(filling).await?;
+        let (variable, token) = Self::mark_of_programs(&record);
+        let invocation = invocation.env(variable, token).gently();
+        // Declared first, so that it looks after the program was told to end.
         let _leftovers;
-        let mut running = invocation.spawn()?;
-        _leftovers = Leftovers(self.data_dir());
+        let mut running = match invocation.spawn() {
+            Ok(running) => running,
+            Err(error) => {
+                // Nothing was touched.
+                if !was_unfinished {
+                    self.mark_finished()?;
+                }
+                return Err(error);
+            }
+        };
         let pid = running.id();
+        self.note_filling(&mut record, pid);
+        _leftovers = Leftovers(record.clone());
         self.note_copying(|copying| copying.group = pid);
         tokio::select! {
-            outcome = tokio::time::timeout_at(deadline, running.finish(invocation)) => {
+            outcome = tokio::time::timeout_at(deadline, running.finish(&invocation)) => {
                 outcome.map_err(|_| Error::timeout(invocation.name()))?
             }
-            () = self.mark_when_filled(pid) => Err(Error::Cancelled { what: invocation.name() }),
+            () = self.keep_marked_unfinished(&record) => Err(Error::Cancelled { what: invocation.name() }),
         }
     }
 
@@ -79,12 +96,10 @@ impl Server {
         if let Some(user) = &superuser.username {
             args.push(format!("--username={user}").into());
         }
-        // Holds the password, readable by us alone, until initdb has ended.
+        // Until initdb has ended.
         let mut password_file = None;
         if let Some(password) = &superuser.password {
-            let failed = || Error::file("create a file in", std::env::temp_dir());
-            let mut file = tempfile::NamedTempFile::new().map_err(failed())?;
-            writeln!(file, "{}", password.reveal()).map_err(failed())?;
+            let file = MemoryFile::new("the password file of initdb", &format!("{}\n", password.reveal()))?;
             let mut option = OsString::from("--pwfile=");
             option.push(file.path());
             args.push(option);
@@ -92,16 +107,26 @@ impl Server {
         }
         args.push(settings.local.data_dir.clone().into());
         let invocation = Invocation::new(self.program("initdb"), args).env("LC_MESSAGES", "C");
-        let outcome = self.fill(&invocation, deadline).await;
+        let filling = Filling {
+            is_new_cluster: true,
+            keep_data: false,
+            elsewhere: Elsewhere {
+                wal: directories_of_wal(options),
+                tablespaces: Vec::new(),
+            },
+        };
+        // What another try has left, and is kept for it, is of no use here.
+        self.discard_unfinished().await?;
+        let outcome = self.fill(invocation, &filling, deadline).await;
         drop(password_file);
         if let Err(error) = outcome.and_then(Output::into_success) {
-            self.remove_unfinished_copy().await?;
+            self.discard_unfinished().await?;
             return Err(error);
         }
         if settings.pg_hba.is_none() && !self.has_custom_hba_file() && !pg_hba.is_empty() {
             self.append_to_hba(pg_hba)?;
         }
-        self.mark_finished()
+        self.mark_filled()
     }
 
     fn append_to_hba(&self, lines: &[String]) -> Result<()> {
@@ -150,18 +175,23 @@ impl Server {
             invocation = invocation.arg(format!("--{key}={value}"));
         }
         tracing::info!("Running custom bootstrap script: {}", invocation.name());
-        let output = self.fill(&invocation, deadline).await?;
+        let filling = Filling {
+            is_new_cluster: true,
+            ..Filling::default()
+        };
+        self.discard_unfinished().await?;
+        let output = self.fill(invocation, &filling, deadline).await?;
         if !output.status.success() {
             return Err(output.failure());
         }
-        if self.data_directory() != DataDirectory::Filled {
+        if !self.holds_a_cluster() {
             let text = format!(
                 "bootstrap method {name} succeeded, but left no cluster in {}",
                 data_dir.display()
             );
             return Err(Error::Unsuitable(text));
         }
-        self.mark_finished()?;
+        self.mark_filled()?;
         self.restore_configuration()?;
         self.trust_ourselves();
         let recovery = match recovery_conf {
@@ -240,10 +270,19 @@ impl Server {
         tokio::time::timeout_at(deadline, work)
             .await
             .map_err(|_| Error::timeout("the bootstrap"))??;
-        match method {
-            BootstrapMethod::Initdb => Ok(false),
-            BootstrapMethod::Custom { .. } => self.end_custom_bootstrap(deadline).await,
-        }
+        let needs_restart = match method {
+            BootstrapMethod::Initdb => false,
+            BootstrapMethod::Custom { .. } => self.end_custom_bootstrap(deadline).await?,
+        };
+        Ok(needs_restart)
+    }
+
+    /// The new cluster is complete: an agent that is started from now on keeps it.
+    ///
+    /// # Errors
+    /// When the record that it is not cannot be removed.
+    pub fn finish_new_cluster(&self) -> Result<()> {
+        self.mark_finished()
     }
 
     async fn end_custom_bootstrap(&self, deadline: Instant) -> Result<bool> {
@@ -308,6 +347,15 @@ impl Server {
             Err(output.failure())
         }
     }
+}
+
+/// The WAL directory elsewhere that initdb or pg_basebackup are to make.
+pub(crate) fn directories_of_wal(options: &[(String, Option<String>)]) -> Vec<std::path::PathBuf> {
+    options
+        .iter()
+        .filter(|(name, _)| matches!(name.as_str(), "waldir" | "xlogdir"))
+        .filter_map(|(_, value)| value.as_ref().map(std::path::PathBuf::from))
+        .collect()
 }
 
 /// Keeps a statement that holds a password out of the server's log and its extensions' memory.

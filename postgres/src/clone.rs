@@ -1,20 +1,27 @@
 //! Making a replica: pg_basebackup or a script.
 
+mod join;
 mod progress;
 
 pub use progress::CloneProgress;
 pub(crate) use progress::{CopyingCell, Shown};
 
+use crate::bootstrap::directories_of_wal;
 use crate::command::Invocation;
+use crate::data_directory::{Elsewhere, Filling};
 use crate::files::passfile::Credentials;
-use crate::{Conninfo, DataDirectory, Error, Instant, Result, Server, Source};
+use crate::{Conninfo, Error, Instant, Result, Server, Source};
 use config::ReplicaMethod;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How often pg_basebackup is tried, and what lies between.
 const BASEBACKUP_ATTEMPTS: u32 = 2;
 const BASEBACKUP_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long the source may take to name its tablespaces.
+const SOURCE_ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// Options of pg_basebackup that are given here.
 const FORBIDDEN: [&str; 11] = [
@@ -56,7 +63,8 @@ impl Server {
     /// the running method; the directory is then recognised as unfinished.
     ///
     /// # Errors
-    /// When no method worked; the data directory is empty then.
+    /// When no method worked; the data directory is empty then, unless a method with `keep_data` was the last that was
+    /// tried.
     pub async fn create_replica(
         &self,
         from: &CloneSource,
@@ -72,7 +80,20 @@ impl Server {
         };
         let mut failure =
             Error::Setting("no configured method can make a replica without a running source".to_owned());
+        if methods
+            .iter()
+            .all(|method| self.is_given_up(name_of_method(method)))
+        {
+            self.forget_failed_copies();
+        }
         for method in &methods {
+            if self.is_given_up(name_of_method(method)) {
+                tracing::warn!(
+                    "the method {} is skipped: its copies could not follow the cluster",
+                    name_of_method(method)
+                );
+                continue;
+            }
             let (name, outcome) = match method {
                 ReplicaMethod::Basebackup { options } => match &from.source {
                     Some(source) => ("basebackup", self.basebackup(source, options, deadline).await),
@@ -92,7 +113,7 @@ impl Server {
                     return Ok(name.to_owned());
                 }
                 Err(error @ Error::Timeout { .. }) => {
-                    self.remove_data_directory().await?;
+                    self.remove_unfinished_copy().await?;
                     return Err(error);
                 }
                 Err(error) => {
@@ -101,9 +122,7 @@ impl Server {
                 }
             }
         }
-        if self.data_directory() != DataDirectory::Empty {
-            self.remove_data_directory().await?;
-        }
+        self.remove_unfinished_copy().await?;
         Err(failure)
     }
 
@@ -145,16 +164,21 @@ impl Server {
         }
         let mut invocation = Invocation::new(self.program("pg_basebackup"), args).env("LC_ALL", "C");
         invocation.env.extend(credentials.env.clone());
+        let elsewhere = self.directories_elsewhere(Some(source), options, deadline).await;
         let mut attempt = 1;
         loop {
             self.make_place().await?;
+            let filling = Filling {
+                elsewhere: elsewhere.clone(),
+                ..Filling::default()
+            };
             let outcome = tokio::select! {
-                outcome = self.fill(&invocation, deadline) => outcome,
+                outcome = self.fill(invocation.clone(), &filling, deadline) => outcome,
                 never = self.learn_size(source, deadline) => match never {},
             };
             let outcome = outcome.and_then(crate::command::Output::into_success);
             let Err(error) = outcome else { return Ok(()) };
-            self.remove_data_directory().await?;
+            self.discard_unfinished().await?;
             let next = Instant::now() + BASEBACKUP_PAUSE;
             if attempt == BASEBACKUP_ATTEMPTS || next >= deadline || matches!(error, Error::Spawn { .. }) {
                 return Err(error);
@@ -186,7 +210,12 @@ impl Server {
             return Err(Error::Setting("pg_basebackup is no script".to_owned()));
         };
         let data_dir = self.data_dir();
+        let mut filling = Filling {
+            keep_data: *keep_data,
+            ..Filling::default()
+        };
         if !keep_data {
+            filling.elsewhere = self.directories_elsewhere(source, &[], deadline).await;
             self.make_place().await?;
         }
         let role = self.settings().local.authentication.replication.clone();
@@ -212,24 +241,69 @@ impl Server {
         invocation.env.extend(credentials.env.clone());
         let outcome = match source {
             Some(source) => tokio::select! {
-                outcome = self.fill(&invocation, deadline) => outcome,
+                outcome = self.fill(invocation, &filling, deadline) => outcome,
                 never = self.learn_size(source, deadline) => match never {},
             },
-            None => self.fill(&invocation, deadline).await,
+            None => self.fill(invocation, &filling, deadline).await,
         };
         let failure = match outcome {
             Err(error) => error,
             Ok(output) if !output.status.success() => output.failure(),
-            Ok(_) if self.data_directory() != DataDirectory::Filled => Error::Unsuitable(format!(
+            Ok(_) if !self.holds_a_cluster() => Error::Unsuitable(format!(
                 "replica method {name} succeeded, but left no cluster in {}",
                 data_dir.display()
             )),
             Ok(_) => return Ok(()),
         };
-        if !keep_data {
-            self.remove_data_directory().await?;
-        }
+        self.remove_unfinished_copy().await?;
         Err(failure)
+    }
+
+    /// The directories elsewhere that a copy of `source` with these options of pg_basebackup may fill: the source's
+    /// tablespaces, and those of the copy that is replaced, as far as either is known.
+    async fn directories_elsewhere(
+        &self,
+        source: Option<&Source>,
+        options: &[(String, Option<String>)],
+        deadline: Instant,
+    ) -> Elsewhere {
+        let mut elsewhere = self.linked_elsewhere();
+        elsewhere.wal.extend(directories_of_wal(options));
+        let mapped = options
+            .iter()
+            .filter(|(name, _)| name == "tablespace-mapping")
+            .filter_map(|(_, value)| new_place(value.as_deref()?));
+        elsewhere.tablespaces.extend(mapped);
+        if let Some(source) = source {
+            match self.tablespaces_of(source, deadline).await {
+                Ok(places) => elsewhere.tablespaces.extend(places),
+                Err(error) => tracing::info!(
+                    "could not ask the source of the copy for its tablespaces: {error}; if the copy is cut off,                      directories of tablespaces that are new here have to be emptied by hand"
+                ),
+            }
+        }
+        elsewhere
+    }
+
+    async fn tablespaces_of(&self, source: &Source, deadline: Instant) -> Result<Vec<PathBuf>> {
+        let deadline = deadline.min(Instant::now() + SOURCE_ANSWER_TIME);
+        let sql = "SELECT pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace";
+        let role = self.rewind_role();
+        let answer = self
+            .psql(self.conninfo_to(source, &role), &role, sql, deadline)
+            .await;
+        let answer = match answer {
+            Ok(answer) => answer,
+            // Debian's configuration gives the superuser no password.
+            Err(error) => {
+                let role = self.settings().local.authentication.replication.clone();
+                self.psql(self.conninfo_to(source, &role), &role, sql, deadline)
+                    .await
+                    .map_err(|_| error)?
+            }
+        };
+        let lines = answer.lines().filter(|line| line.starts_with('/'));
+        Ok(lines.map(PathBuf::from).collect())
     }
 
     /// The configured methods that work without a running source.
@@ -242,5 +316,37 @@ impl Server {
             .filter(|method| works(method))
             .cloned()
             .collect()
+    }
+}
+
+fn name_of_method(method: &ReplicaMethod) -> &str {
+    match method {
+        ReplicaMethod::Basebackup { .. } => "basebackup",
+        ReplicaMethod::Custom { name, .. } => name,
+    }
+}
+
+/// The second directory of `--tablespace-mapping=OLD=NEW`; a `=` in either is written as `\\=`.
+fn new_place(mapping: &str) -> Option<PathBuf> {
+    let split = mapping
+        .char_indices()
+        .find(|(at, c)| *c == '=' && !mapping[..*at].ends_with('\\'))?
+        .0;
+    Some(mapping[split + 1..].replace("\\=", "=").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_new_place_of_a_tablespace_is_read() {
+        for (mapping, place) in [
+            ("/a=/b", Some("/b")),
+            ("/a\\=1=/b\\=2", Some("/b=2")),
+            ("/a", None),
+        ] {
+            assert_eq!(new_place(mapping), place.map(PathBuf::from), "{mapping}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Running other programs: with a deadline, a bounded capture of what they print, and never leaving them behind.
 
+use crate::process::group;
 use crate::process::launch::last_lines;
 use crate::{Error, Instant, Result, Server};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -28,6 +29,8 @@ pub(crate) struct Invocation {
     pub(crate) stdin: Option<String>,
     /// Its output goes where ours goes, instead of being captured.
     pub(crate) inherits_output: bool,
+    /// How long it may take to end after SIGTERM when nobody waits for it any more; zero: it is killed immediately.
+    pub(crate) patience: Duration,
 }
 
 impl Invocation {
@@ -41,6 +44,7 @@ impl Invocation {
             env: BTreeMap::new(),
             stdin: None,
             inherits_output: false,
+            patience: Duration::ZERO,
         }
     }
 
@@ -67,6 +71,13 @@ impl Invocation {
         self
     }
 
+    /// Gets SIGTERM first when it is ended early: what it writes to, an archive or a data directory, is left in a state
+    /// that the program itself has chosen.
+    pub(crate) fn gently(mut self) -> Self {
+        self.patience = group::TERM_TIME;
+        self
+    }
+
     pub(crate) fn name(&self) -> String {
         self.program
             .file_name()
@@ -75,7 +86,7 @@ impl Invocation {
             .into_owned()
     }
 
-    /// Starts it, in a process group of its own that is killed when the handle is dropped.
+    /// Starts it, in a process group of its own that is ended when the handle is dropped.
     pub(crate) fn spawn(&self) -> Result<Running> {
         let output = || {
             if self.inherits_output {
@@ -106,7 +117,11 @@ impl Invocation {
             .id()
             .and_then(|id| i32::try_from(id).ok())
             .and_then(Pid::from_raw);
-        Ok(Running { child, group })
+        Ok(Running {
+            child: Some(child),
+            group,
+            patience: self.patience,
+        })
     }
 
     /// Runs it to its end. Dropping the call kills it with all its children.
@@ -119,23 +134,24 @@ impl Invocation {
 
 /// A program that runs.
 pub(crate) struct Running {
-    child: Child,
+    /// Always there until it is dropped.
+    child: Option<Child>,
     group: Option<Pid>,
+    patience: Duration,
 }
 
 impl Running {
     /// Its process id, while it runs.
     pub(crate) fn id(&self) -> Option<u32> {
-        self.child.id()
+        self.child.as_ref()?.id()
     }
 
     pub(crate) async fn finish(&mut self, invocation: &Invocation) -> Result<Output> {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let (out, err, input) = (
-            self.child.stdout.take(),
-            self.child.stderr.take(),
-            self.child.stdin.take(),
-        );
+        let Some(child) = self.child.as_mut() else {
+            return Err(Error::NotRunning);
+        };
+        let (out, err, input) = (child.stdout.take(), child.stderr.take(), child.stdin.take());
         let status = {
             let streams = async { tokio::join!(read_tail(out, &mut stdout), read_tail(err, &mut stderr)) };
             tokio::pin!(streams);
@@ -145,7 +161,7 @@ impl Running {
                     let _ = pipe.write_all(text.as_bytes()).await;
                 }
             };
-            let wait = async { tokio::join!(write, self.child.wait()).1 };
+            let wait = async { tokio::join!(write, child.wait()).1 };
             tokio::pin!(wait);
             let mut drained = false;
             let status = loop {
@@ -178,7 +194,10 @@ impl Running {
 
     /// Waits for its end.
     pub(crate) async fn wait(&mut self) -> std::io::Result<ExitStatus> {
-        let status = self.child.wait().await;
+        let status = match &mut self.child {
+            Some(child) => child.wait().await,
+            None => Err(std::io::Error::other("it was dropped")),
+        };
         self.group = None;
         status
     }
@@ -187,8 +206,41 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // Still our unreaped child, so that its id cannot have been given away.
-        if let Some(group) = self.group.take() {
-            let _ = kill_process_group(group, Signal::KILL);
+        let (Some(group), Some(child)) = (self.group.take(), self.child.take()) else {
+            return;
+        };
+        let ending = Ending { child, group };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if !self.patience.is_zero() => {
+                let _ = kill_process_group(group, Signal::TERM);
+                runtime.spawn(ending.end(self.patience));
+            }
+            Ok(_) | Err(_) => drop(ending),
+        }
+    }
+}
+
+/// A program that was told to end and has not yet. The child stays unreaped as long as its group is looked for.
+struct Ending {
+    child: Child,
+    group: Pid,
+}
+
+impl Ending {
+    async fn end(mut self, patience: Duration) {
+        let group = self.group;
+        if let Err(left) = group::end(|| group::members(group), patience).await {
+            tracing::warn!("processes {left:?} do not end, though they were killed");
+        }
+        let _ = self.child.wait().await;
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // Reaped: its id may be another's by now.
+        if self.child.id().is_some() {
+            let _ = kill_process_group(self.group, Signal::KILL);
         }
     }
 }

@@ -257,7 +257,10 @@ impl Server {
         }
         self.refuse_half_rewound()?;
         self.wait_for_leftovers(deadline).await?;
-        self.archive_ready_segments(deadline).await;
+        // PostgreSQL keeps what is not archived.
+        if let Err(error) = self.archive_waiting(deadline).await {
+            tracing::warn!("could not archive the WAL that waits: {error}");
+        }
         let data_dir = self.data_dir();
         signal::write(&data_dir, RecoverySignal::None)?;
         let mut options =
@@ -274,95 +277,7 @@ impl Server {
         }
         invocation = invocation.arg("template1").env("LC_ALL", "C");
         invocation.stdin = Some(String::new());
-        invocation.run(deadline).await?.into_success().map(drop)
-    }
-
-    /// Archives the segments that wait for it, as the archiver would; stops at the first that fails.
-    pub(crate) async fn archive_ready_segments(&self, deadline: Instant) {
-        let settings = self.settings();
-        let on = settings
-            .parameters
-            .get("archive_mode")
-            .is_some_and(|mode| mode == "on" || mode == "always");
-        let Some(command) = settings
-            .parameters
-            .get("archive_command")
-            .filter(|command| on && !command.is_empty())
-        else {
-            return;
-        };
-        let command = command.clone();
-        let data_dir = self.data_dir();
-        let status_dir = data_dir.join("pg_wal/archive_status");
-        let mut ready: Vec<String> = fs::read_dir(&status_dir)
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| {
-                entry
-                    .ok()?
-                    .file_name()
-                    .to_str()?
-                    .strip_suffix(".ready")
-                    .map(str::to_owned)
-            })
-            .collect();
-        ready.sort();
-        for segment in ready {
-            match self.archive_segment(&command, &segment, deadline).await {
-                Ok(()) => {
-                    let from = status_dir.join(format!("{segment}.ready"));
-                    if let Err(error) = fs::rename(&from, status_dir.join(format!("{segment}.done"))) {
-                        tracing::warn!("could not mark {segment} as archived: {error}");
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!("could not archive {segment} while PostgreSQL is down: {error}");
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Runs the archive command for one file of `pg_wal`, as the archiver would.
-    async fn archive_segment(&self, command: &str, segment: &str, deadline: Instant) -> Result<()> {
-        let filled = fill_placeholders(command, &format!("pg_wal/{segment}"), segment);
-        let script = format!("cd \"$1\" && {filled}");
-        let invocation = Invocation::new("/bin/sh", ["-c", &script, "sh"]).arg(self.data_dir());
-        invocation.run(deadline).await?.into_success().map(drop)
-    }
-
-    /// Archives the segment with the shutdown checkpoint of a server that was stopped. It is not full, so that
-    /// PostgreSQL leaves it; but who has only the archive needs it to go on where this server ended.
-    ///
-    /// # Errors
-    /// When the archive command fails, or the control file cannot be read.
-    pub async fn archive_shutdown_checkpoint(&self, deadline: Instant) -> Result<()> {
-        let mode = self.setting_of_stopped("archive_mode", deadline).await?;
-        let command = self.setting_of_stopped("archive_command", deadline).await?;
-        if !matches!(mode.as_str(), "on" | "always") || command.is_empty() {
-            tracing::info!("Not archiving latest checkpoint WAL file. Archiving is not configured.");
-            return Ok(());
-        }
-        let control = self.control_file(deadline).await?;
-        let segment = control.get("Latest checkpoint's REDO WAL file")?;
-        self.archive_segment(&command, segment, deadline).await?;
-        tracing::info!("Archived {segment}, which holds the shutdown checkpoint");
-        Ok(())
-    }
-
-    /// The value that a setting would have if the server was started.
-    async fn setting_of_stopped(&self, name: &str, deadline: Instant) -> Result<String> {
-        let mut config_file = OsString::from("--config-file=");
-        config_file.push(self.config_path());
-        let args: [OsString; 5] = [
-            "-C".into(),
-            name.into(),
-            "-D".into(),
-            self.data_dir().into(),
-            config_file,
-        ];
-        let output = self.run("postgres", args, &BTreeMap::new(), deadline).await?;
-        Ok(output.into_success()?.trim().to_owned())
+        invocation.gently().run(deadline).await?.into_success().map(drop)
     }
 }
 
@@ -386,7 +301,7 @@ pub(crate) fn fill_placeholders(command: &str, path: &str, file: &str) -> String
 
 /// The settings on the command line that a postmaster was started with, from `postmaster.opts`: the program and each
 /// argument in double quotes.
-fn postmaster_options(text: &str) -> BTreeMap<String, String> {
+pub(crate) fn postmaster_options(text: &str) -> BTreeMap<String, String> {
     let words = crate::command::split_words(text.trim()).unwrap_or_default();
     let option = |word: &String| {
         let (name, value) = word.strip_prefix("--")?.split_once('=')?;

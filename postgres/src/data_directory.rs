@@ -1,35 +1,22 @@
 //! The data directory as a whole: what is in it, removing it, setting it aside.
 //!
-//! While a copy is made, a file in the directory marks it as unfinished from the moment that the first of PostgreSQL's
-//! files appears. The mark goes where the directory's contents go, so that nothing is ever taken for ours that is not.
+//! Its path is canonical (`files/resolve.rs`), so that nothing here ever meets a symbolic link instead of the directory.
 
 mod former;
+mod unfinished;
 
-use crate::files::{name_of, remove, signal, with_suffix, write_if_changed};
-use crate::process::{Postmaster, watch::Watch};
+pub(crate) use unfinished::{Elsewhere, Filling, Leftovers, UNFINISHED};
+
+use crate::files::{name_of, signal, with_suffix};
+use crate::process::Postmaster;
 use crate::server::locked;
 use crate::{Error, Result, Server};
 use ha::pg::{HistoryEntry, Role, Timeline, parse_history_file};
-use rustix::process::Signal;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-
-/// Marks a directory whose contents are not complete; holds the process id of the program that fills it.
-pub(crate) const UNFINISHED: &str = "tamada.unfinished";
-
-/// One of these is the first that a program which fills a directory makes in it. `PG_VERSION` may come last of all:
-/// pg_basebackup gets the files in the order in which the source's file system happens to list them.
-const FIRST_FILES: [&str; 6] = [
-    "PG_VERSION",
-    "backup_label",
-    "base",
-    "global",
-    "pg_wal",
-    "pg_xlog",
-];
 
 /// What the data directory holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +27,8 @@ pub enum DataDirectory {
     Filled,
     /// It holds files, but not those without which there is no cluster, and which: whose they are is not known.
     Incomplete(String),
+    /// It is being filled, or that was cut off: nothing may be started on it, whatever it looks like.
+    Unfinished,
     /// It cannot be read, and why.
     Inaccessible(String),
 }
@@ -59,7 +48,13 @@ impl Server {
     /// What the data directory holds.
     #[must_use]
     pub fn data_directory(&self) -> DataDirectory {
-        look_at(&self.data_dir())
+        let found = look_at(&self.data_dir());
+        match self.unfinished() {
+            _ if found == DataDirectory::Empty => found,
+            Ok(Some(record)) if !record.is_filled => DataDirectory::Unfinished,
+            Ok(_) => found,
+            Err(error) => DataDirectory::Inaccessible(error.to_string()),
+        }
     }
 
     /// Which signal file there is.
@@ -113,68 +108,6 @@ impl Server {
             .map_err(Error::file("find out whether PostgreSQL runs in", data_dir))
     }
 
-    /// Removes what a copy that was broken off has left behind: only a directory that we began to fill ourselves.
-    /// Returns whether there was one.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
-    pub async fn remove_unfinished_copy(&self) -> Result<bool> {
-        let mark = self.data_dir().join(UNFINISHED);
-        let Ok(text) = fs::read_to_string(&mark) else {
-            return Ok(false);
-        };
-        // The program that filled it may have outlived us.
-        let mut numbers = text.split_whitespace().map(str::parse::<i64>);
-        if let (Some(Ok(pid)), Some(Ok(started))) = (numbers.next(), numbers.next())
-            && let Ok(pid) = i32::try_from(pid)
-            && let Some(process) = Postmaster::open(pid, started)
-            && process.is_alive()
-            && process.started_ticks() == Some(started)
-        {
-            if let Some(group) = rustix::process::Pid::from_raw(pid) {
-                let _ = rustix::process::kill_process_group(group, Signal::KILL);
-            }
-            process.exited().await;
-        }
-        tracing::warn!(
-            "removing {}: it is a copy that was not finished",
-            self.data_dir().display()
-        );
-        self.remove_data_directory().await?;
-        Ok(true)
-    }
-
-    /// Waits until the directory begins to be filled and marks it then; never ends. To be run beside the program that
-    /// fills it, whose process id is `pid`.
-    pub(crate) async fn mark_when_filled(&self, pid: Option<u32>) {
-        let data_dir = self.data_dir();
-        let parent = data_dir.parent().unwrap_or(&data_dir).to_owned();
-        let name = name_of(&data_dir);
-        loop {
-            let exists = data_dir.is_dir();
-            let watch = if exists {
-                Watch::new(&[&data_dir])
-            } else {
-                Watch::new(&[&parent])
-            };
-            if has_first_files(&data_dir) {
-                break;
-            }
-            if exists == data_dir.is_dir() {
-                watch
-                    .changed(|file| FIRST_FILES.contains(&file) || file == name)
-                    .await;
-            }
-        }
-        mark_unfinished(&data_dir, pid);
-        std::future::pending::<()>().await;
-    }
-
-    /// The directory is complete.
-    pub(crate) fn mark_finished(&self) -> Result<()> {
-        remove(&self.data_dir().join(UNFINISHED)).map(drop)
-    }
-
     /// Empties the data directory, with tablespaces and a WAL directory elsewhere. Refused while a postmaster runs in
     /// it. What cannot be removed, or does not look like PostgreSQL's, is renamed to `.failed`.
     ///
@@ -195,7 +128,7 @@ impl Server {
         })
         .await;
         match removed {
-            Ok(()) => Ok(()),
+            Ok(()) => self.mark_finished(),
             Err(error) => {
                 tracing::warn!(
                     "could not remove {} ({error}), it is renamed instead",
@@ -216,7 +149,53 @@ impl Server {
         let path = data_dir.clone();
         blocking(move || set_aside(&path))
             .await
-            .map_err(Error::file("rename", data_dir))
+            .map_err(Error::file("rename", data_dir))?;
+        self.mark_finished()
+    }
+
+    /// The directories elsewhere that belong to what is in the data directory now, or was moved aside for a copy.
+    pub(crate) fn linked_elsewhere(&self) -> Elsewhere {
+        let data_dir = self.data_dir();
+        let mut elsewhere = Elsewhere::default();
+        for (root, is_former) in [
+            (data_dir.clone(), false),
+            (with_suffix(&data_dir, former::SUFFIX), true),
+        ] {
+            for (link, target) in linked_directories(&root) {
+                let target = if is_former {
+                    target
+                        .to_str()
+                        .and_then(|path| path.strip_suffix(".former"))
+                        .map_or(target.clone(), PathBuf::from)
+                } else {
+                    target
+                };
+                let places = if link == root.join("pg_wal") {
+                    &mut elsewhere.wal
+                } else {
+                    &mut elsewhere.tablespaces
+                };
+                places.push(target);
+            }
+        }
+        elsewhere
+    }
+
+    /// The directory's contents, whether or not they are complete.
+    pub(crate) fn holds_a_cluster(&self) -> bool {
+        look_at(&self.data_dir()) == DataDirectory::Filled
+    }
+
+    /// # Errors
+    /// [`Error::Unsuitable`] while the directory is being filled, or when that was cut off.
+    pub(crate) fn refuse_unfinished(&self) -> Result<()> {
+        if self.data_directory() == DataDirectory::Unfinished {
+            return Err(Error::Unsuitable(format!(
+                "{} is a copy that was not finished: it has to be copied anew",
+                self.data_dir().display()
+            )));
+        }
+        Ok(())
     }
 
     fn refuse_while_running(&self, what: &str) -> Result<()> {
@@ -228,33 +207,6 @@ impl Server {
             ))),
             None => Ok(()),
         }
-    }
-}
-
-/// What a program leaves that is ended before it has filled a directory: marked, even if that is so soon that
-/// [`Server::mark_when_filled`] has not seen its first file.
-pub(crate) struct Leftovers(pub(crate) PathBuf);
-
-impl Drop for Leftovers {
-    fn drop(&mut self) {
-        if has_first_files(&self.0) && !self.0.join(UNFINISHED).exists() {
-            mark_unfinished(&self.0, None);
-        }
-    }
-}
-
-fn has_first_files(data_dir: &Path) -> bool {
-    FIRST_FILES.iter().any(|file| data_dir.join(file).exists())
-}
-
-fn mark_unfinished(data_dir: &Path, pid: Option<u32>) {
-    let process = pid
-        .and_then(|pid| i32::try_from(pid).ok())
-        .and_then(|pid| Postmaster::open(pid, 0));
-    let started = process.as_ref().and_then(Postmaster::started_ticks).unwrap_or(0);
-    let text = format!("{} {started}\n", process.map_or(0, |process| process.pid()));
-    if let Err(error) = write_if_changed(&data_dir.join(UNFINISHED), &text, 0o600) {
-        tracing::warn!("the directory could not be marked as unfinished: {error}");
     }
 }
 

@@ -117,6 +117,21 @@ impl Error {
         matches!(self, Self::Sql { sqlstate: Some(code), .. } if code == "57014")
     }
 
+    /// The server ended because its data cannot be recovered or is of another history: another start would not help
+    /// (PostgreSQL source, `xlogrecovery.c`).
+    #[must_use]
+    pub fn is_of_a_useless_copy(&self) -> bool {
+        const MESSAGES: [&str; 6] = [
+            "is not a child of this server's history",
+            "does not contain minimum recovery point",
+            "could not locate a valid checkpoint record",
+            "could not locate required checkpoint record",
+            "WAL ends before end of online backup",
+            "WAL ends before consistent recovery point",
+        ];
+        matches!(self, Self::StartFailed { log } if MESSAGES.iter().any(|message| log.contains(message)))
+    }
+
     /// The server's error code, if it was the server that refused.
     #[must_use]
     pub fn sqlstate(&self) -> Option<&str> {

@@ -2,9 +2,11 @@
 //! differ from what is there.
 
 pub mod configuration;
+pub(crate) mod memory_file;
 pub mod passfile;
 pub mod pg_hba;
 pub mod postgresql_conf;
+pub mod resolve;
 pub mod signal;
 
 use crate::{Error, Result};

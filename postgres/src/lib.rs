@@ -3,6 +3,7 @@
 //! This package acts and observes; it decides nothing about the cluster. [`Server`] is the handle; it is cheap to
 //! clone. Every call that waits takes a deadline and may be dropped at any await.
 
+mod archive;
 pub mod bootstrap;
 pub mod callbacks;
 pub mod citus;

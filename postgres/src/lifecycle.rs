@@ -171,6 +171,7 @@ impl Server {
             )));
         }
         self.refuse_half_rewound()?;
+        self.refuse_unfinished()?;
         self.forget_version();
         self.wait_for_leftovers(deadline).await?;
         if matches!(options.recovery, Recovery::Follow(_)) {

@@ -1,5 +1,6 @@
 //! The postmaster as a process: recognising it, launching it, waiting for what happens to it.
 
+pub(crate) mod group;
 pub mod launch;
 pub mod pidfile;
 pub mod postmaster;

@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) callbacks: Mutex<Callbacks>,
     /// The copy that is being made.
     pub(crate) copying: CopyingCell,
+    /// How many copies of each method could not follow the cluster, in a row.
+    pub(crate) failed_copies: Mutex<BTreeMap<String, u32>>,
     pub(crate) standby_timeline: Mutex<StandbyTimeline>,
     pub(crate) postmaster: Mutex<LastSeen>,
 }
@@ -86,6 +88,7 @@ impl Server {
                 follow: Mutex::default(),
                 callbacks: Mutex::default(),
                 copying: CopyingCell::default(),
+                failed_copies: Mutex::default(),
                 standby_timeline: Mutex::default(),
                 postmaster: Mutex::default(),
             }),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use config::{LocalConfig, Map, Problems};
+use postgres::files::resolve::canonical;
 
 /// Where to read, and read again.
 pub(crate) struct ConfigurationSource {
@@ -71,7 +72,18 @@ impl ConfigurationSource {
         let (mut local, problems) = LocalConfig::load(&self.files()?, &self.variables)?;
         let here = std::env::current_dir().context("could not find out the working directory")?;
         local.resolve_paths(&here);
+        resolve_data_dir(&mut local);
         Ok((local, problems))
+    }
+}
+
+/// One name for the data directory, and for the configuration's when that is in it, however they are written.
+fn resolve_data_dir(local: &mut LocalConfig) {
+    let postgresql = &mut local.postgresql;
+    postgresql.data_dir = canonical(&postgresql.data_dir);
+    let config_dir = canonical(&postgresql.config_dir);
+    if config_dir.starts_with(&postgresql.data_dir) {
+        postgresql.config_dir = config_dir;
     }
 }
 

@@ -229,7 +229,8 @@ impl World {
 
     async fn look_at_data_directory(&self) -> DataDirectory {
         match self.server.data_directory() {
-            postgres::DataDirectory::Empty => DataDirectory::Empty,
+            // What a copy that was cut off has left is replaced or taken up by the next one.
+            postgres::DataDirectory::Empty | postgres::DataDirectory::Unfinished => DataDirectory::Empty,
             postgres::DataDirectory::Inaccessible(why) => DataDirectory::Inaccessible(why),
             postgres::DataDirectory::Incomplete(why) => DataDirectory::Present {
                 control: Err(why),

@@ -17,7 +17,7 @@ use ha::memory::Memory;
 use ha::pg::{MemberName, Role, ServerState};
 use ha::step::Exit;
 use postgres::process::{DetachedLauncher, Launcher, Readiness};
-use postgres::{Instant, Server, ServerOptions, StatusWants, StopMode, StopOptions};
+use postgres::{DataDirectory, Instant, Server, ServerOptions, StatusWants, StopMode, StopOptions};
 use tokio::sync::watch;
 
 use super::apply::Applier;
@@ -92,6 +92,10 @@ pub(crate) async fn run(path: Option<PathBuf>, log: &Log) -> anyhow::Result<Exit
             () = set_aside(&server) => {}
             never = pulse.beat_until(None) => match never {},
         }
+    }
+    // A copy that the end of the agent cuts off ends before it.
+    if let Err(error) = server.end_filling().await {
+        tracing::error!("{error}");
     }
     server.leave_callbacks().await;
     if let Some(guard) = guard {
@@ -262,9 +266,41 @@ async fn start_rest(
         .map_err(|error| anyhow::anyhow!("{error}"))
 }
 
+/// An agent before this one was ended while it created the cluster: what there is of it lacks roles, or half its files.
+async fn after_cut_off_creation(server: &Server) -> anyhow::Result<Memory> {
+    tracing::warn!(
+        "the creation of the cluster in {} was cut off: it is created again",
+        server.data_dir().display()
+    );
+    if server.data_directory() == DataDirectory::Unfinished {
+        server.remove_unfinished_copy().await?;
+    } else {
+        set_aside(server).await;
+    }
+    anyhow::ensure!(
+        !server.is_unfinished_cluster()?,
+        "{} holds a cluster that was never completed and could not be set aside; move it away and start again",
+        server.data_dir().display()
+    );
+    let role = server.role_of_data_directory();
+    let role = if role == Role::Primary {
+        Role::Demoted
+    } else {
+        role
+    };
+    Ok(Memory {
+        creation_was_cut_off: role == Role::Uninitialized,
+        ..Memory::new(role, ServerState::Stopped)
+    })
+}
+
 /// What a daemon knows of its server before the first cycle. Nothing is started before the DCS was read.
 async fn first_memory(server: &Server, retry_timeout: Duration) -> anyhow::Result<Memory> {
     server.end_abandoned_rewind().await?;
+    server.end_filling().await?;
+    if server.is_unfinished_cluster()? {
+        return after_cut_off_creation(server).await;
+    }
     server.remove_unfinished_copy().await?;
     let role = server.role_of_data_directory();
     let postmaster = server.postmaster().map_err(|error| {

@@ -21,6 +21,7 @@ mod citus;
 mod comparison;
 mod configuration;
 mod configure;
+mod copies;
 mod crash;
 mod ctl;
 mod dcs_outage;

@@ -13,7 +13,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 /// `<data_dir>.former`; WAL directory and tablespaces likewise.
-const SUFFIX: &str = "former";
+pub(super) const SUFFIX: &str = "former";
 
 /// Says in a directory that was moved aside that it was, so that no other of that name is ever removed.
 const MARK: &str = "tamada.former";
@@ -27,7 +27,7 @@ impl Server {
     pub(crate) async fn make_place(&self) -> Result<()> {
         self.refuse_while_running("replaced")?;
         // What made it may have been killed a moment ago, and not be gone.
-        self.remove_unfinished_copy().await?;
+        self.discard_unfinished().await?;
         let data_dir = self.data_dir();
         let moved = blocking({
             let data_dir = data_dir.clone();

@@ -1,5 +1,6 @@
 //! libpq's password file (PostgreSQL manual, "The Password File"), and credentials for programs that are run once.
 
+use super::memory_file::MemoryFile;
 use super::write_if_changed;
 use crate::conninfo::Conninfo;
 use crate::{Error, Result};
@@ -8,7 +9,6 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use tempfile::TempDir;
 
 /// The lines for a connection: one for each host, and `localhost` beside a directory of sockets.
 #[must_use]
@@ -57,10 +57,10 @@ pub fn write(path: &Path, lines: &str) -> Result<bool> {
     write_if_changed(path, lines, 0o600)
 }
 
-/// A connection string for the command line of a program, with its secrets in files beside it, which go when this is
+/// A connection string for the command line of a program, with its secrets in files in memory, which go when this is
 /// dropped.
 pub(crate) struct Credentials {
-    _directory: TempDir,
+    _files: Vec<MemoryFile>,
     /// Without any secret.
     pub(crate) conninfo: Conninfo,
     /// Tells libpq where the secrets are.
@@ -70,34 +70,25 @@ pub(crate) struct Credentials {
 impl Credentials {
     /// For `conninfo` with the password and passphrase of `role`.
     pub(crate) fn new(mut conninfo: Conninfo, role: &Role) -> Result<Self> {
-        let directory = tempfile::Builder::new()
-            .prefix("tamada-")
-            .tempdir()
-            .map_err(Error::file("create a directory in", std::env::temp_dir()))?;
         let mut env = BTreeMap::new();
-        let passfile = directory.path().join("pgpass");
         let password = role.password.as_ref().map(|secret| secret.reveal().to_owned());
-        write(
-            &passfile,
-            &password
-                .map(|password| lines(&conninfo, &password))
-                .unwrap_or_default(),
-        )?;
-        env.insert("PGPASSFILE".into(), passfile.into_os_string());
+        let text = password
+            .map(|password| lines(&conninfo, &password))
+            .unwrap_or_default();
+        let passfile = MemoryFile::new("the password file", &text)?;
+        env.insert("PGPASSFILE".into(), passfile.path().into_os_string());
+        let mut files = vec![passfile];
         if let Some(passphrase) = &role.sslpassword {
-            let services = directory.path().join("pg_service.conf");
-            write_if_changed(
-                &services,
-                format!("[server]\nsslpassword={}\n", passphrase.reveal()),
-                0o600,
-            )?;
-            env.insert("PGSERVICEFILE".into(), services.into_os_string());
+            let text = format!("[server]\nsslpassword={}\n", passphrase.reveal());
+            let services = MemoryFile::new("the service file", &text)?;
+            env.insert("PGSERVICEFILE".into(), services.path().into_os_string());
+            files.push(services);
             conninfo = conninfo.with("service", "server");
         }
         conninfo.set("password", None::<String>);
         conninfo.set("sslpassword", None::<String>);
         Ok(Self {
-            _directory: directory,
+            _files: files,
             conninfo,
             env,
         })

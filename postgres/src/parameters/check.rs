@@ -2,9 +2,9 @@
 //! (`postgres -C`). It knows its own names, ranges, units and words, those of no sample file included.
 
 use crate::command::Invocation;
+use crate::files::memory_file::MemoryFile;
 use crate::files::postgresql_conf::line;
-use crate::files::write_if_changed;
-use crate::{Error, Instant, Result};
+use crate::{Instant, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -25,9 +25,14 @@ pub(crate) async fn accepted(
     parameters: &BTreeMap<String, String>,
     deadline: Instant,
 ) -> Result<BTreeMap<String, String>> {
-    let directory =
-        tempfile::tempdir().map_err(Error::file("create a directory in", std::env::temp_dir()))?;
-    let file = directory.path().join("check.conf");
+    // Where that is not possible the start tells what is wrong with them.
+    let mut file = match MemoryFile::new("the file with the parameters to check", "") {
+        Ok(file) => file,
+        Err(error) => {
+            tracing::warn!("the parameters are not checked: {error}");
+            return Ok(parameters.clone());
+        }
+    };
     let mut accepted = parameters.clone();
     // Each round mends at least one parameter, and none twice.
     for _ in 0..=parameters.len() * 2 {
@@ -37,10 +42,13 @@ pub(crate) async fn accepted(
             .filter(|(name, _)| !matches!(name.as_str(), "lc_messages" | "config_file" | "data_directory"))
             .map(|(name, value)| line(name, value))
             .collect();
-        write_if_changed(&file, &text, 0o600)?;
-        let output = Invocation::new(program, ["-C", "max_connections", "-D"])
-            .arg(directory.path())
-            .arg(format!("--config-file={}", file.display()))
+        if let Err(error) = file.replace(&text) {
+            tracing::warn!("the parameters are not checked: {error}");
+            return Ok(accepted);
+        }
+        // Nothing is read from the data directory: one without a file of ALTER SYSTEM does.
+        let output = Invocation::new(program, ["-C", "max_connections", "-D", "/"])
+            .arg(format!("--config-file={}", file.path().display()))
             .env("LC_ALL", "C")
             .run(deadline)
             .await?;

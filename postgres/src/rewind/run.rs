@@ -4,6 +4,7 @@
 //! finished is neither the old state nor the new one, and no server may be started on it. pg_rewind removes what the source
 //! does not have, that file too, so it is put back while pg_rewind runs.
 
+use crate::archive::Waiting;
 use crate::command::Invocation;
 use crate::control::fill_placeholders;
 use crate::files::passfile::Credentials;
@@ -57,6 +58,8 @@ pub enum Rewound {
     Failed(String),
     /// It failed, and the source does not answer: another one, or the same at another time, may do.
     SourceLost(String),
+    /// It was not begun: WAL that may yet be archived would be thrown away.
+    WalWaits(String),
 }
 
 impl Server {
@@ -72,8 +75,18 @@ impl Server {
                 "pg_rewind needs PostgreSQL to be stopped".to_owned(),
             ));
         }
+        self.end_abandoned_rewind().await?;
         self.wait_for_leftovers(deadline).await?;
-        self.archive_ready_segments(deadline).await;
+        match self.archive_waiting(deadline).await {
+            Ok(Waiting::Nothing) => {}
+            Ok(Waiting::StillWaiting(why)) => return Ok(Rewound::WalWaits(why)),
+            Ok(Waiting::Unable(why, files)) => {
+                if let Err(error) = self.keep_waiting_wal(&why, &files) {
+                    return Ok(Rewound::WalWaits(format!("{error} ({why})")));
+                }
+            }
+            Err(error) => return Ok(Rewound::WalWaits(error.to_string())),
+        }
         let was_half_rewound = self.is_half_rewound();
         let role = self.rewind_role();
         let credentials = Credentials::new(self.conninfo_to(leader, &role), &role)?;

@@ -261,11 +261,12 @@ async fn a_method_keeps_the_data_and_needs_no_leader(installation: Installation)
     assert_eq!(seen("copy").trim(), "--level=5");
     assert_eq!(b.server.methods_without_leader().len(), 2);
 
-    // Of those that standby_cluster names none works: nothing half done stays.
+    // Of those that standby_cluster names none works: the data is kept for the next try, and nothing is started on it.
     let named = CloneMethods::Named(vec!["fail".to_owned()]);
     let error = clone(named).await.unwrap_err().to_string();
     assert!(error.contains("exit code 4"), "{error}");
-    assert_eq!(b.server.data_directory(), DataDirectory::Empty);
+    assert!(mine.exists());
+    assert_eq!(b.server.data_directory(), DataDirectory::Unfinished);
 }
 
 async fn a_copy_is_marked_from_its_first_file_on(installation: Installation) {
@@ -329,7 +330,7 @@ async fn a_copy_that_is_broken_off_is_recognised(installation: Installation) {
     until("the copy is marked", async || mark.exists()).await;
     assert_eq!(
         a.server.data_directory(),
-        DataDirectory::Filled,
+        DataDirectory::Unfinished,
         "it looks finished but for the mark"
     );
     let pid: i32 = fs::read_to_string(dir.path().join("pid"))

@@ -205,6 +205,7 @@ impl Node {
             .await
             .unwrap();
         assert!(!restart);
+        self.server.finish_new_cluster().unwrap();
     }
 
     pub(crate) async fn start(&self, recovery: Recovery) -> Postmaster {

@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests")]
 
+mod archive;
 mod bootstrap;
 mod bring_up;
 mod broken;
@@ -17,6 +18,7 @@ mod rewind;
 mod scripts;
 mod settings;
 mod standby;
+mod unfinished;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::ExitCode;
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     }
     harness::give_up_root();
     let tests: Vec<(&str, harness::Test)> = [
+        archive::TESTS,
         bring_up::TESTS,
         settings::TESTS,
         replication::TESTS,
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         bootstrap::TESTS,
         scripts::TESTS,
         standby::TESTS,
+        unfinished::TESTS,
     ]
     .concat();
     let mut trials = Vec::new();

@@ -34,7 +34,9 @@ pub(super) async fn rewind(context: &Context, source: &Source) -> Result<TaskOut
         .map_err(failed)?
     {
         Rewound::Done => Ok(TaskOutcome::Success),
-        Rewound::SourceLost(output) => Ok(TaskOutcome::SourceNotReady(Some(output))),
+        Rewound::WalWaits(output) | Rewound::SourceLost(output) => {
+            Ok(TaskOutcome::SourceNotReady(Some(output)))
+        }
         Rewound::Failed(output) => Err(format!("pg_rewind failed: {output}")),
     }
 }
