@@ -1,10 +1,14 @@
 //! `restart`: restarts PostgreSQL on members, at once or later.
 
+use std::time::Duration;
+
 use clap::Args;
 use ha::cluster::Member;
+use ha::pg::ServerState;
 use jiff::{ToSpan, Zoned};
 use net::http::{Method, StatusCode};
 use serde_json::{Map, Value};
+use tokio::time::sleep;
 
 use super::awaited;
 use super::console::print_line;
@@ -104,7 +108,7 @@ impl Restart {
                     print_line(&failure(&response, member, "flush scheduled restart"))?;
                 }
             }
-            restart(session, member, &body).await?;
+            restart(session, member, &body, &self.cluster_name).await?;
         }
         Ok(())
     }
@@ -163,12 +167,29 @@ fn one_of(members: Vec<&Member>) -> Vec<&Member> {
     members.into_iter().skip(index).take(1).collect()
 }
 
-async fn restart(session: &Session, member: &Member, body: &Value) -> Result<(), Error> {
+/// How often a member is looked at that restarts by itself.
+const POLL: Duration = Duration::from_secs(1);
+
+async fn restart(session: &Session, member: &Member, body: &Value, cluster_name: &str) -> Result<(), Error> {
     let name = &member.name;
+    let goes_on = format!(
+        "The restart of {name} goes on: \"list {cluster_name}\" shows it; no other member is restarted"
+    );
     let progress = Progress::begin(awaited::answer("restart", name.as_str()));
     let look = async || awaited::restart(name.as_str(), &session.status(member).await?);
     let asked = session.request(member, (Method::POST, "restart"), Some(body), RESTART);
-    let response = progress.during(look, asked).await?;
+    let response = session
+        .while_it_goes_on(goes_on, progress.during(look, asked))
+        .await?;
+    if body.get("restart_pending").is_some() && is_refused(&response) {
+        let own = own_restart(session, member);
+        let look = async || awaited::restart(name.as_str(), &session.status(member).await?);
+        if progress.during(look, own).await {
+            return print_line(&format!(
+                "Success: restart on member {name} is not needed any more: it has restarted meanwhile"
+            ));
+        }
+    }
     print_line(&match response.status {
         StatusCode::OK => format!("Success: restart on member {name}"),
         StatusCode::ACCEPTED => format!("Success: restart scheduled on member {name}"),
@@ -177,9 +198,49 @@ async fn restart(session: &Session, member: &Member, body: &Value) -> Result<(),
     })
 }
 
+/// Whether a member that needed a restart, and has refused it, has restarted by itself: such as after a setting that it
+/// takes from the primary was changed. A restart that still runs is waited for.
+async fn own_restart(session: &Session, member: &Member) -> bool {
+    loop {
+        match session.status(member).await.as_ref().map(after_own_restart) {
+            Some(Some(is_done)) => return is_done,
+            Some(None) => sleep(POLL).await,
+            None => return false,
+        }
+    }
+}
+
+/// Whether a member's status document says that it runs and needs no restart; `None` while it restarts.
+fn after_own_restart(document: &Value) -> Option<bool> {
+    let state = document.get("state").and_then(Value::as_str);
+    match state.and_then(ServerState::parse) {
+        Some(ServerState::Restarting | ServerState::Stopping | ServerState::Starting) => None,
+        Some(ServerState::Running) => Some(document.get("pending_restart") != Some(&Value::Bool(true))),
+        _ => Some(false),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::check_server_version;
+    use serde_json::json;
+
+    use super::{after_own_restart, check_server_version};
+
+    #[test]
+    fn a_member_that_has_restarted_by_itself_needs_none() {
+        for (document, expected) in [
+            (json!({"state": "running"}), Some(true)),
+            (json!({"state": "running", "pending_restart": true}), Some(false)),
+            (json!({"state": "restarting", "pending_restart": true}), None),
+            (json!({"state": "starting"}), None),
+            (json!({"state": "stopping"}), None),
+            (json!({"state": "start failed"}), Some(false)),
+            (json!({"state": "stopped"}), Some(false)),
+            (json!({}), Some(false)),
+        ] {
+            assert_eq!(after_own_restart(&document), expected, "{document}");
+        }
+    }
 
     #[test]
     fn a_version_is_complete() {
