@@ -150,7 +150,9 @@ impl Loader<'_, '_> {
         let (value, nodes) = match self.anchors.get(anchor) {
             Some(Some((value, nodes))) => (value.clone(), *nodes),
             Some(None) => return Err(self.error(mark, format!("the alias *{anchor} contains itself"))),
-            None => return Err(self.error(mark, format!("found undefined alias *{anchor}"))),
+            None => return Err(self.error(mark, format!(
+                    "found undefined alias *{anchor}: a text that begins with `*` needs quotes, as in `\"*{anchor}\"`"
+                ))),
         };
         self.count_nodes(mark, nodes)?;
         Ok(value)
@@ -408,6 +410,9 @@ fn hint(problem: &str) -> Option<&'static str> {
         "did not find expected ',' or '}'" => "expected `,` or the `}` that closes the mapping",
         "found character that cannot start any token" => {
             "expected a value; a text that begins with a tab, `@`, `` ` `` or `%` needs quotes"
+        }
+        "did not find expected alphabetic or numeric character" => {
+            "a text that begins with `*` or `&` needs quotes, as in `listen: \"*:5432\"`"
         }
         "found unexpected end of stream" => "expected the quote that closes the text",
         _ => return None,

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use config::Etcd3Config;
+use config::{Etcd3Config, EtcdEndpoints};
 use etcd_client::DeleteOptions;
 use ha::cluster::{Cluster, Expired, Leader, Version};
 use ha::pg::MemberName;
@@ -488,10 +488,22 @@ impl Dcs for Etcd3 {
     }
 }
 
+/// The configured endpoints as people write them.
+fn shown(endpoints: &EtcdEndpoints) -> String {
+    match endpoints {
+        EtcdEndpoints::Proxy(proxy) => proxy.to_string(),
+        EtcdEndpoints::Srv { domain, .. } => domain.clone(),
+        EtcdEndpoints::Hosts(hosts) => {
+            let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+            hosts.join(",")
+        }
+    }
+}
+
 /// The configured endpoints; checks on the way that the certificates can be used.
 async fn configured(config: &Etcd3Config, timing: Timing) -> Result<Vec<String>, Error> {
     const OPERATION: &str = "connect to etcd";
-    let endpoint = format!("{:?}", config.endpoints);
+    let endpoint = shown(&config.endpoints);
     let tls = link::tls(config);
     if let Err(error) = tls.client_config() {
         return Err(Error::Fatal(Failure {

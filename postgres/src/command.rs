@@ -1,5 +1,6 @@
 //! Running other programs: with a deadline, a bounded capture of what they print, and never leaving them behind.
 
+use crate::error::Whose;
 use crate::process::launch::last_lines;
 use crate::{Error, Instant, Result, Server};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -67,6 +68,15 @@ impl Invocation {
         self
     }
 
+    fn whose(&self) -> Whose {
+        // Commands of the configuration write where the agent writes.
+        if self.inherits_output {
+            Whose::Configured
+        } else {
+            Whose::PostgreSql
+        }
+    }
+
     pub(crate) fn name(&self) -> String {
         self.program
             .file_name()
@@ -100,6 +110,7 @@ impl Invocation {
             .spawn()
             .map_err(|source| Error::Spawn {
                 program: self.program.display().to_string(),
+                whose: self.whose(),
                 source,
             })?;
         let group = child
@@ -159,6 +170,7 @@ impl Running {
             }
             status.map_err(|source| Error::Spawn {
                 program: invocation.name(),
+                whose: invocation.whose(),
                 source,
             })?
         };

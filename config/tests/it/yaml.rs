@@ -92,7 +92,9 @@ fn a_broken_file_is_named_with_line_and_column_and_what_was_expected() {
     );
     error(
         "a: *nowhere\n",
-        expect!["patroni.yml:1:4: found undefined alias *nowhere"],
+        expect![
+            "patroni.yml:1:4: found undefined alias *nowhere: a text that begins with `*` needs quotes, as in `\"*nowhere\"`"
+        ],
     );
     error(
         "a: &x [*x]\n",

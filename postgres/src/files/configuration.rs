@@ -132,8 +132,16 @@ impl Server {
         if recovery != Some(&Recovery::Keep)
             && let Ok(text) = fs::read_to_string(&auto)
         {
-            let cleaned = postgresql_conf::without_recovery_settings(&text);
+            let (cleaned, removed) = postgresql_conf::without_recovery_settings(&text);
             if write_configuration(&auto, &cleaned, &settings.local.data_dir)? {
+                if !removed.is_empty() {
+                    tracing::warn!(
+                        "removed {} from {}: the agent sets it; set it in the section postgresql of the configuration \
+                         (recovery_conf), not with ALTER SYSTEM",
+                        removed.join(", "),
+                        auto.display()
+                    );
+                }
                 changed.push(name_of(&auto));
             }
         }
