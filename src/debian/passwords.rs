@@ -68,7 +68,8 @@ impl Passwords {
     pub(super) fn put_into(&self, text: &str) -> (String, Vec<&'static str>) {
         let mut text = text.to_owned();
         let mut missing = Vec::new();
-        let quoted = |password: &str| config::yaml::dump_flow(&config::Value::from(password));
+        // A text in JSON is one in YAML, whatever is in it.
+        let quoted = |password: &str| serde_json::Value::from(password).to_string();
         let (superuser, replication, rewind) = (
             quoted(&self.superuser),
             quoted(&self.replication),
@@ -78,22 +79,19 @@ impl Passwords {
             (
                 "a password for replication",
                 "      password: \"rep-pass\"\n",
-                format!("      password: {}\n", replication.trim()),
+                format!("      password: {}\n", replication),
             ),
             (
                 "a password for the superuser",
                 "      username: \"postgres\"\n#      password: \"change-me\"\n",
-                format!(
-                    "      username: \"postgres\"\n      password: {}\n",
-                    superuser.trim()
-                ),
+                format!("      username: \"postgres\"\n      password: {}\n", superuser),
             ),
             (
                 "a role for pg_rewind",
                 "#    rewind:\n#      username: \"rewind\"\n#      password: \"change-me\"\n",
                 format!(
                     "    rewind:\n      username: \"rewind\"\n      password: {}\n",
-                    rewind.trim()
+                    rewind
                 ),
             ),
             (
@@ -147,14 +145,23 @@ mod tests {
             assert_eq!(word.len(), LENGTH);
             assert!(word.bytes().all(|byte| ALPHABET.contains(&byte)));
         }
-        let filled = template::fill(
-            template::BUILT_IN,
-            &[
-                ("HOSTNAME", "node1"),
-                ("NETWORK", "10.0.0.0/24"),
-                ("DCS_CONFIG", "etcd3: {host: h}"),
-            ],
-        );
+        let mut values = vec![
+            ("HOSTNAME", "node1"),
+            ("NETWORK", "10.0.0.0/24"),
+            ("DCS_CONFIG", "etcd3: {host: h}"),
+        ];
+        let others = [
+            "VERSION",
+            "CLUSTER",
+            "HOSTIP",
+            "LISTEN_VIP",
+            "DATADIR_BASE",
+            "API_PORT",
+            "PORT",
+            "SCRIPTS",
+        ];
+        values.extend(others.map(|name| (name, "1")));
+        let filled = template::fill(template::BUILT_IN, &values);
         let (text, missing) = passwords.put_into(&filled);
         assert_eq!(missing, Vec::<&str>::new());
         for gone in ["rep-pass", "\"change-me\"", " md5"] {
