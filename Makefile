@@ -3,13 +3,16 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build release deb rpm tarball fmt lint check test test-all demo clean
+.PHONY: help deps deps-demo build release deb rpm tarball fmt lint check test test-all demo clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 deps: ## install what is missing on this machine
 	@./scripts/install-deps.sh
+
+deps-demo:
+	@./scripts/install-deps.sh demo
 
 build: ## build for development
 	@./scripts/install-deps.sh build
@@ -49,7 +52,7 @@ test: ## everything that must hold: check, and the tests with PostgreSQL, etcd a
 test-all: ## test, and the tests that take too long for every day
 	@./scripts/test.sh all
 
-demo: deps release ## a cluster of three on this machine, to look at and to break
+demo: deps-demo release ## a cluster of three on this machine, to look at and to break
 	@./scripts/demo.sh
 
 clean: ## remove what was built and fetched

@@ -261,17 +261,46 @@ leader() {
 
 table() { "$inside/tamada" ctl -c "$inside/pg1.yml" list 2>&1 || true; }
 
+# What a person would have to type otherwise: connection strings and configuration files are longer than a line.
+write_commands() {
+    printf '#!/bin/sh\nexec %s/psql "%s" "$@"\n' "$bin" "$conninfo" >"$inside/psql"
+    printf '#!/bin/sh\nexec %s/tamada ctl -c %s/pg1.yml "$@"\n' "$inside" "$inside" >"$inside/ctl"
+    chmod 755 "$inside/psql" "$inside/ctl"
+}
+
 how_to() {
     local primary
     primary=$(leader)
-    echo "Connect      $bin/psql '$conninfo'"
+    echo "Connect      $inside/psql"
     if [ -n "$primary" ]; then
-        echo "Kill $primary     kill -9 ${agent[$primary]} $(postmaster "$primary")      the primary with its agent; it comes back after a while"
+        echo "Kill $primary     kill -9 ${agent[$primary]} $(postmaster "$primary")      (primary and agent; it comes back)"
     else
         echo "Kill ...     there is no primary now"
     fi
-    echo "Switch over  $inside/tamada ctl -c $inside/pg1.yml switchover demo --force"
+    echo "Switch over  $inside/ctl switchover demo --force"
+    echo "Why?         $inside/ctl why"
     echo "Logs         $inside/*.log"
+}
+
+# The columns of the table that fit on a small screen.
+small_table() {
+    local text
+    text=$("$inside/ctl" list -f tsv 2>&1) || { echo "$text" && return; }
+    awk -F '\t' '{ printf "%-7s %-16s %-8s %-18s %3s %8s\n", $2, $3, $4, $5, $6, NR == 1 ? "Lag (MB)" : $10 }' <<<"$text"
+}
+
+# What the last change of the leader was, and how long nobody could write.
+last_change=
+change_shown=
+changes() {
+    local lines
+    lines=$(wc -l <"$inside/events")
+    # It is told by all members together, and only after it has happened.
+    if [ "$lines" != "$change_shown" ] || [ -z "$last_change" ]; then
+        last_change=$("$inside/ctl" why 2>/dev/null | grep -E '^(failover|switchover|return|planned|manual)|no writes for' || true)
+        change_shown=$lines
+    fi
+    fold -s -w 79 <<<"$last_change"
 }
 
 draw() {
@@ -279,12 +308,16 @@ draw() {
     text=$(
         echo "Three PostgreSQL servers, one primary. Ctrl-C ends and removes everything."
         echo
-        table
+        small_table
         echo
         how_to
         echo
-        tail -n 12 "$inside/events"
+        tail -n 5 "$inside/events"
+        echo
+        changes
     )
+    # A terminal of 80 columns and 24 lines has room for it.
+    text=$(cut -c 1-79 <<<"$text" | head -n 23)
     printf '\e[H%s\e[J' "${text//$'\n'/$'\e[K\n'}"
 }
 
@@ -328,6 +361,7 @@ show() {
 # ---- the play
 
 : >"$inside/events"
+write_commands
 run etcd --name demo --data-dir "$inside/etcd" --logger zap --log-level warn --initial-cluster-state new \
     --initial-cluster "demo=http://127.0.0.1:$etcd_peer_port" \
     --listen-peer-urls "http://127.0.0.1:$etcd_peer_port" \
@@ -378,5 +412,6 @@ primary=$(leader)
 echo "killing $primary"
 kill -9 "${agent[$primary]}" "$(postmaster "$primary")"
 wait_until "failover" 60 grep -q "the primary was $primary and is" "$inside/events"
+"$inside/ctl" why
 wait_until "$primary has come back as a replica" 60 healthy
 [ "$(leader)" != "$primary" ] || fail "$primary is the primary again"

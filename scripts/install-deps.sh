@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs what the build, the tests and the demo need on Debian or Ubuntu, and only what is missing.
-#   install-deps.sh           everything
+#   install-deps.sh           everything: the build, and what the tests start
 #   install-deps.sh build     only what `cargo build` needs
+#   install-deps.sh demo      that, PostgreSQL and etcd
 #   install-deps.sh package   that, and what packages are made with
-# As root, or with sudo. Installs no service that starts by itself and creates no PostgreSQL cluster.
+# As root, or with sudo. No service that comes with it is started, now or at boot, and no PostgreSQL cluster is created.
 set -euo pipefail
 
 packages=()
@@ -31,6 +32,10 @@ package)
     want binutils command -v objdump
     want xz-utils command -v xz
     ;;
+demo)
+    want postgresql any_file '/usr/lib/postgresql/*/bin/initdb'
+    want etcd-server command -v etcd
+    ;;
 all)
     want postgresql any_file '/usr/lib/postgresql/*/bin/initdb'
     want etcd-server command -v etcd
@@ -45,7 +50,7 @@ all)
     want python3-venv /usr/bin/python3 -c 'import ensurepip, venv'
     ;;
 *)
-    echo "install-deps.sh: unknown set of packages '$1': give 'build', 'package' or nothing" >&2
+    echo "install-deps.sh: unknown set of packages '$1': give 'build', 'demo', 'package' or nothing" >&2
     exit 2
     ;;
 esac
@@ -106,5 +111,21 @@ attempt() {
     return 1
 }
 
+installed() { dpkg-query -W -f '${Package}\n' | sort -u; }
+
+# Debian enables the services of a package. What was installed here only for its programs shall not run after a boot.
+disable_services() {
+    local unit
+    command -v systemctl >/dev/null || return 0
+    while read -r unit; do
+        case $unit in
+        *@.service | *@.timer) ;;
+        *) systemctl --quiet disable "$unit" >/dev/null 2>&1 || true ;;
+        esac
+    done < <(xargs -r dpkg -L 2>/dev/null | grep -E '/systemd/system/[^/]+\.(service|timer|socket)$' | xargs -r -n 1 basename | sort -u)
+}
+
+before=$(installed)
 attempt update
 attempt install --no-install-recommends "${packages[@]}"
+comm -13 <(echo "$before") <(installed) | disable_services

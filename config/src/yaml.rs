@@ -447,6 +447,9 @@ fn hint(problem: &str) -> Option<&'static str> {
         "found character that cannot start any token" => {
             "expected a value; a text that begins with a tab, `@`, `` ` `` or `%` needs quotes"
         }
+        "did not find expected alphabetic or numeric character" => {
+            "a text that begins with `*` or `&` needs quotes, as in `listen: \"*:5432\"`"
+        }
         "found unexpected end of stream" => "expected the quote that closes the text",
         _ => return None,
     })

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use config::Etcd3Config;
+use config::{Etcd3Config, EtcdEndpoints};
 use etcd_client::DeleteOptions;
 use ha::cluster::{Cluster, Expired, Heartbeat, Takeover as Permit, Version};
 use ha::pg::MemberName;
@@ -636,10 +636,22 @@ fn permit(result: &TxnResult) -> Option<(MemberName, Permit)> {
     Some((heartbeat.leader, heartbeat.takeover))
 }
 
+/// The configured endpoints as people write them.
+fn shown(endpoints: &EtcdEndpoints) -> String {
+    match endpoints {
+        EtcdEndpoints::Proxy(proxy) => proxy.to_string(),
+        EtcdEndpoints::Srv { domain, .. } => domain.clone(),
+        EtcdEndpoints::Hosts(hosts) => {
+            let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+            hosts.join(",")
+        }
+    }
+}
+
 /// The configured endpoints; checks on the way that the certificates can be used.
 async fn configured(config: &Etcd3Config, timing: Timing) -> Result<Vec<String>, Error> {
     const OPERATION: &str = "connect to etcd";
-    let endpoint = format!("{:?}", config.endpoints);
+    let endpoint = shown(&config.endpoints);
     let tls = link::tls(config);
     if let Err(error) = tls.client_config() {
         return Err(Error::Fatal(Failure {

@@ -1,6 +1,7 @@
 //! All keys below one prefix at one revision, and what they say about the cluster.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use ha::cluster::{
     Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, Origins, Status, SyncState,
@@ -147,19 +148,34 @@ impl Changes {
 }
 
 fn config(record: &Record) -> Option<ConfigKey> {
-    match serde_json::from_str(&record.value) {
-        Ok(Value::Object(value)) if !value.is_empty() => Some(ConfigKey {
-            version: Version(record.mod_revision),
-            value,
-        }),
-        _ => None,
+    static COMPLAINED: AtomicI64 = AtomicI64::new(0);
+    let value = object(record, "config", &COMPLAINED)?;
+    (!value.is_empty()).then(|| ConfigKey {
+        version: Version(record.mod_revision),
+        value,
+    })
+}
+
+/// The JSON object in a key that people edit. What is none is ignored, and each such value is warned of once.
+fn object(record: &Record, key: &str, complained: &AtomicI64) -> Option<serde_json::Map<String, Value>> {
+    let why = match serde_json::from_str(&record.value) {
+        Ok(Value::Object(object)) => return Some(object),
+        Ok(_) => "it is no object".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let revision = record.mod_revision;
+    if !record.value.is_empty() && complained.swap(revision, Ordering::Relaxed) != revision {
+        tracing::warn!(
+            "the key {key} in the DCS is no JSON object and is ignored, what was in force stays: {why}; write it again, for \
+             config with \"tamada ctl edit-config --replace FILE\""
+        );
     }
+    None
 }
 
 fn failsafe(record: &Record) -> Option<BTreeMap<MemberName, String>> {
-    let Ok(Value::Object(object)) = serde_json::from_str(&record.value) else {
-        return None;
-    };
+    static COMPLAINED: AtomicI64 = AtomicI64::new(0);
+    let object = object(record, "failsafe", &COMPLAINED)?;
     Some(
         object
             .into_iter()

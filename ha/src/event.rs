@@ -22,7 +22,7 @@ use crate::cluster::{FailoverKind, SyncState};
 use crate::facts::Moment;
 use crate::pg::{Lsn, MemberName, Role, ServerState, Timeline};
 use crate::reason::Reason;
-use crate::step::{Exit, StopPurpose, Task, TaskOutcome};
+use crate::step::{Exit, StopMode, StopPurpose, Task, TaskOutcome};
 
 /// The version of an event's form. A change that old readers would misread makes it another one.
 pub const VERSION: u32 = 1;
@@ -127,6 +127,11 @@ pub enum What {
     TaskBegun {
         /// Which.
         task: Task,
+    },
+    /// PostgreSQL was told to stop: its sessions end, so a primary takes no more writes.
+    StopSignalled {
+        /// How.
+        mode: StopMode,
     },
     /// A server that is being stopped has written its shutdown checkpoint, and waits for who still gets its WAL.
     ShutdownCheckpoint {
@@ -321,6 +326,7 @@ impl What {
             Self::Race(_) => "race",
             Self::Demotion { .. } => "demotion",
             Self::TaskBegun { .. } => "task_begun",
+            Self::StopSignalled { .. } => "stop_signalled",
             Self::ShutdownCheckpoint { .. } => "shutdown_checkpoint",
             Self::TaskEnded { .. } => "task_ended",
             Self::Done { .. } => "done",

@@ -8,6 +8,12 @@ use ha::step::Callback;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+/// The program that reports a normal skip by its status.
+const BARMAN: &str = "patroni_barman";
+
+/// The status of `patroni_barman config-switch` when the role is not the one of `--switch-when`.
+const BARMAN_SKIPPED: i32 = 1;
+
 /// The callbacks that run.
 #[derive(Default)]
 pub(crate) struct Callbacks {
@@ -17,6 +23,7 @@ pub(crate) struct Callbacks {
 
 /// A callback's program, and a task that waits for its end.
 struct Started {
+    action: &'static str,
     /// Aborting it kills the program with its children.
     task: JoinHandle<()>,
     /// Lets the program run on by itself.
@@ -60,14 +67,21 @@ impl Server {
             &mut running.other
         };
         if let Some(former) = place.take() {
+            if !former.task.is_finished() {
+                tracing::warn!(
+                    "callback {} still ran and was killed with its children: callback {action} begins",
+                    former.action
+                );
+            }
             former.task.abort();
         }
         // Here and now: the runtime may come to its end before a task is begun.
         match invocation.spawn() {
             Ok(program) => {
                 let (leave, is_left) = oneshot::channel();
-                let task = tokio::spawn(report(action, invocation.name(), program, is_left));
-                *place = Some(Started { task, leave });
+                let skips = command.contains(BARMAN);
+                let task = tokio::spawn(report((action, skips), invocation.name(), program, is_left));
+                *place = Some(Started { action, task, leave });
             }
             Err(error) => tracing::error!("callback {action}: {error}"),
         }
@@ -114,7 +128,13 @@ impl Server {
     }
 }
 
-async fn report(action: &'static str, program: String, mut running: Running, is_left: oneshot::Receiver<()>) {
+/// `skips`: the program may end with [`BARMAN_SKIPPED`] when there is nothing to do.
+async fn report(
+    (action, skips): (&'static str, bool),
+    program: String,
+    mut running: Running,
+    is_left: oneshot::Receiver<()>,
+) {
     let ended = tokio::select! {
         ended = running.wait() => ended,
         Ok(()) = is_left => {
@@ -124,6 +144,10 @@ async fn report(action: &'static str, program: String, mut running: Running, is_
     };
     match ended {
         Ok(status) if status.success() => tracing::debug!("callback {action} has ended"),
+        // patroni_barman has nothing to do in this role.
+        Ok(status) if skips && status.code() == Some(BARMAN_SKIPPED) => {
+            tracing::debug!("callback {action} had nothing to do");
+        }
         Ok(status) => {
             let output = Output {
                 program,

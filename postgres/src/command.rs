@@ -1,6 +1,7 @@
 //! Running other programs: with a deadline, a bounded capture of what they print, and never leaving them behind.
 
 use crate::process::group;
+use crate::error::Whose;
 use crate::process::launch::last_lines;
 use crate::{Error, Instant, Result, Server};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -78,6 +79,15 @@ impl Invocation {
         self
     }
 
+    fn whose(&self) -> Whose {
+        // Commands of the configuration write where the agent writes.
+        if self.inherits_output {
+            Whose::Configured
+        } else {
+            Whose::PostgreSql
+        }
+    }
+
     pub(crate) fn name(&self) -> String {
         self.program
             .file_name()
@@ -111,6 +121,7 @@ impl Invocation {
             .spawn()
             .map_err(|source| Error::Spawn {
                 program: self.program.display().to_string(),
+                whose: self.whose(),
                 source,
             })?;
         let group = child
@@ -175,6 +186,7 @@ impl Running {
             }
             status.map_err(|source| Error::Spawn {
                 program: invocation.name(),
+                whose: invocation.whose(),
                 source,
             })?
         };

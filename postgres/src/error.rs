@@ -27,10 +27,12 @@ pub enum Error {
         source: io::Error,
     },
     /// A program could not be started at all.
-    #[error("could not run {program}: {source}; check postgresql.bin_dir")]
+    #[error("could not run {program}: {source}; {}", whose.advice())]
     Spawn {
         /// The program.
         program: String,
+        /// Whose it is.
+        whose: Whose,
         /// Why it failed.
         source: io::Error,
     },
@@ -147,5 +149,25 @@ fn quoted(output: &str) -> String {
         String::new()
     } else {
         format!(": {}", output.trim_end().replace('\n', " | "))
+    }
+}
+
+/// Whose program it is that does not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// PostgreSQL's.
+    PostgreSql,
+    /// A command of the configuration.
+    Configured,
+}
+
+impl Whose {
+    fn advice(self) -> &'static str {
+        match self {
+            Self::PostgreSql => "check postgresql.bin_dir",
+            Self::Configured => {
+                "check that the file exists, that this user may execute it, and that the interpreter in its first line exists"
+            }
+        }
     }
 }

@@ -34,7 +34,7 @@ pub use clone::{CloneMethods, CloneProgress, CloneSource};
 pub use conninfo::Conninfo;
 pub use control::Marks;
 pub use data_directory::{DataDirectory, RecoverySignal};
-pub use error::{Error, Result};
+pub use error::{Error, Result, Whose};
 pub use follow::{Drift, Follow, Recovery, Source};
 pub use lifecycle::{StartOptions, Started, StopMode, StopOptions, StopProgress, Stopped};
 pub use parameters::Applied;

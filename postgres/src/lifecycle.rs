@@ -2,6 +2,7 @@
 
 use crate::command::{Invocation, postmaster_environment};
 use crate::connection::rows;
+use crate::error::Whose;
 use crate::files::{remove, signal, write_if_changed};
 use crate::parameters::reason_in;
 use crate::process::launch::{Launched, PostmasterCommand, StartupLog};
@@ -225,6 +226,7 @@ impl Server {
             .map_err(|_| Error::timeout("launching PostgreSQL"))?
             .map_err(|source| Error::Spawn {
                 program: name,
+                whose: Whose::PostgreSql,
                 source,
             })?;
         tracing::info!("postmaster pid={pid}");

@@ -131,7 +131,8 @@ impl Host<'_> {
         }
         let missing: Vec<&str> = PROGRAMS
             .into_iter()
-            .filter(|name| program(&postgresql.bin_dir, postgresql.bin_name.file_name(name)).is_none())
+            .map(|name| postgresql.bin_name.file_name(name))
+            .filter(|name| program(&postgresql.bin_dir, name).is_none())
             .collect();
         if !missing.is_empty() {
             let place = match postgresql.bin_dir.as_os_str().is_empty() {

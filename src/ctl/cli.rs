@@ -160,7 +160,7 @@ async fn until_interrupted(
     };
     tokio::select! {
         result = command => result,
-        () = interrupted => Err(Error::Aborted),
+        () = interrupted => Err(session.goes_on().map_or(Error::Aborted, Error::Interrupted)),
     }
 }
 

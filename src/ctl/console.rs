@@ -104,7 +104,7 @@ fn write_error(text: &str) {
 pub(crate) fn report(error: &Error) {
     let text = match error {
         Error::Failed(text) => format!("Error: {text}\n"),
-        Error::Aborted => format!("{error}\n"),
+        Error::Aborted | Error::Interrupted(_) => format!("{error}\n"),
         Error::OutputClosed => return,
     };
     print_error(&text);

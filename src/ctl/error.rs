@@ -9,6 +9,9 @@ pub(crate) enum Error {
     /// The input ended at a prompt, or the user pressed Ctrl-C: `Aborted!`, exit code 1.
     #[error("Aborted!")]
     Aborted,
+    /// The user pressed Ctrl-C while the members did what they were asked, and will do it to the end; exit code 1.
+    #[error("Aborted! {0}")]
+    Interrupted(String),
     /// Nobody reads the output any more: silence, exit code 1.
     #[error("standard output is closed")]
     OutputClosed,

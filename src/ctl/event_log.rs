@@ -15,6 +15,9 @@ use super::session::Session;
 /// A member that is away must not keep the others' story waiting.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Why a member has told nothing that can be reached and runs.
+pub(crate) const NO_EVENTS: &str = "it keeps no events, as Patroni and older versions do not";
+
 /// What members have told.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct EventLog {
@@ -74,7 +77,7 @@ pub(crate) async fn ask(
         .await
         .map_err(|error| error.to_string())?;
     let told = answer.json().and_then(|body| serde_json::from_value(body).ok());
-    told.ok_or_else(|| "it keeps no events, as Patroni and older versions do not".to_owned())
+    told.ok_or_else(|| NO_EVENTS.to_owned())
 }
 
 /// Reads a moment: `10m` ago, or a time with or without a zone.

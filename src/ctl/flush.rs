@@ -80,17 +80,31 @@ impl Flush {
         if !self.force {
             confirm(&members, Action::Flush).await?;
         }
+        let mut unreached = Vec::new();
         for member in members {
             if member.data.scheduled_restart.is_none() {
                 print_line(&format!("No scheduled restart for member {}", member.name))?;
                 continue;
             }
-            let response = session
-                .request(member, (Method::DELETE, "restart"), None, SHORT)
-                .await?;
-            print_verdict(&response, member, "flush scheduled restart")?;
+            let asked = session.request(member, (Method::DELETE, "restart"), None, SHORT);
+            match asked.await {
+                Ok(response) => drop(print_verdict(&response, member, "flush scheduled restart")?),
+                Err(error) => {
+                    let name = &member.name;
+                    print_line(&format!(
+                        "Failed: flush scheduled restart for member {name}, ({error})"
+                    ))?;
+                    unreached.push(name.as_str());
+                }
+            }
         }
-        Ok(())
+        if unreached.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(format!(
+            "these members were not reached, and restart as scheduled: {}",
+            unreached.join(", ")
+        )))
     }
 
     async fn switchover(&self, session: &Session, store: &Store) -> Result<(), Error> {

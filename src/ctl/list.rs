@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use clap::Args;
-use ha::pg::ServerState;
-use net::http::Method;
 
 use super::console::{print, repaint, timestamp};
-use super::copy::CopyProgress;
 use super::error::Error;
+use super::local_agent;
 use super::member_table;
-use super::session::Session;
+use super::remarks;
+use super::session::{Session, Store};
 use super::table::Format;
 use super::view::View;
 
@@ -105,43 +104,8 @@ impl Topology {
     }
 }
 
-/// How long a member that is being copied may take to say how far that is.
-const PROGRESS_LIMIT: Duration = Duration::from_secs(1);
-
-/// Members that are being copied show how far that is, as if by a tag. Whoever does not say shows nothing.
-async fn show_copies(session: &Session, view: &mut View) {
-    for cluster in view.groups.values_mut() {
-        let copied = cluster
-            .members
-            .iter_mut()
-            .filter(|member| member.data.state == Some(ServerState::CreatingReplica));
-        for member in copied {
-            let asked = session.request(member, (Method::GET, "patroni"), None, PROGRESS_LIMIT);
-            let Ok(answer) = asked.await else { continue };
-            let progress = answer.json().and_then(|document| copy_progress(&document));
-            if let Some(text) = progress {
-                member.data.tags.0.insert("clone".to_owned(), text.into());
-            }
-        }
-    }
-}
-
-/// How far a copy is, from a member's status document.
-fn copy_progress(document: &serde_json::Value) -> Option<String> {
-    let progress = CopyProgress::read(document)?;
-    let mebibytes = |bytes: u64| bytes >> 20;
-    let mut text = format!("{} MB", mebibytes(progress.bytes));
-    if let Some(total) = progress.total_bytes {
-        text.push_str(&format!(" of {} MB", mebibytes(total)));
-    }
-    if let Some(rate) = progress.bytes_per_second {
-        text.push_str(&format!(", {} MB/s", mebibytes(rate)));
-    }
-    if let Some(left) = progress.seconds_left {
-        text.push_str(&format!(", {left} s left"));
-    }
-    Some(text)
-}
+/// How long the DCS may take to answer before the local agent is asked.
+const STORE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What is shown of each cluster.
 struct Output {
@@ -174,9 +138,6 @@ async fn show(
         return Ok(());
     }
     let mut stores = Vec::new();
-    for name in names {
-        stores.push((name, session.store(name, group).await?));
-    }
     let mut ticks = period.map(tokio::time::interval);
     let mut is_first = true;
     loop {
@@ -188,34 +149,97 @@ async fn show(
             text.push_str(&timestamp(0));
             text.push('\n');
         }
-        for (name, store) in &stores {
-            let mut view = store.view().await?;
-            show_copies(session, &mut view).await;
-            text.push_str(&member_table::render(&view, name, output.format, output.extended));
-        }
+        let failure = match views(session, names, group, &mut stores).await {
+            Ok(views) => {
+                for (name, view) in views {
+                    text.push_str(&member_table::render(
+                        &view,
+                        &name,
+                        output.format,
+                        output.extended,
+                    ));
+                }
+                None
+            }
+            Err(Unread { agent: None, error }) => return Err(error),
+            Err(Unread {
+                agent: Some(document),
+                error,
+            }) => {
+                text.push_str(&local_agent::table(&document, output.format));
+                Some(error)
+            }
+        };
         if ticks.is_none() {
-            return print(&text);
+            print(&text)?;
+            return failure.map_or(Ok(()), Err);
+        }
+        if let Some(error) = failure {
+            text.push_str(&format!(" {error}\n"));
         }
         repaint(&text, is_first)?;
         is_first = false;
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::copy_progress;
-    use serde_json::json;
+/// The DCS was not read.
+struct Unread {
+    /// What the local agent says instead.
+    agent: Option<serde_json::Value>,
+    error: Error,
+}
 
-    #[test]
-    fn how_far_a_copy_is_is_said_as_far_as_it_is_known() {
-        let all = json!({"tamada_clone": {"bytes": 300 << 20, "total_bytes": 1_u64 << 30, "bytes_per_second": 50 << 20,
-            "seconds": 6, "seconds_left": 14}});
-        assert_eq!(
-            copy_progress(&all).as_deref(),
-            Some("300 MB of 1024 MB, 50 MB/s, 14 s left")
-        );
-        let some = json!({"tamada_clone": {"bytes": 1 << 20, "total_bytes": null, "bytes_per_second": 0}});
-        assert_eq!(copy_progress(&some).as_deref(), Some("1 MB, 0 MB/s"));
-        assert_eq!(copy_progress(&json!({"state": "running"})), None);
+/// All clusters as the DCS has them. When it does not answer soon, the local agent is asked instead.
+async fn views(
+    session: &Session,
+    names: &[String],
+    group: Option<u32>,
+    stores: &mut Vec<Store>,
+) -> Result<Vec<(String, View)>, Unread> {
+    let read = async {
+        // A connection that was there once is kept for the next time.
+        for name in names.iter().skip(stores.len()) {
+            stores.push(session.store(name, group).await?);
+        }
+        let mut views = Vec::new();
+        for (name, store) in names.iter().zip(stores.iter()) {
+            views.push((name.clone(), store.view().await?));
+        }
+        Ok(views)
+    };
+    tokio::pin!(read);
+    let soon: Result<Result<_, Error>, _> = tokio::time::timeout(STORE_LIMIT, &mut read).await;
+    let mut views = match soon {
+        Ok(Ok(views)) => views,
+        Ok(Err(error)) => return Err(instead(session, &error.to_string(), error).await),
+        Err(_) => {
+            let why = format!("it has not answered for {} s", STORE_LIMIT.as_secs());
+            let unread = instead(session, &why, Error::Aborted).await;
+            if unread.agent.is_some() {
+                return Err(unread);
+            }
+            read.await.map_err(|error| Unread { agent: None, error })?
+        }
+    };
+    for (_, view) in &mut views {
+        remarks::add(session, view).await;
+    }
+    Ok(views)
+}
+
+/// What the local agent says, with an error that tells so; or `otherwise`.
+async fn instead(session: &Session, why: &str, otherwise: Error) -> Unread {
+    match local_agent::ask(session).await {
+        Some(document) => Unread {
+            agent: Some(document),
+            error: Error::new(format!(
+                "the DCS is unreachable ({why}): only the local member is shown, as its agent reports it; who holds the \
+                 leader key is not known"
+            )),
+        },
+        None => Unread {
+            agent: None,
+            error: otherwise,
+        },
     }
 }

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use config::{DynamicConfig, SynchronousMode, escape};
 use ha::cascade::Cascade;
 use ha::cluster::{Cluster, Member, MemberData};
-use ha::pg::{Lsn, MemberName, ReplicationState};
+use ha::pg::{Lsn, MemberName, ReplicationState, Role, ServerState};
 
+use super::remarks::Remark;
 use super::schedule::offset_time;
 use super::table::{Cell, Column, Format, Table};
 use super::view::{View, dynamic_config};
@@ -20,7 +21,8 @@ pub(crate) fn render(view: &View, cluster_name: &str, format: Format, extended: 
     let mut text = table(view, cluster_name, format, extended).render(format);
     if format.is_grid() {
         for (group, cluster) in &view.groups {
-            let lines = service_lines(cluster);
+            let mut lines = service_lines(cluster);
+            lines.extend(remark_lines(view, *group));
             if !lines.is_empty() && view.is_citus && view.group.is_none() {
                 text.push_str(&format!("Citus group: {group}\n"));
             }
@@ -55,6 +57,10 @@ fn table(view: &View, cluster_name: &str, format: Format, extended: bool) -> Tab
                 cluster,
                 config: &config,
                 member,
+                remark: view
+                    .remarks
+                    .iter()
+                    .find(|remark| remark.group == *group && remark.member == member.name),
                 shows_ports,
                 format,
             };
@@ -88,6 +94,8 @@ enum Field {
     PendingRestartReason,
     ScheduledRestart,
     Tags,
+    /// Only for programs: people read it below the grid.
+    Reason,
 }
 
 impl Field {
@@ -117,6 +125,7 @@ impl Field {
             Self::PendingRestartReason => !data.pending_restart_reason.is_empty(),
             Self::ScheduledRestart => data.scheduled_restart.is_some(),
             Self::Tags => !data.tags.0.is_empty(),
+            Self::Reason => false,
             Self::Cluster
             | Self::Group
             | Self::Member
@@ -149,6 +158,7 @@ impl Field {
             Self::PendingRestartReason => Column::left("Pending restart reason"),
             Self::ScheduledRestart => Column::left("Scheduled restart"),
             Self::Tags => Column::left("Tags"),
+            Self::Reason => Column::left("Reason"),
         }
     }
 }
@@ -167,6 +177,9 @@ fn columns(view: &View, format: Format, extended: bool) -> Vec<Field> {
         if extended || located(view).any(|(member, ..)| field.is_used_by(&member.data)) {
             fields.push(field);
         }
+    }
+    if !format.is_grid() && !view.remarks.is_empty() {
+        fields.push(Field::Reason);
     }
     fields
 }
@@ -263,6 +276,7 @@ struct Row<'a> {
     cluster: &'a Cluster,
     config: &'a DynamicConfig,
     member: &'a Member,
+    remark: Option<&'a Remark>,
     shows_ports: bool,
     format: Format,
 }
@@ -289,6 +303,7 @@ impl Row<'_> {
             Field::ScheduledRestart => Cell::text(scheduled_restart(data)),
             Field::Tags if data.tags.0.is_empty() => Cell::empty(),
             Field::Tags => Cell::Mapping(data.tags.0.clone()),
+            Field::Reason => Cell::text(self.remark.map_or("", |remark| &remark.reason)),
         }
     }
 
@@ -304,7 +319,15 @@ impl Row<'_> {
         }
     }
 
+    /// What the server is by its own word, where that differs from its key.
+    fn own_word(&self) -> Option<(Role, ServerState)> {
+        self.remark.and_then(|remark| remark.server)
+    }
+
     fn role(&self) -> &'static str {
+        if self.own_word().is_some() {
+            return "Replica";
+        }
         let is_standby_cluster = self.config.standby_cluster.is_some();
         let is_voter = self.cluster.sync.lists(&self.member.name, false);
         match self.config.synchronous_mode() {
@@ -317,6 +340,9 @@ impl Row<'_> {
     }
 
     fn state(&self) -> &'static str {
+        if let Some((_, state)) = self.own_word() {
+            return state.as_str();
+        }
         let data = &self.member.data;
         let is_primary = self.is_leader() && self.config.standby_cluster.is_none();
         let replication = data
@@ -324,7 +350,7 @@ impl Row<'_> {
             .filter(|_| !is_primary)
             .map(ReplicationState::as_str);
         replication
-            .or(data.state.map(ha::pg::ServerState::as_str))
+            .or(data.state.map(ServerState::as_str))
             .unwrap_or_default()
     }
 
@@ -400,6 +426,18 @@ fn scheduled_restart(data: &MemberData) -> String {
         (Some(time), Some(version)) => format!("{time} if version < {version}"),
         (time, _) => time.unwrap_or_default(),
     }
+}
+
+/// What members have said beside their keys, as lines that begin with a blank.
+fn remark_lines(view: &View, group: u32) -> impl Iterator<Item = String> {
+    let own = view.remarks.iter().filter(move |remark| remark.group == group);
+    own.map(|remark| {
+        let state = match remark.server {
+            Some((role, state)) => format!("{role}, {state}: "),
+            None => "start failed: ".to_owned(),
+        };
+        format!(" {}: {state}{}\n", remark.member, remark.reason)
+    })
 }
 
 /// What a person should know about the cluster, as lines that begin with a blank.
@@ -548,6 +586,54 @@ mod tests {
     }
 
     #[test]
+    fn what_members_say_themselves_stands_beside_their_keys() {
+        let leader = member("a", "").replace("replica", "primary");
+        let failed = member("b", "").replace("running", "start failed");
+        let keys = [
+            ("initialize", "7000000000000000001"),
+            ("leader", "a"),
+            ("members/a", leader.as_str()),
+            ("members/b", failed.as_str()),
+        ];
+        let mut view = View::of(cluster(&keys));
+        let remark = |name: &str, server, reason: &str| Remark {
+            group: 0,
+            member: name.into(),
+            server,
+            reason: reason.to_owned(),
+        };
+        view.remarks = vec![
+            remark(
+                "a",
+                Some((Role::Demoted, ServerState::Stopped)),
+                "it holds the key",
+            ),
+            remark("b", None, "FATAL: no space"),
+        ];
+        check(
+            &view,
+            Format::Pretty,
+            &expect![[r#"
+            + Cluster: c (7000000000000000001) ------+----+-------------+-----+------------+-----+
+            | Member | Host | Role    | State        | TL | Receive LSN | Lag | Replay LSN | Lag |
+            +--------+------+---------+--------------+----+-------------+-----+------------+-----+
+            | a      | a    | Replica | stopped      |    |             |     |            |     |
+            | b      | b    | Replica | start failed |    |     unknown |     |    unknown |     |
+            +--------+------+---------+--------------+----+-------------+-----+------------+-----+
+             a: demoted, stopped: it holds the key
+             b: start failed: FATAL: no space
+        "#]],
+        );
+        let text = render(&view, "c", Format::Json, false);
+        assert!(
+            text.contains(r#""State": "start failed""#) && text.contains(r#""Reason": "FATAL: no space""#),
+            "{text}"
+        );
+        view.remarks.clear();
+        assert!(!render(&view, "c", Format::Json, false).contains("Reason"));
+    }
+
+    #[test]
     fn a_citus_cluster_is_shown_by_groups() {
         let (a, b) = (member("a", ""), member("b", ""));
         let coordinator = cluster(&[
@@ -564,6 +650,7 @@ mod tests {
             groups: [(0, coordinator), (1, worker.clone())].into(),
             is_citus: true,
             group: None,
+            remarks: Vec::new(),
         };
         check(
             &view,
@@ -592,6 +679,7 @@ mod tests {
             groups: [(1, worker)].into(),
             is_citus: true,
             group: Some(1),
+            remarks: Vec::new(),
         };
         check(
             &view,

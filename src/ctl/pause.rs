@@ -60,7 +60,15 @@ impl Pause {
                     response.body
                 ));
             }
-            if self.wait && !wait(&store, &view, pause).await? {
+            let goes_on = || {
+                let word = if pause { "pause" } else { "resume" };
+                format!("The {word} goes on: each member recognizes it within loop_wait")
+            };
+            if self.wait
+                && !session
+                    .while_it_goes_on(goes_on(), wait(&store, &view, pause))
+                    .await?
+            {
                 return Ok(());
             }
             let word = if pause { "paused" } else { "resumed" };

@@ -63,34 +63,54 @@ impl Reinit {
             confirm(&members, action).await?;
         }
         let mut started = Vec::new();
+        let mut unreached = Vec::new();
         for member in members {
-            if self.reinitialize(session, member).await? {
-                started.push(member);
+            match self.reinitialize(session, member).await? {
+                Some(true) => started.push(member),
+                Some(false) => {}
+                None => unreached.push(member.name.as_str()),
             }
         }
         if self.wait {
-            wait(session, started).await
-        } else {
-            Ok(())
+            let goes_on = format!(
+                "The reinitialization of {} goes on: \"list {}\" shows how far it is",
+                joined(&started),
+                self.cluster_name
+            );
+            session.while_it_goes_on(goes_on, wait(session, started)).await?;
         }
+        if unreached.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(format!(
+            "these members were not reached, and are as they were: {}",
+            unreached.join(", ")
+        )))
     }
 
-    /// Asks one member; whether it has begun.
-    async fn reinitialize(&self, session: &Session, member: &Member) -> Result<bool, Error> {
+    /// Asks one member; whether it has begun, `None` if it could not be asked.
+    async fn reinitialize(&self, session: &Session, member: &Member) -> Result<Option<bool>, Error> {
         let mut force = self.force;
         loop {
             let body = json!({"force": force, "from_leader": self.from_leader});
             let asked = session.request(member, (Method::POST, "reinitialize"), Some(&body), SHORT);
             let progress = Progress::begin(awaited::answer("reinit", member.name.as_str()));
-            let response = progress.during(async || None, asked).await?;
+            let response = match progress.during(async || None, asked).await {
+                Ok(response) => response,
+                Err(error) => {
+                    let name = &member.name;
+                    print_line(&format!("Failed: reinitialize for member {name}, ({error})"))?;
+                    return Ok(None);
+                }
+            };
             print_verdict(&response, member, "reinitialize")?;
             if !is_refused(&response) {
-                return Ok(true);
+                return Ok(Some(true));
             }
             let is_busy = response.body.ends_with(" already in progress");
             let question = "Do you want to cancel it and reinitialize anyway?";
             if force || !is_busy || !prompt::confirm(question).await? {
-                return Ok(false);
+                return Ok(Some(false));
             }
             force = true;
         }

@@ -47,10 +47,17 @@ impl Reload {
             confirm(&members, Action::Reload).await?;
         }
         let loop_wait_seconds = view.dynamic_config().loop_wait.as_secs();
+        let mut unreached = Vec::new();
         for member in members {
-            let response = session
-                .request(member, (Method::POST, "reload"), None, SHORT)
-                .await?;
+            let asked = session.request(member, (Method::POST, "reload"), None, SHORT);
+            let response = match asked.await {
+                Ok(response) => response,
+                Err(error) => {
+                    print_line(&format!("Failed: reload for member {}, ({error})", member.name))?;
+                    unreached.push(member.name.as_str());
+                    continue;
+                }
+            };
             print_line(&match response.status {
                 StatusCode::OK => format!("No changes to apply on member {}", member.name),
                 StatusCode::ACCEPTED => format!(
@@ -60,6 +67,12 @@ impl Reload {
                 _ => failure(&response, member, "reload"),
             })?;
         }
-        Ok(())
+        if unreached.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(format!(
+            "these members were not reached, and read their configuration when they are started: {}",
+            unreached.join(", ")
+        )))
     }
 }

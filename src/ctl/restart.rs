@@ -1,13 +1,15 @@
 //! `restart`: restarts PostgreSQL on members, at once or later.
 
 use std::cmp::Ordering;
+use std::time::Duration;
 
 use clap::Args;
 use ha::cluster::Member;
-use ha::pg::Role;
+use ha::pg::{Role, ServerState};
 use jiff::{ToSpan, Zoned};
 use net::http::{Method, StatusCode};
 use serde_json::{Map, Value};
+use tokio::time::sleep;
 
 use super::awaited;
 use super::console::print_line;
@@ -108,7 +110,7 @@ impl Restart {
                     print_line(&failure(&response, member, "flush scheduled restart"))?;
                 }
             }
-            let outcome = restart(session, member, &body).await;
+            let outcome = restart(session, member, &body, &self.cluster_name).await;
             let left = members.get(n + 1..).unwrap_or_default();
             if matches!(outcome, Ok(true)) || left.is_empty() {
                 outcome?;
@@ -217,13 +219,31 @@ fn in_order(members: &mut [&Member]) {
     }
 }
 
+/// How often a member is looked at that restarts by itself.
+const POLL: Duration = Duration::from_secs(1);
+
 /// Whether the next member may be restarted. Conditions that are not met, and restarts at a later time, keep nobody.
-async fn restart(session: &Session, member: &Member, body: &Value) -> Result<bool, Error> {
+async fn restart(session: &Session, member: &Member, body: &Value, cluster_name: &str) -> Result<bool, Error> {
     let name = &member.name;
+    let goes_on = format!(
+        "The restart of {name} goes on: \"list {cluster_name}\" shows it; no other member is restarted"
+    );
     let progress = Progress::begin(awaited::answer("restart", name.as_str()));
     let look = async || awaited::restart(name.as_str(), &session.status(member).await?);
     let asked = session.request(member, (Method::POST, "restart"), Some(body), RESTART);
-    let response = progress.during(look, asked).await?;
+    let response = session
+        .while_it_goes_on(goes_on, progress.during(look, asked))
+        .await?;
+    if body.get("restart_pending").is_some() && is_refused(&response) {
+        let own = own_restart(session, member);
+        let look = async || awaited::restart(name.as_str(), &session.status(member).await?);
+        if progress.during(look, own).await {
+            print_line(&format!(
+                "Success: restart on member {name} is not needed any more: it has restarted meanwhile"
+            ))?;
+            return Ok(true);
+        }
+    }
     let is_unneeded = response.body.contains("restart conditions are not satisfied");
     let goes_on = is_unneeded || response.status == StatusCode::CONFLICT || !is_refused(&response);
     print_line(&match response.status {
@@ -235,11 +255,34 @@ async fn restart(session: &Session, member: &Member, body: &Value) -> Result<boo
     Ok(goes_on)
 }
 
+/// Whether a member that needed a restart, and has refused it, has restarted by itself: such as after a setting that it
+/// takes from the primary was changed. A restart that still runs is waited for.
+async fn own_restart(session: &Session, member: &Member) -> bool {
+    loop {
+        match session.status(member).await.as_ref().map(after_own_restart) {
+            Some(Some(is_done)) => return is_done,
+            Some(None) => sleep(POLL).await,
+            None => return false,
+        }
+    }
+}
+
+/// Whether a member's status document says that it runs and needs no restart; `None` while it restarts.
+fn after_own_restart(document: &Value) -> Option<bool> {
+    let state = document.get("state").and_then(Value::as_str);
+    match state.and_then(ServerState::parse) {
+        Some(ServerState::Restarting | ServerState::Stopping | ServerState::Starting) => None,
+        Some(ServerState::Running) => Some(document.get("pending_restart") != Some(&Value::Bool(true))),
+        _ => Some(false),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{check_server_version, in_order};
+    use super::{after_own_restart, check_server_version, in_order};
     use ha::cluster::{Member, MemberData, Version};
     use ha::pg::MemberName;
+    use serde_json::json;
 
     fn member(name: &str, role: &str, parameter: &str, old: &str, new: &str) -> Member {
         let text = format!(
@@ -272,6 +315,22 @@ mod tests {
             in_order(&mut order);
             let names: String = order.iter().map(|member| member.name.as_str()).collect();
             assert_eq!(names, expected, "{parameter} {old} {new}");
+        }
+    }
+
+    #[test]
+    fn a_member_that_has_restarted_by_itself_needs_none() {
+        for (document, expected) in [
+            (json!({"state": "running"}), Some(true)),
+            (json!({"state": "running", "pending_restart": true}), Some(false)),
+            (json!({"state": "restarting", "pending_restart": true}), None),
+            (json!({"state": "starting"}), None),
+            (json!({"state": "stopping"}), None),
+            (json!({"state": "start failed"}), Some(false)),
+            (json!({"state": "stopped"}), Some(false)),
+            (json!({}), Some(false)),
+        ] {
+            assert_eq!(after_own_restart(&document), expected, "{document}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a command works with: the settings, the DCS, the members' REST API, the user's patience.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ pub(crate) struct Session {
     settings: Settings,
     rest: Rest,
     ignores_interrupt: Cell<bool>,
+    goes_on: RefCell<Option<String>>,
 }
 
 /// The DCS's side of one cluster.
@@ -37,6 +38,7 @@ impl Session {
             settings,
             rest: Rest::default(),
             ignores_interrupt: Cell::new(false),
+            goes_on: RefCell::new(None),
         }
     }
 
@@ -111,6 +113,19 @@ impl Session {
         result
     }
 
+    /// Waits for something that the members do whether anybody waits or not. `what` says so to whoever presses Ctrl-C.
+    pub(crate) async fn while_it_goes_on<T>(&self, what: String, work: impl Future<Output = T>) -> T {
+        self.goes_on.replace(Some(what));
+        let result = work.await;
+        self.goes_on.replace(None);
+        result
+    }
+
+    /// What goes on when the program ends now.
+    pub(crate) fn goes_on(&self) -> Option<String> {
+        self.goes_on.borrow().clone()
+    }
+
     /// Whether Ctrl-C ends the program now.
     pub(crate) fn minds_interrupt(&self) -> bool {
         !self.ignores_interrupt.get()
@@ -133,6 +148,7 @@ impl Store {
             groups,
             is_citus: self.is_citus,
             group: self.group,
+            remarks: Vec::new(),
         })
     }
 

@@ -11,6 +11,7 @@ use net::tls::{ClientOptions, Verify};
 
 use super::dcs_url;
 use super::error::Error;
+use super::local_agent;
 
 /// What the commands work with.
 pub(crate) struct Settings {
@@ -22,6 +23,8 @@ pub(crate) struct Settings {
     pub(crate) dcs: DcsConfig,
     pub(crate) rest_auth: Option<BasicAuth>,
     pub(crate) rest_tls: ClientOptions,
+    /// The REST API of the configuration's own member.
+    pub(crate) local_agent: Option<String>,
 }
 
 impl Settings {
@@ -44,6 +47,26 @@ impl Settings {
             })?,
             None => default_file().and_then(|path| read(&path).ok()).unwrap_or_default(),
         };
+        let has_variables =
+            std::env::vars_os().any(|(name, _)| name.as_encoded_bytes().starts_with(b"PATRONI_"));
+        let has_url = dcs_url.is_some() || variable("DCS_URL").is_some();
+        let mut looked_for = None;
+        let files = if files.is_empty() && !has_variables && !has_url {
+            match agents_file(&AGENTS_PLACES.map(Path::new)) {
+                Ok(path) => read(&path).map_err(|error| {
+                    Error::new(format!(
+                        "cannot read {}: {error}; run this as the user of the agent, or name another file with -c",
+                        path.display()
+                    ))
+                })?,
+                Err(why) => {
+                    looked_for = Some(why);
+                    files
+                }
+            }
+        } else {
+            files
+        };
         let variables: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
@@ -57,7 +80,7 @@ impl Settings {
         if let Some(url) = dcs_url.or_else(|| variable("DCS_URL")) {
             dcs_url::apply(&mut tree, &url).map_err(Error::new)?;
         }
-        Self::new(&tree, insecure)
+        Self::new(&tree, insecure, looked_for.as_deref())
     }
 
     /// Connects to the DCS to read and write below `layout`, without a lease or a watch.
@@ -78,13 +101,21 @@ impl Settings {
         }
     }
 
-    fn new(tree: &Map, insecure: bool) -> Result<Self, Error> {
+    fn new(tree: &Map, insecure: bool, looked_for: Option<&str>) -> Result<Self, Error> {
         let (client, problems) = ClientConfig::read(tree).map_err(refused)?;
         problems.warnings().for_each(warn);
         let dcs = client.dcs.ok_or_else(|| {
             Error::new(
-                "Can not find suitable configuration of distributed configuration store: write its section into the \
-                 configuration file, or give --dcs-url etcd3://host:port",
+                match looked_for {
+                    Some(why) => format!(
+                        "Can not find suitable configuration of distributed configuration store: {why}; name the \
+                         configuration file with -c FILE, or give --dcs-url etcd3://host:port"
+                    ),
+                    None => "Can not find suitable configuration of distributed configuration store: write its section \
+                             into the configuration file, name another file with -c FILE, or give --dcs-url \
+                             etcd3://host:port"
+                        .to_owned(),
+                },
             )
         })?;
         let ctl = client.ctl;
@@ -94,6 +125,7 @@ impl Settings {
             (true, false) => Verify::None,
         };
         Ok(Self {
+            local_agent: local_agent::address(tree),
             scope: client.scope,
             namespace: client.namespace,
             citus_group: client.citus.map(|citus| citus.group),
@@ -120,6 +152,54 @@ fn default_file() -> Option<PathBuf> {
         .map(PathBuf::from)
         .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".config")))?;
     Some(folder.join("patroni/patronictl.yaml"))
+}
+
+/// Where agents have their configurations: files, and folders with one file for each member.
+const AGENTS_PLACES: [&str; 4] = [
+    "/etc/tamada.yml",
+    "/etc/tamada",
+    "/etc/patroni.yml",
+    "/etc/patroni",
+];
+
+/// On Debian, what all members' configurations are made from; no configuration itself.
+const FRAGMENT: &str = "dcs.yml";
+
+/// The configuration of the one agent of this host.
+///
+/// # Errors
+/// There is none, or there are several: which.
+fn agents_file(places: &[&Path]) -> Result<PathBuf, String> {
+    let mut found = Vec::new();
+    for place in places {
+        if place.is_file() {
+            found.push(place.to_path_buf());
+        }
+        let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
+        let mut files: Vec<PathBuf> = entries
+            .filter(|entry| {
+                let name = entry.file_name();
+                name.to_str()
+                    .is_some_and(|name| layers::is_configuration_file(name) && name != FRAGMENT)
+            })
+            .map(|entry| entry.path())
+            .filter(|path| path.is_file())
+            .collect();
+        files.sort();
+        found.extend(files);
+    }
+    let names = |paths: &mut dyn Iterator<Item = String>| paths.collect::<Vec<_>>().join(", ");
+    match found.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(format!(
+            "there is no configuration in {}",
+            names(&mut places.iter().map(|place| place.display().to_string()))
+        )),
+        several => Err(format!(
+            "there is more than one configuration ({})",
+            names(&mut several.iter().map(|path| path.display().to_string()))
+        )),
+    }
 }
 
 /// The file, or the files of the folder in the order of their names.
@@ -152,4 +232,44 @@ fn refused(problems: config::Problems) -> Error {
 
 fn warn(problem: &Problem) {
     tracing::warn!("{problem}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_configuration_of_the_host_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let places = || {
+            [
+                path("tamada.yml"),
+                path("tamada"),
+                path("patroni.yml"),
+                path("patroni"),
+            ]
+        };
+        let find = || {
+            let places = places();
+            agents_file(&places.each_ref().map(PathBuf::as_path))
+        };
+        assert!(find().is_err_and(|why| why.starts_with("there is no configuration in ")));
+        std::fs::create_dir(path("patroni")).unwrap();
+        for name in ["dcs.yml", "config.yml.in", "README"] {
+            std::fs::write(path("patroni").join(name), "").unwrap();
+        }
+        assert!(find().is_err_and(|why| why.starts_with("there is no configuration in ")));
+        let only = path("patroni").join("18-demo.yml");
+        std::fs::write(&only, "").unwrap();
+        assert_eq!(find(), Ok(only.clone()));
+        std::fs::write(path("tamada.yml"), "").unwrap();
+        let why = find().unwrap_err();
+        assert!(
+            why.contains("tamada.yml") && why.contains(&only.display().to_string()),
+            "{why}"
+        );
+        std::fs::remove_file(&only).unwrap();
+        assert_eq!(find(), Ok(path("tamada.yml")));
+    }
 }

@@ -135,7 +135,10 @@ impl Change<'_> {
         self.ask(&cluster, &standby_cluster)
             .await
             .map_err(|error| Error::new(format!("Failed to {verb} {name} cluster: {error}")))?;
-        self.follow(leader_name).await
+        let goes_on = format!("The {noun} goes on: \"list {name}\" shows how far it is");
+        self.session
+            .while_it_goes_on(goes_on, self.follow(leader_name))
+            .await
     }
 
     async fn ask(&self, cluster: &Cluster, standby_cluster: &Value) -> Result<(), String> {

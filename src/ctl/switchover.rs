@@ -315,9 +315,13 @@ impl<'a> Task<'a> {
             let view = self.store.view().await.ok()?;
             Some(handover.awaited(view.cluster()?))
         };
-        Progress::begin(handover.awaited(&self.cluster))
-            .during(look, self.ask(request))
-            .await
+        let (verb, cluster_name) = (verb(request.kind), &self.cluster_name);
+        let goes_on = format!(
+            "The {verb} goes on: \"list {cluster_name}\" shows how far it is, \"why {cluster_name}\" what came of it"
+        );
+        let progress = Progress::begin(handover.awaited(&self.cluster));
+        let work = progress.during(look, self.ask(request));
+        self.session.while_it_goes_on(goes_on, work).await
     }
 
     async fn ask(&self, request: &Request) -> Result<Response, NoAnswer> {

@@ -1,6 +1,7 @@
 //! `version`: of this program, and of the members and their servers.
 
 use clap::Args;
+use ha::cluster::Member;
 use net::http::Method;
 use serde_json::Value;
 
@@ -42,12 +43,23 @@ impl Version {
                 Err(error) => Err(error.to_string()),
             };
             print_line(&match answer {
-                Ok(status) => format!("{}: {}", member.name, versions(&status)),
+                Ok(status) => {
+                    let program = program(session, member).await;
+                    let program = program.map_or(String::new(), |version| format!(" (Tamada {version})"));
+                    format!("{}: {}{program}", member.name, versions(&status))
+                }
                 Err(error) => format!("{}: failed to get version: {error}", member.name),
             })?;
         }
         Ok(())
     }
+}
+
+/// The version of Tamada, if the member runs that: only it describes its API.
+async fn program(session: &Session, member: &Member) -> Option<String> {
+    let asked = session.request(member, (Method::GET, "openapi.json"), None, SHORT);
+    let answer = asked.await.ok().filter(|answer| answer.status.is_success())?;
+    Some(answer.json()?.pointer("/info/version")?.as_str()?.to_owned())
 }
 
 fn versions(status: &Value) -> String {

@@ -6,6 +6,8 @@ use config::{DynamicConfig, Minimums};
 use ha::cluster::{Cluster, Member};
 use ha::pg::Role;
 
+use super::remarks::Remark;
+
 /// What one read of the DCS yields.
 #[derive(Debug, Clone)]
 pub(crate) struct View {
@@ -16,6 +18,8 @@ pub(crate) struct View {
     pub(crate) is_citus: bool,
     /// The group that was asked for.
     pub(crate) group: Option<u32>,
+    /// What members have said beside their keys.
+    pub(crate) remarks: Vec<Remark>,
 }
 
 /// Which members `--role` means.
@@ -72,6 +76,7 @@ impl View {
             groups: BTreeMap::from([(0, cluster)]),
             is_citus: false,
             group: None,
+            remarks: Vec::new(),
         }
     }
 

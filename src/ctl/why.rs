@@ -3,6 +3,9 @@
 mod story;
 #[cfg(test)]
 mod tests;
+mod transition;
+#[cfg(test)]
+mod transition_tests;
 
 use clap::Args;
 use ha::event::{Event, Verdict, What};
@@ -55,7 +58,7 @@ impl Why {
         }
         let since = at.and_then(|at| at.checked_sub(AROUND).ok());
         let log = event_log::read(session, &members, since, LIMIT).await;
-        let story = story::tell(&log.events, at);
+        let story = story::tell(&log.events, at, &log.silent);
         let mut silent = log.silent.clone();
         for name in story.iter().flat_map(story::mentioned) {
             if !members.iter().any(|member| member.name.0 == name) {

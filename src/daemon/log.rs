@@ -6,6 +6,7 @@
 //! Where standard error leads to systemd's journal, records go there with their fields instead of lines of text.
 
 mod entry;
+mod fold;
 mod format;
 mod journal;
 mod queue;
@@ -13,8 +14,8 @@ mod sink;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use config::LocalConfig;
 use tracing::field::{Field, Visit};
@@ -24,6 +25,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use self::entry::Entry;
+use self::fold::{Fold, Place};
 use self::format::{Format, Record};
 pub use self::journal::Journal;
 use self::queue::Queue;
@@ -50,6 +52,7 @@ pub struct Backlog {
 pub struct Log {
     settings: Arc<RwLock<Arc<Settings>>>,
     queue: Arc<Queue>,
+    fold: Arc<Mutex<Fold>>,
     /// What the journal calls this program, where there is a journal.
     identifier: Option<Arc<str>>,
 }
@@ -111,6 +114,7 @@ impl Log {
         Ok(Self {
             settings: Arc::new(RwLock::new(Arc::new(settings))),
             queue: Queue::start(stderr)?,
+            fold: Arc::default(),
             identifier,
         })
     }
@@ -178,7 +182,43 @@ impl Log {
 
     /// Waits until everything is written, at most this long. Whether it is.
     pub fn flush(&self, at_most: Duration) -> bool {
+        self.write_repeats(None);
         self.queue.flush(at_most)
+    }
+
+    fn fold(&self) -> MutexGuard<'_, Fold> {
+        self.fold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes how often lines came again whose time for that has come, or all of them.
+    fn write_repeats(&self, now: Option<Instant>) {
+        let due = self.fold().due(now);
+        for line in due {
+            let record = Record {
+                level: line.level,
+                target: line.target,
+                file: line.file,
+                line: line.line,
+                message: &line.message,
+                at: jiff::Zoned::now(),
+            };
+            self.write(&record, &[]);
+        }
+    }
+
+    fn write(&self, record: &Record<'_>, fields: &[(&'static str, String)]) {
+        let settings = self.settings();
+        let text = settings.format.line(record);
+        let entry = settings.always.as_ref().map(|always| {
+            // The journal keeps time and level in fields of their own. JSON is asked for by whoever reads it by program.
+            let message = if settings.format.is_json() {
+                &text
+            } else {
+                record.message
+            };
+            Entry::of_record(always, record, message, fields)
+        });
+        self.queue.push(Line { text, entry });
     }
 
     fn settings(&self) -> Arc<Settings> {
@@ -233,17 +273,17 @@ impl<S: Subscriber> Layer<S> for PatroniLayer {
             message: &fields.message,
             at: jiff::Zoned::now(),
         };
-        let text = settings.format.line(&record);
-        let entry = settings.always.as_ref().map(|always| {
-            // The journal keeps time and level in fields of their own. JSON is asked for by whoever reads it by program.
-            let message = if settings.format.is_json() {
-                &text
-            } else {
-                record.message
-            };
-            Entry::of_record(always, &record, message, &fields.others)
-        });
-        self.log.queue.push(Line { text, entry });
+        let place = Place {
+            target: metadata.target(),
+            file: metadata.file().unwrap_or_default(),
+            line: metadata.line().unwrap_or_default(),
+        };
+        let now = Instant::now();
+        let is_new = self.log.fold().is_new(now, level, record.message, place);
+        self.log.write_repeats(Some(now));
+        if is_new {
+            self.log.write(&record, &fields.others);
+        }
     }
 }
 

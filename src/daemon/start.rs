@@ -166,6 +166,7 @@ async fn prepare(
     let log = log.clone();
     Ok(move |signals, pulse| Daemon {
         world: World {
+            events: Some(events.clone()),
             citus,
             ..World::new(dcs, server, http, settings, guard, promise)
         },

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::{DynamicConfig, LocalConfig};
+use ha::event::What;
 use ha::facts::{CheckpointStatus, Moment, Progress, TaskStatus};
 use ha::step::{StartReason, Task, TaskOutcome};
 use postgres::{Instant, Server};
@@ -19,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use super::citus::notice;
 use super::clock;
+use super::events::Events;
 use super::guard::RunsAs;
 use super::world::World;
 
@@ -40,6 +42,7 @@ struct Context {
     config: Arc<DynamicConfig>,
     http: Arc<net::http::Client>,
     progress: watch::Sender<Progress>,
+    events: Option<Events>,
     /// Until when the leader key is ours, as the loop prolongs it.
     lock_valid_until: watch::Receiver<Option<Moment>>,
 }
@@ -48,6 +51,13 @@ impl Context {
     /// Tells a Citus coordinator, if this is one of its workers.
     async fn tell_coordinator(&self, moment: ha::citus::Moment) {
         notice::tell(&self.local, &self.config, &self.http, moment).await;
+    }
+
+    /// Something happens now that no cycle sees.
+    fn tell(&self, what: What) {
+        if let Some(events) = &self.events {
+            events.tell(what);
+        }
     }
 
     fn report(&self, progress: Progress) {
@@ -160,6 +170,7 @@ impl World {
             config: Arc::clone(&self.settings.config),
             http: Arc::clone(&self.http),
             progress: sender,
+            events: self.events.clone(),
             lock_valid_until: self.lock_valid_until.subscribe(),
         };
         // Whatever the job does to the server, what was seen of it does not hold any more.

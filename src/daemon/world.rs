@@ -14,6 +14,7 @@ use postgres::{Instant, Server};
 use tokio::sync::watch;
 
 use super::citus::Keeper;
+use super::events::Events;
 use super::guard::{Guard, Posture, RunsAs};
 use super::probe::Probe;
 use super::settings::Settings;
@@ -39,6 +40,8 @@ pub(crate) struct World {
     pub(crate) guard: Option<Guard>,
     /// Resets the machine when it hangs altogether.
     pub(crate) watchdog: Watchdog,
+    /// What jobs report there; `None` in tests.
+    pub(crate) events: Option<Events>,
     /// A Citus coordinator: keeps `pg_dist_node`.
     pub(crate) citus: Option<Keeper>,
     /// The lease by the newest proof that the leader key is ours, as the guard takes it; `None` when it is not.
@@ -101,6 +104,7 @@ impl World {
             lock_valid_until: watch::Sender::new(None),
             guard,
             watchdog,
+            events: None,
             citus: None,
             lease: None,
             lease_remembered: None,

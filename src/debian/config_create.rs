@@ -4,11 +4,12 @@
 use std::fs;
 use std::io::{BufRead, IsTerminal, Write};
 use std::net::ToSocketAddrs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::createconfig::{self, Made, PATRONI, Place, Request};
+use super::passwords::Passwords;
 use super::{complain, say, template};
 
 /// Where `tamada@.service` finds configurations.
@@ -45,6 +46,9 @@ pub struct ConfigCreate {
     /// How vip-manager reaches the store, URLs separated by commas
     #[arg(long, value_name = "URLS")]
     endpoint: Option<String>,
+    /// The first host's file, or a copy of it: its passwords are this host's too. Without it new ones are made up
+    #[arg(long, value_name = "FILE")]
+    passwords_from: Option<PathBuf>,
     /// Replace a configuration that is there
     #[arg(long)]
     force: bool,
@@ -60,6 +64,13 @@ impl ConfigCreate {
             );
             return ExitCode::FAILURE;
         };
+        let passwords = match self.passwords() {
+            Ok(passwords) => passwords,
+            Err(why) => {
+                complain(&format!("Error: {why}"));
+                return ExitCode::FAILURE;
+            }
+        };
         let request = Request {
             version: &self.version,
             cluster: &self.cluster,
@@ -68,6 +79,7 @@ impl ConfigCreate {
             port: self.port.as_deref(),
             vip: self.vip.as_deref(),
             endpoint: self.endpoint.as_deref(),
+            passwords: Some(&passwords),
             force: self.force,
         };
         let program = std::env::current_exe().unwrap_or_else(|_| "/usr/bin/tamada".into());
@@ -97,6 +109,13 @@ impl ConfigCreate {
         }
     }
 
+    fn passwords(&self) -> Result<Passwords, String> {
+        match &self.passwords_from {
+            Some(path) => Passwords::of_file(path),
+            None => Passwords::invent().map_err(|error| format!("cannot make up passwords: {error}")),
+        }
+    }
+
     /// The section of the store.
     fn dcs(&self) -> Option<String> {
         if let Some(endpoints) = &self.etcd {
@@ -121,17 +140,44 @@ impl ConfigCreate {
                 "Note: etcd at {silent} does not answer; it has to run before the member starts."
             ));
         }
-        let etcd = self.etcd.as_ref().map(|etcd| format!(" --etcd {etcd}"));
+        if !made.missing.is_empty() {
+            say(&format!(
+                "Note: the template /etc/patroni/config.yml.in has no place for {}; see to it yourself.",
+                made.missing.join(", ")
+            ));
+        }
+        if self.passwords_from.is_some() {
+            say(&format!(
+                "\nNext:\n\
+                 1. systemctl enable --now tamada@{scope}\n\
+                 2. See it come up: tamada ctl -c {path} list"
+            ));
+            return;
+        }
         say(&format!(
             "\nNext:\n\
-             1. Look through the file: the replication password has to be the same on all hosts, and yours.\n\
-             2. On each of the other hosts: tamada config create {} {}{}\n\
+             1. Look through the file. Its passwords were made up; all hosts need the same.\n\
+             2. On each of the other hosts, with a copy of it: {}\n\
              3. On each host: systemctl enable --now tamada@{scope}\n\
              4. See it come up: tamada ctl -c {path} list",
-            self.version,
-            self.cluster,
-            etcd.unwrap_or_default()
+            self.command_elsewhere(),
         ));
+    }
+
+    /// What to type on the other hosts.
+    fn command_elsewhere(&self) -> String {
+        let mut command = format!("tamada config create {} {}", self.version, self.cluster);
+        let options = [
+            ("etcd", &self.etcd),
+            ("network", &self.network),
+            ("port", &self.port),
+            ("vip", &self.vip),
+            ("endpoint", &self.endpoint),
+        ];
+        for (name, value) in options {
+            command.extend(value.iter().map(|value| format!(" --{name} {value}")));
+        }
+        command + " --passwords-from COPY"
     }
 }
 
@@ -174,4 +220,32 @@ fn silent_endpoints(dcs: &str) -> Vec<String> {
     silent
         .map(|endpoint| endpoint.trim_start_matches("http://").to_owned())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        create: ConfigCreate,
+    }
+
+    #[test]
+    fn the_command_for_the_other_hosts_has_what_they_share() {
+        let line = "x 18 demo --etcd h1,h2 --port 5433 --network 10.0.0.0/24 --hostip 10.0.0.1 --force";
+        let line = Line::parse_from(line.split(' '));
+        assert_eq!(
+            line.create.command_elsewhere(),
+            "tamada config create 18 demo --etcd h1,h2 --network 10.0.0.0/24 --port 5433 --passwords-from COPY"
+        );
+        let line = Line::parse_from(["x", "18", "demo"]);
+        assert_eq!(
+            line.create.command_elsewhere(),
+            "tamada config create 18 demo --passwords-from COPY"
+        );
+    }
 }

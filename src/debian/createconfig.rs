@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode};
 
 use super::arguments::Arguments;
 use super::machine::{self, Route};
+use super::passwords::Passwords;
 use super::{say, template};
 
 /// Where Debian has Patroni's configurations, their template, and `dcs.yml`.
@@ -32,6 +33,8 @@ pub(super) struct Request<'a> {
     pub(super) vip: Option<&'a str>,
     /// How vip-manager reaches the store, URLs.
     pub(super) endpoint: Option<&'a str>,
+    /// Passwords in the place of the template's; `None` keeps these.
+    pub(super) passwords: Option<&'a Passwords>,
     /// Whether a configuration that is there is replaced.
     pub(super) force: bool,
 }
@@ -52,6 +55,8 @@ pub(super) struct Made {
     pub(super) name: String,
     pub(super) hostip: String,
     pub(super) port: u16,
+    /// What the administrator's own template has no place for.
+    pub(super) missing: Vec<&'static str>,
 }
 
 /// Why nothing was made, in the words of Debian's script where it has some.
@@ -118,6 +123,7 @@ pub(super) fn main(arguments: &[String]) -> ExitCode {
         port: arguments.value("port"),
         vip: arguments.value("vip"),
         endpoint: arguments.value("endpoint"),
+        passwords: None,
         force: arguments.has("force"),
     };
     let dcs_yml = fs::read_to_string(Path::new(PATRONI).join("dcs.yml")).unwrap_or_default();
@@ -185,6 +191,10 @@ pub(super) fn create(request: &Request<'_>, place: &Place<'_>) -> Result<Made, E
             ("DCS_CONFIG", place.dcs),
         ],
     );
+    let (text, missing) = match request.passwords {
+        Some(passwords) => passwords.put_into(&text),
+        None => (text, Vec::new()),
+    };
     if let Some((path, text)) = vip {
         write(&path, &text, false)?;
     }
@@ -194,6 +204,7 @@ pub(super) fn create(request: &Request<'_>, place: &Place<'_>) -> Result<Made, E
         name,
         hostip,
         port,
+        missing,
     })
 }
 

@@ -10,6 +10,7 @@ mod clusters;
 mod config_create;
 mod createconfig;
 mod machine;
+mod passwords;
 mod template;
 
 use std::ffi::OsString;

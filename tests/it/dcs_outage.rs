@@ -1,7 +1,7 @@
 //! etcd that is not there yet, that hangs, that is gone, and that comes back.
 
 use crate::harness::wait::holds;
-use crate::harness::{Cluster, Witnesses, Writer, eventually, newest, seconds};
+use crate::harness::{Cluster, Witnesses, Writer, eventually, newest, patience, seconds};
 use rustix::process::Signal;
 use std::time::Instant;
 
@@ -45,7 +45,10 @@ fn gone_for_a_moment(cluster: &mut Cluster, writer: &Writer) {
         writer.wait_for_write("after a restart of etcd", seconds(2));
     }
     let silence = writer.longest_silence(begin);
-    assert!(silence < seconds(1), "no writes for {silence:?}");
+    assert!(
+        silence < crate::harness::patience(seconds(1)),
+        "no writes for {silence:?}"
+    );
     assert_eq!(cluster.wait_until_healthy(seconds(10)), leader);
     assert!(!cluster.member(&leader).log().contains("demoted self"));
 }
@@ -84,6 +87,7 @@ fn demoted_in_time(cluster: &Cluster, leader: &str) {
             .log()
             .contains("demoted self because DCS is not accessible and I was a leader")
     );
+    list_shows_the_local_member(cluster);
     for member in &cluster.members {
         assert_eq!(member.status_code("/primary"), 503, "{}", member.name);
         assert_eq!(member.status_code("/liveness"), 200, "{}", member.name);
@@ -96,6 +100,32 @@ fn demoted_in_time(cluster: &Cluster, leader: &str) {
             .collect();
         holds(codes.iter().all(|code| *code == 200), || format!("{codes:?}"))
     });
+}
+
+/// `list` does not wait for a store that does not answer: it shows what the agent on this host knows, and says so.
+fn list_shows_the_local_member(cluster: &Cluster) {
+    let begin = Instant::now();
+    let output = cluster.ctl(&["list"]);
+    assert_eq!(output.code, Some(1), "{}", output.stdout);
+    assert!(begin.elapsed() < patience(seconds(6)), "{:?}", begin.elapsed());
+    let local = &cluster.members[0].name;
+    assert!(
+        output.stdout.contains(" Cluster: demo (local member only) "),
+        "{}{}",
+        output.stdout,
+        output.stderr
+    );
+    assert!(
+        output.stdout.contains(&format!("| {local} ")),
+        "{}",
+        output.stdout
+    );
+    assert!(!output.stdout.contains("Leader"), "{}", output.stdout);
+    assert!(
+        output.stderr.contains("the DCS is unreachable ("),
+        "{}",
+        output.stderr
+    );
 }
 
 fn comes_back(cluster: &Cluster, writer: &Writer) {

@@ -51,7 +51,9 @@ fn a_failover_is_shown() {
     for expected in [
         "takes writes, ",
         "Connect      ",
-        "target_session_attrs=read-write",
+        "/psql\n",
+        "/ctl why\n",
+        "failover: pg",
         "     kill -9 ",
         "the primary was ",
         ": no writes for ",

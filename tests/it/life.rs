@@ -170,7 +170,10 @@ fn handed_over(what: &str, cluster: &Cluster, writer: &Writer, begin: Instant) {
     writer.wait_for_write(what, HANDED_OVER);
     let silence = writer.longest_silence(begin);
     println!("{what}: no writes for {silence:?}");
-    assert!(silence < LONGEST_SILENCE, "{what}: no writes for {silence:?}");
+    assert!(
+        silence < crate::harness::patience(LONGEST_SILENCE),
+        "{what}: no writes for {silence:?}"
+    );
     cluster.wait_until_healthy(seconds(30));
     writer.assert_nothing_lost();
 }
@@ -187,7 +190,7 @@ fn a_member_of_etcd_is_killed(cluster: &mut Cluster, writer: &Writer) {
     }
     let silence = writer.longest_silence(begin);
     assert!(
-        silence < seconds(1),
+        silence < crate::harness::patience(seconds(1)),
         "no writes for {silence:?} because one member of etcd is down"
     );
     cluster.etcd.start(&cluster.directory);
@@ -204,7 +207,7 @@ fn agent_of_the_primary_is_stopped(cluster: &mut Cluster, writer: &Writer) {
     let silence = writer.longest_silence(begin);
     println!("stop of the primary's agent: no writes for {silence:?}");
     assert!(
-        silence < LONGEST_SILENCE,
+        silence < crate::harness::patience(LONGEST_SILENCE),
         "stop of the primary's agent: no writes for {silence:?}"
     );
     writer.assert_nothing_lost();

@@ -23,6 +23,9 @@ fn a_terminal_shows_what_is_awaited() {
     restart(&cluster, &replica);
     switchover(&cluster, &leader, &replica);
     cluster.wait_until_healthy(seconds(30));
+    interrupted_switchover(&cluster, &replica, &leader);
+    switchover(&cluster, &leader, &replica);
+    cluster.wait_until_healthy(seconds(30));
     reinit(&cluster, &leader);
 }
 
@@ -95,6 +98,29 @@ fn switchover(cluster: &Cluster, leader: &str, candidate: &str) {
     );
 }
 
+/// Ctrl-C ends the command, not what it has asked for, and it says so.
+fn interrupted_switchover(cluster: &Cluster, leader: &str, candidate: &str) {
+    let postmaster = cluster.member(leader).postmaster().unwrap();
+    kill_process(postmaster, Signal::STOP).unwrap();
+    let mut terminal = on_terminal(
+        cluster,
+        "xterm",
+        &["switchover", "demo", "--candidate", candidate, "--force"],
+    );
+    terminal.wait_for("the leader stops", |written| {
+        written.contains(&format!("switchover: waiting for {leader} to stop (")) || written.contains("(2 s)")
+    });
+    terminal.type_in("\x03");
+    let seen = terminal.end();
+    assert_eq!(seen.code, Some(1));
+    let aborted =
+        "Aborted! The switchover goes on: \"list demo\" shows how far it is, \"why demo\" what came of it";
+    assert_eq!(last_lines(&seen), [aborted, ""]);
+    kill_process(postmaster, Signal::CONT).unwrap();
+    assert_eq!(cluster.wait_for_other_primary(leader, seconds(30)), candidate);
+    cluster.wait_until_healthy(seconds(30));
+}
+
 fn reinit(cluster: &Cluster, replica: &str) {
     let line = format!("reinit {replica}: ");
     let arguments = ["reinit", "demo", replica, "--force", "--wait"];
@@ -130,7 +156,9 @@ fn reinit(cluster: &Cluster, replica: &str) {
     terminal.type_in("\x03");
     let seen = terminal.end();
     assert_eq!(seen.code, Some(1));
-    assert_eq!(last_lines(&seen), [&begins, &waits, "Aborted!", ""]);
+    let aborted =
+        format!("Aborted! The reinitialization of {replica} goes on: \"list demo\" shows how far it is");
+    assert_eq!(last_lines(&seen), [&begins, &waits, &aborted, ""]);
     assert!(!stands(&seen, &line), "{:?}", seen.screen);
 }
 

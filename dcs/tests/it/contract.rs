@@ -10,11 +10,21 @@ use tamada_dcs::{Dcs, Error, Expect, Identity, Key, Layout, Op, Renewed, Timing,
 
 use crate::etcd::Etcd;
 
+/// Patroni's defaults. A busy machine may take seconds for a few calls: no lease runs out meanwhile.
 pub(crate) const TIMING: Timing = Timing {
-    ttl: Duration::from_secs(5),
+    ttl: Duration::from_secs(30),
     loop_wait: Duration::from_secs(1),
-    retry_timeout: Duration::from_secs(3),
+    retry_timeout: Duration::from_secs(10),
 };
+
+/// For leases that are to run out.
+const SHORT: Timing = Timing {
+    ttl: Duration::from_secs(5),
+    ..TIMING
+};
+
+/// How long a change may take to show that takes milliseconds on an idle machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) fn identity(name: &str) -> Identity {
     Identity {
@@ -36,12 +46,16 @@ pub(crate) struct Scene<'a> {
 
 impl Scene<'_> {
     pub(crate) async fn open(&self, identity: Identity) -> Box<dyn Dcs> {
+        self.open_with(identity, TIMING).await
+    }
+
+    pub(crate) async fn open_with(&self, identity: Identity, timing: Timing) -> Box<dyn Dcs> {
         match self.stage {
-            Stage::Memory(store) => Box::new(MemoryDcs::new(store, &self.layout, &identity, TIMING)),
+            Stage::Memory(store) => Box::new(MemoryDcs::new(store, &self.layout, &identity, timing)),
             Stage::Etcd(etcd) => {
                 let layout = self.layout.clone();
                 Box::new(
-                    Etcd3::connect(&etcd.config(), layout, Some(identity), TIMING)
+                    Etcd3::connect(&etcd.config(), layout, Some(identity), timing)
                         .await
                         .unwrap(),
                 )
@@ -167,14 +181,14 @@ async fn only_a_leader_that_renewed_no_more_is_superseded(scene: &Scene<'_>) {
         heartbeat.expired(&leader)
     };
     let told = |cluster: &ha::cluster::Cluster| cluster.heartbeat.clone();
-    let unproven = eventually(&*b, Duration::from_secs(2), "the first heartbeat", told).await;
+    let unproven = eventually(&*b, LIMIT, "the first heartbeat", told).await;
     assert_eq!(unproven.takeover, Takeover::Never, "no lease permits it yet");
     assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
-    let first = eventually(&*b, Duration::from_secs(2), "a heartbeat", seen).await;
+    let first = eventually(&*b, LIMIT, "a heartbeat", seen).await;
     assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     assert!(!b.supersede_leader(first).await.unwrap(), "it has renewed since");
     let newer = |cluster: &ha::cluster::Cluster| seen(cluster).filter(|seen| *seen != first);
-    let second = eventually(&*b, Duration::from_secs(2), "the next heartbeat", newer).await;
+    let second = eventually(&*b, LIMIT, "the next heartbeat", newer).await;
     assert_eq!(second.leader, first.leader);
     assert!(b.supersede_leader(second).await.unwrap());
     assert!(
@@ -182,7 +196,7 @@ async fn only_a_leader_that_renewed_no_more_is_superseded(scene: &Scene<'_>) {
         "it is another's now"
     );
     let others = |cluster: &ha::cluster::Cluster| cluster.leader.clone().filter(|l| l.name.0 == "b");
-    eventually(&*a, Duration::from_secs(2), "the new leader shows", others).await;
+    eventually(&*a, LIMIT, "the new leader shows", others).await;
 }
 
 async fn a_leader_whose_key_was_overwritten_has_lost_it(scene: &Scene<'_>) {
@@ -191,7 +205,7 @@ async fn a_leader_whose_key_was_overwritten_has_lost_it(scene: &Scene<'_>) {
     scene.put("leader", "stranger");
     assert!(!a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     let name = |cluster: &ha::cluster::Cluster| cluster.leader.clone().filter(|l| l.name.0 == "stranger");
-    let found = eventually(&*a, Duration::from_secs(2), "the stranger shows", name).await;
+    let found = eventually(&*a, LIMIT, "the stranger shows", name).await;
     assert_eq!(found.session, "0", "bound to no lease");
 }
 
@@ -310,7 +324,7 @@ async fn writes_are_guarded(scene: &Scene<'_>) {
     assert!(a.delete(Key::Initialize, Expect::Anything).await.unwrap());
     a.delete_cluster().await.unwrap();
     let gone = |cluster: &ha::cluster::Cluster| cluster.is_empty().then_some(());
-    eventually(&*a, Duration::from_secs(2), "everything is deleted", gone).await;
+    eventually(&*a, LIMIT, "everything is deleted", gone).await;
 }
 
 async fn a_member_key_is_written_when_it_changes(scene: &Scene<'_>) {
@@ -334,13 +348,13 @@ async fn a_member_key_is_written_when_it_changes(scene: &Scene<'_>) {
     assert!(version > member.version);
     let seen =
         |cluster: &ha::cluster::Cluster| cluster.members.first().filter(|m| m.version == version).cloned();
-    eventually(&*b, Duration::from_secs(2), "the other member sees it", seen).await;
+    eventually(&*b, LIMIT, "the other member sees it", seen).await;
     // A key that is bound to no lease of ours is written again, however equal it is.
     scene.put("members/a", &changed);
     scene.put("members/a/deeper", "ignored");
     let foreign =
         |cluster: &ha::cluster::Cluster| cluster.members.first().filter(|m| m.session == "0").cloned();
-    eventually(&*a, Duration::from_secs(2), "the foreign write", foreign).await;
+    eventually(&*a, LIMIT, "the foreign write", foreign).await;
     assert!(a.touch_member(&changed).await.unwrap());
     let cluster = a.load().await.unwrap();
     assert_eq!(
@@ -350,29 +364,24 @@ async fn a_member_key_is_written_when_it_changes(scene: &Scene<'_>) {
 }
 
 async fn keys_of_a_silent_member_run_out(scene: &Scene<'_>) {
-    let (a, b) = (scene.member("a").await, scene.member("b").await);
+    let a = scene.open_with(identity("a"), SHORT).await;
+    let b = scene.open_with(identity("b"), SHORT).await;
     assert!(a.touch_member("{}").await.unwrap());
     assert!(a.acquire_leader().await.unwrap());
     let begun = Instant::now();
     // Half of ttl later the lease is prolonged, and lives for another ttl.
-    tokio::time::sleep(TIMING.ttl / 2).await;
+    tokio::time::sleep(SHORT.ttl / 2).await;
     assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     let renewed = Instant::now();
     let free = |cluster: &ha::cluster::Cluster| {
         (cluster.leader.is_none() && cluster.members.is_empty()).then_some(())
     };
     let seen = |cluster: &ha::cluster::Cluster| cluster.leader.clone();
-    eventually(&*b, Duration::from_secs(2), "the leader shows", seen).await;
-    eventually(
-        &*b,
-        TIMING.ttl + Duration::from_secs(3),
-        "leader and member keys run out",
-        free,
-    )
-    .await;
+    eventually(&*b, LIMIT, "the leader shows", seen).await;
+    eventually(&*b, SHORT.ttl + LIMIT, "leader and member keys run out", free).await;
     let lived = renewed.elapsed();
     assert!(
-        lived >= TIMING.ttl - Duration::from_millis(50),
+        lived >= SHORT.ttl - Duration::from_millis(50),
         "{lived:?} of {:?}",
         begun.elapsed()
     );
@@ -390,7 +399,7 @@ async fn another_ttl_means_another_lease(scene: &Scene<'_>) {
     assert!(a.touch_member("{}").await.unwrap() && a.acquire_leader().await.unwrap());
     let old = a.lease();
     a.set_timing(Timing {
-        ttl: Duration::from_secs(7),
+        ttl: Duration::from_secs(40),
         ..TIMING
     });
     assert!(
@@ -437,7 +446,7 @@ async fn changes_are_told_at_once(scene: &Scene<'_>) {
             .await
             .unwrap();
         let begun = Instant::now();
-        tokio::time::timeout(Duration::from_secs(5), changes.changed())
+        tokio::time::timeout(LIMIT, changes.changed())
             .await
             .unwrap()
             .unwrap();
@@ -453,7 +462,7 @@ async fn changes_are_told_at_once(scene: &Scene<'_>) {
     }
     assert!(quickest < Duration::from_millis(100), "{quickest:?}");
     assert!(a.acquire_leader().await.unwrap());
-    let until = tokio::time::Instant::now() + Duration::from_secs(5);
+    let until = tokio::time::Instant::now() + LIMIT;
     let told = |changes: &tamada_dcs::Changes| changes.leader == 1;
     tokio::time::timeout_at(until, changes.wait_for(told))
         .await
@@ -483,7 +492,7 @@ async fn malformed_values_do_not_break_the_view(scene: &Scene<'_>) {
     }
     scene.put("optime/leader", "5");
     let seen = |cluster: &ha::cluster::Cluster| (!cluster.members.is_empty()).then(|| cluster.clone());
-    let cluster = eventually(&*a, Duration::from_secs(2), "the member shows", seen).await;
+    let cluster = eventually(&*a, LIMIT, "the member shows", seen).await;
     assert!(cluster.config.is_none() && cluster.sync.is_empty() && cluster.failsafe.is_none());
     assert_eq!(cluster.members.len(), 1);
 }
@@ -572,7 +581,7 @@ async fn the_layout_is_patronis_byte_for_byte() {
         "/service/batman/config\n{{\"ttl\":30}}\n\
          /service/batman/failover\n{{}}\n\
          /service/batman/failsafe\n{{\"a\":\"http://127.0.0.1:8008/patroni\"}}\n\
-         /service/batman/heartbeat\n{{\"leader\":\"a\",\"ttl_ms\":5000,\"takeover\":0}}\n\
+         /service/batman/heartbeat\n{{\"leader\":\"a\",\"ttl_ms\":30000,\"takeover\":0}}\n\
          /service/batman/history\n[]\n\
          /service/batman/initialize\n7277694203142172922\n\
          /service/batman/leader\na\n\

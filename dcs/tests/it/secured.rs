@@ -8,7 +8,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tamada_dcs::etcd3::Etcd3;
 use tamada_dcs::{Dcs, Error, Layout, WhenGone};
 
-use crate::contract::{TIMING, eventually, identity};
+use crate::contract::{LIMIT, TIMING, eventually, identity};
 use crate::etcd::Etcd;
 
 async fn connect(config: &Etcd3Config) -> Result<Etcd3, Error> {
@@ -61,14 +61,14 @@ async fn users_are_authenticated_and_tokens_renewed() {
     etcd.wait();
     assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     let seen = |cluster: &ha::cluster::Cluster| cluster.leader.clone();
-    eventually(&a, Duration::from_secs(5), "the copy is kept again", seen).await;
+    eventually(&a, LIMIT, "the copy is kept again", seen).await;
     // So do new rights: the old token knows an older state of them.
     etcd.ctl(&["role", "add", "other"]).unwrap();
     assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     etcd.ctl(&["put", "/service/batman/config", r#"{"ttl":1}"#])
         .unwrap();
     let seen = |cluster: &ha::cluster::Cluster| cluster.config.clone();
-    eventually(&a, Duration::from_secs(5), "a change shows", seen).await;
+    eventually(&a, LIMIT, "a change shows", seen).await;
 
     config.password = Some("wrong".into());
     let error = connect(&config).await.err().unwrap();

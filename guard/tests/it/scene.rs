@@ -9,7 +9,7 @@ use tamada_guard::{BootTime, Client, Error, Event, Exit, Lease, Options, ServerC
 use tempfile::TempDir;
 
 /// Longer than anything here takes on a busy machine.
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A shell in the postmaster's place: children in sessions of their own, their pids in `children`, every signal in
 /// `log`. `polite` obeys SIGINT and SIGQUIT, `stubborn` neither.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Gain, Loss, Origin, Race, Rival, Verdict, What};
 use crate::pg::{Lsn, MemberName};
 use crate::reason::notes;
-use crate::step::{Exit, TaskOutcome};
+use crate::step::{Exit, StopMode, TaskOutcome};
 
 /// One line, whatever stands in names and errors of others.
 impl fmt::Display for What {
@@ -94,6 +94,13 @@ impl What {
                 None => f.write_str(because),
             },
             Self::TaskBegun { task } => write!(f, "{} began", task.label()),
+            Self::StopSignalled { mode } => {
+                let mode = match mode {
+                    StopMode::Fast => "fast",
+                    StopMode::Immediate => "immediate",
+                };
+                write!(f, "PostgreSQL was told to stop ({mode}): its sessions end")
+            }
             Self::ShutdownCheckpoint { checkpoint } => {
                 write!(
                     f,

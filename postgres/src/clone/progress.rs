@@ -20,6 +20,9 @@ pub(crate) struct Copying {
 /// The copy that is being made, if one is.
 pub(crate) type CopyingCell = Arc<Mutex<Option<Copying>>>;
 
+/// So many bytes tell how fast a copy is.
+const ENOUGH: u64 = 8 << 20;
+
 /// How far a copy is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CloneProgress {
@@ -42,7 +45,12 @@ impl CloneProgress {
     /// How much longer it will take at that rate; `None` as long as that is not known.
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
-        let left = self.total_bytes?.saturating_sub(self.bytes);
+        let total = self.total_bytes?;
+        // The source makes a checkpoint first: what the rate has been until then says nothing.
+        if self.bytes < total.min(ENOUGH) {
+            return None;
+        }
+        let left = total.saturating_sub(self.bytes);
         let seconds = left.checked_div(self.bytes_per_second())?;
         Some(Duration::from_secs(seconds))
     }
@@ -123,19 +131,28 @@ mod tests {
     #[test]
     fn the_time_that_is_left_follows_from_the_rate() {
         let progress = CloneProgress {
-            bytes: 1000,
-            total_bytes: Some(4000),
+            bytes: 100 << 20,
+            total_bytes: Some(400 << 20),
             elapsed: Duration::from_secs(10),
         };
-        assert_eq!(progress.bytes_per_second(), 100);
+        assert_eq!(progress.bytes_per_second(), 10 << 20);
         assert_eq!(progress.time_left(), Some(Duration::from_secs(30)));
         let unknown = CloneProgress {
             total_bytes: None,
             ..progress
         };
         assert_eq!(unknown.time_left(), None);
-        let nothing = CloneProgress { bytes: 0, ..progress };
-        assert_eq!(nothing.time_left(), None);
+        // While the source makes its checkpoint a few files are all there is.
+        for bytes in [0, 1, 4096, ENOUGH - 1] {
+            let begun = CloneProgress { bytes, ..progress };
+            assert_eq!(begun.time_left(), None, "{bytes}");
+        }
+        let small = CloneProgress {
+            bytes: 1 << 20,
+            total_bytes: Some(1 << 20),
+            ..progress
+        };
+        assert_eq!(small.time_left(), Some(Duration::ZERO));
     }
 
     #[test]

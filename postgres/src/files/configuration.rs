@@ -132,14 +132,8 @@ impl Server {
         if write_configuration(&path, contents.render(), &settings.local.data_dir)? {
             changed.push(name_of(&path));
         }
-        let auto = settings.local.data_dir.join("postgresql.auto.conf");
-        if recovery != Some(&Recovery::Keep)
-            && let Ok(text) = fs::read_to_string(&auto)
-        {
-            let cleaned = postgresql_conf::without_recovery_settings(&text);
-            if write_configuration(&auto, &cleaned, &settings.local.data_dir)? {
-                changed.push(name_of(&auto));
-            }
+        if recovery != Some(&Recovery::Keep) {
+            changed.extend(clean_auto_file(&settings.local.data_dir)?);
         }
         Ok(changed)
     }
@@ -403,4 +397,25 @@ pub(crate) fn directories(settings: &PostgresqlSettings) -> Vec<PathBuf> {
         );
     }
     directories
+}
+
+/// Takes recovery settings out of `postgresql.auto.conf`; its name if that has changed it.
+fn clean_auto_file(data_dir: &Path) -> Result<Option<String>> {
+    let path = data_dir.join("postgresql.auto.conf");
+    let Ok(text) = fs::read_to_string(&path) else {
+        return Ok(None);
+    };
+    let (cleaned, removed) = postgresql_conf::without_recovery_settings(&text);
+    if !write_configuration(&path, &cleaned, data_dir)? {
+        return Ok(None);
+    }
+    if !removed.is_empty() {
+        tracing::info!(
+            "removed {} from {}: the agent sets it; set it in the section postgresql of the configuration (recovery_conf), \
+             not with ALTER SYSTEM",
+            removed.join(", "),
+            path.display()
+        );
+    }
+    Ok(Some(name_of(&path)))
 }

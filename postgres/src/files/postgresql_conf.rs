@@ -140,14 +140,20 @@ pub(crate) fn read_defaults(text: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The text of `postgresql.auto.conf` without recovery settings, which pg_basebackup and pg_rewind may have left there
-/// and which would beat ours.
-pub(crate) fn without_recovery_settings(text: &str) -> String {
-    let keeps = |line: &&str| !setting(line).is_some_and(|(name, _)| is_recovery_parameter(&name));
-    text.lines()
-        .filter(keeps)
-        .map(|line| format!("{line}\n"))
-        .collect()
+/// The text of `postgresql.auto.conf` without recovery settings, which pg_basebackup, pg_rewind and `ALTER SYSTEM` may have
+/// left there and which would beat ours; and the names of those.
+pub(crate) fn without_recovery_settings(text: &str) -> (String, Vec<String>) {
+    let (mut kept, mut removed) = (String::new(), Vec::new());
+    for line in text.lines() {
+        match setting(line) {
+            Some((name, _)) if is_recovery_parameter(&name) => removed.push(name.to_ascii_lowercase()),
+            _ => {
+                kept.push_str(line);
+                kept.push('\n');
+            }
+        }
+    }
+    (kept, removed)
 }
 
 #[cfg(test)]
@@ -217,7 +223,9 @@ mod tests {
     #[test]
     fn recovery_settings_are_taken_out_of_the_auto_file() {
         let text = "# comment\nwork_mem = '4MB'\nprimary_conninfo = 'host=a'\n  Restore_Command='x'\n";
-        assert_eq!(without_recovery_settings(text), "# comment\nwork_mem = '4MB'\n");
+        let (kept, removed) = without_recovery_settings(text);
+        assert_eq!(kept, "# comment\nwork_mem = '4MB'\n");
+        assert_eq!(removed, ["primary_conninfo", "restore_command"]);
     }
 
     proptest! {

@@ -21,7 +21,7 @@ async fn a_killed_postmaster_is_noticed_at_once(installation: Installation) {
     postmaster.signal(Signal::KILL).unwrap();
     postmaster.exited().await;
     assert!(
-        killed.elapsed() < Duration::from_secs(2),
+        killed.elapsed() < Duration::from_secs(5),
         "told by the kernel, not found out later: {:?}",
         killed.elapsed()
     );
@@ -30,7 +30,7 @@ async fn a_killed_postmaster_is_noticed_at_once(installation: Installation) {
     // A backend notices its postmaster's end by itself, and may answer once more before it does.
     let wants = tamada_postgres::StatusWants::default();
     let answers_no_more = async { while node.server.status(wants, soon()).await.is_ok() {} };
-    tokio::time::timeout(Duration::from_secs(10), answers_no_more)
+    tokio::time::timeout(Duration::from_secs(60), answers_no_more)
         .await
         .unwrap();
     assert_eq!(

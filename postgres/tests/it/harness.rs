@@ -94,12 +94,12 @@ pub(crate) fn run(installation: Installation, test: Test) -> Result<(), Failed> 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), test(installation)).await })?;
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(240), test(installation)).await })?;
     Ok(())
 }
 
 pub(crate) fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(40)
+    Instant::now() + Duration::from_secs(90)
 }
 
 fn free_port() -> u16 {

@@ -1,20 +1,17 @@
 //! The story of the last change of the leader, told from the events of all members. Pure.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use ha::event::{Event, Gain, Race, Rival, Verdict, What};
+use ha::cluster::FailoverKind;
+use ha::event::{Event, Race, Rival, Verdict, What};
+use ha::pg::{MemberName, Role, ServerState};
 use ha::reason::Reason;
-use ha::step::{Task, TaskOutcome};
+use ha::step::{StopPurpose, Task, TaskOutcome};
 use jiff::Timestamp;
 
+use super::transition::{self, Transition, Turn, is_orderly_stop};
+use crate::ctl::event_log::NO_EVENTS;
 use crate::ctl::events::local;
-
-/// Events further apart than this, or than two leases, do not belong together.
-const APART: Duration = Duration::from_secs(60);
-
-/// So much earlier than its new holder others may see the leader key change hands.
-const SEEN_EARLIER: jiff::SignedDuration = jiff::SignedDuration::from_secs(3);
 
 /// A story.
 #[derive(Debug, Clone)]
@@ -27,76 +24,25 @@ pub(crate) struct Story<'a> {
     pub(crate) conclusions: Vec<String>,
 }
 
-/// The newest story, or the one that is nearest to `at`; `None` when nothing of the kind has happened.
-pub(crate) fn tell(events: &[Event], at: Option<Timestamp>) -> Option<Story<'_>> {
-    let turns = || events.iter().enumerate().filter(|(_, event)| is_turn(event));
-    let distance = |event: &Event| at.map(|at| event.at.duration_since(at).abs());
-    let (turn, event) = match at {
-        None => turns().next_back()?,
-        Some(_) => turns().min_by_key(|(_, event)| distance(event))?,
+/// The newest story, or the one that is nearest to `at`; `None` when nothing of the kind has happened. `silent`: whose
+/// events are not known, and why.
+pub(crate) fn tell<'a>(
+    events: &'a [Event],
+    at: Option<Timestamp>,
+    silent: &[(String, String)],
+) -> Option<Story<'a>> {
+    let transition = transition::find(events, at)?;
+    let teller = Teller { transition, silent };
+    let (headline, conclusions) = match (teller.transition.turn, teller.transition.turn.winner()) {
+        (_, Some(winner)) => teller.takeover(winner),
+        (Turn::Demoted(turn), _) => teller.demotion(turn),
+        (turn, None) => teller.nobody(turn.event()),
     };
-    let span = span(events, turn);
-    let steps: Vec<&Event> = span.iter().filter(|event| is_told(event)).collect();
-    Some(match &event.what {
-        What::LockGained { .. } => takeover(event, steps),
-        _ => demotion(event, steps),
+    Some(Story {
+        headline,
+        steps: teller.transition.steps,
+        conclusions,
     })
-}
-
-/// The leader has changed, or was stopped.
-fn is_turn(event: &Event) -> bool {
-    match &event.what {
-        What::LockGained { how, .. } => matches!(how, Gain::Acquired | Gain::Superseded),
-        What::Demotion { .. } => true,
-        _ => false,
-    }
-}
-
-/// All that is near to the event in question, and no further than the next change.
-fn span(events: &[Event], turn: usize) -> &[Event] {
-    let apart = match &events[turn].what {
-        What::LockGained { valid_for, .. } => APART.max(*valid_for * 2),
-        _ => APART,
-    };
-    let is_near = |one: &Event, other: &Event| {
-        other.at.duration_since(one.at)
-            <= jiff::SignedDuration::try_from(apart).unwrap_or(jiff::SignedDuration::MAX)
-    };
-    let is_takeover = |event: &Event| is_turn(event) && matches!(event.what, What::LockGained { .. });
-    let mut first = turn;
-    let mut last_told = turn;
-    for at in (0..turn).rev() {
-        if had_leader(&events[at], &events[turn]) || !is_near(&events[at], &events[last_told]) {
-            break;
-        }
-        if is_told(&events[at]) {
-            (first, last_told) = (at, at);
-        }
-    }
-    let mut end = turn;
-    let mut last_told = turn;
-    for at in turn + 1..events.len() {
-        if is_takeover(&events[at]) && is_takeover(&events[turn]) || !is_near(&events[last_told], &events[at])
-        {
-            break;
-        }
-        if is_told(&events[at]) {
-            (end, last_told) = (at, at);
-        }
-    }
-    &events[first..=end]
-}
-
-/// Somebody led before the change: what came before that is another story. Others may see the new leader before it
-/// knows itself.
-fn had_leader(event: &Event, turn: &Event) -> bool {
-    match &event.what {
-        What::LockGained { .. } => true,
-        What::Leader { to: Some(to), .. } => {
-            *to != turn.member || turn.at.duration_since(event.at) > SEEN_EARLIER
-        }
-        _ => false,
-    }
 }
 
 /// Whom a story mentions beside those who tell it.
@@ -116,7 +62,7 @@ pub(crate) fn mentioned(story: &Story<'_>) -> BTreeSet<String> {
 }
 
 /// What belongs into a story.
-fn is_told(event: &Event) -> bool {
+pub(super) fn is_told(event: &Event) -> bool {
     match &event.what {
         What::AgentStarted { .. }
         | What::AgentEnded { .. }
@@ -125,6 +71,7 @@ fn is_told(event: &Event) -> bool {
         | What::LockLost { .. }
         | What::Race(_)
         | What::Demotion { .. }
+        | What::StopSignalled { .. }
         | What::ShutdownCheckpoint { .. }
         | What::DcsLost { .. }
         | What::DcsBack { .. }
@@ -149,7 +96,7 @@ fn is_told(event: &Event) -> bool {
 }
 
 /// A status that says what no other event does.
-fn matters(reason: &Reason) -> bool {
+pub(super) fn matters(reason: &Reason) -> bool {
     matches!(
         reason,
         Reason::RaceBackoff { .. }
@@ -171,109 +118,294 @@ fn matters(reason: &Reason) -> bool {
     )
 }
 
-fn takeover<'a>(turn: &'a Event, steps: Vec<&'a Event>) -> Story<'a> {
-    let winner = turn.member.as_str();
-    let before = &steps[..steps
-        .iter()
-        .position(|step| std::ptr::eq(*step, turn))
-        .unwrap_or(0)];
-    let race = before.iter().rev().find_map(|step| match &step.what {
-        What::Race(race) if step.member == turn.member && race.verdict == Verdict::Won => Some(&**race),
-        _ => None,
-    });
-    let former = former_leader(before, race);
-    let asked = before.iter().find_map(|step| match &step.what {
-        What::Asked { operation, .. } => Some(operation.as_str()),
-        _ => None,
-    });
-    let kind = match (asked, former.as_deref() == Some(winner)) {
-        (Some(asked), _) => asked,
-        (None, true) => "return",
-        (None, false) => "failover",
-    };
-    let from = match &former {
-        Some(former) if former == winner => " back".to_owned(),
-        Some(former) => format!(" from {former}"),
-        None => String::new(),
-    };
-    let headline = format!("{kind}: {winner} took the leader key{from} at {}", local(turn.at));
-    let mut conclusions = Vec::new();
-    conclusions.extend(former.as_deref().map(|former| how_it_ended(former, before)));
-    conclusions.extend(race.map(|race| why_it_won(winner, race)));
-    conclusions.extend(losers(turn, &steps));
-    conclusions.push(times(turn, before, &steps));
-    Story {
-        headline,
-        steps,
-        conclusions,
-    }
+/// What a transition comes to, in words.
+struct Teller<'a, 'b> {
+    transition: Transition<'a>,
+    silent: &'b [(String, String)],
 }
 
-fn demotion<'a>(turn: &'a Event, steps: Vec<&'a Event>) -> Story<'a> {
-    let name = turn.member.as_str();
-    let mut conclusions = vec![format!("{name} was stopped: {}", turn.what)];
-    let back = steps.iter().find(|step| {
-        step.at >= turn.at && step.member == turn.member && matches!(step.what, What::LockGained { .. })
-    });
-    conclusions.push(match back {
-        Some(back) => format!("{name} leads again since {}", local(back.at)),
-        None => "nobody is known to have taken the leader key since then".to_owned(),
-    });
-    conclusions.extend(losers(turn, &steps));
-    Story {
-        headline: format!("demotion of {name} at {}", local(turn.at)),
-        steps,
-        conclusions,
-    }
-}
-
-fn former_leader(before: &[&Event], race: Option<&Race>) -> Option<String> {
-    let raced = race.and_then(|race| race.former_leader.as_ref().map(ToString::to_string));
-    raced.or_else(|| {
-        before.iter().rev().find_map(|step| match &step.what {
-            What::Leader { from: Some(from), .. } => Some(from.to_string()),
-            What::LockLost { .. } | What::Demotion { .. } => Some(step.member.to_string()),
+impl<'a> Teller<'a, '_> {
+    fn takeover(&self, winner: &'a MemberName) -> (String, Vec<String>) {
+        let Transition {
+            former, turn, steps, ..
+        } = &self.transition;
+        let event = turn.event();
+        let from = match former {
+            Some(former) if *former == winner => " back".to_owned(),
+            Some(former) => format!(" from {former}"),
+            None => String::new(),
+        };
+        let kind = self.kind(winner);
+        let seen = match turn {
+            Turn::Seen(by, _) => format!(" at {} at the latest, as {} saw", local(by.at), by.member),
+            _ => format!(" at {}", local(event.at)),
+        };
+        let headline = format!("{kind}: {winner} took the leader key{from}{seen}");
+        let race = steps.iter().rev().find_map(|step| match &step.what {
+            What::Race(race) if step.member == *winner && race.verdict == Verdict::Won => Some(&**race),
             _ => None,
-        })
-    })
-}
-
-fn how_it_ended(former: &str, before: &[&Event]) -> String {
-    let own = before.iter().find(|step| {
-        step.member.as_str() == former
-            && matches!(
-                step.what,
-                What::Demotion { .. }
-                    | What::LockLost { .. }
-                    | What::Server { .. }
-                    | What::DcsLost { .. }
-                    | What::AgentEnded { .. }
-            )
-    });
-    if let Some(step) = own {
-        return format!("{former} led until {}: {}", local(step.at), step.what);
+        });
+        let mut conclusions = Vec::new();
+        conclusions.extend(former.map(|former| self.how_it_ended(former)));
+        conclusions.extend(race.map(|race| why_it_won(winner.as_str(), race)));
+        conclusions.extend(losers(winner, steps));
+        conclusions.push(self.times(winner));
+        (headline, conclusions)
     }
-    let noticed = before
-        .iter()
-        .find(|step| matches!(&step.what, What::Leader { from: Some(from), .. } if from.as_str() == former));
-    let Some(noticed) = noticed else {
-        return format!("{former} led before; it has told nothing of its end");
-    };
-    let renewed = match &noticed.what {
-        What::Leader {
+
+    /// In a word, what kind of change it was.
+    fn kind(&self, winner: &MemberName) -> &'static str {
+        let former = self.transition.former;
+        let mut own = self
+            .transition
+            .all
+            .iter()
+            .filter(|event| Some(&event.member) == former);
+        let handover = own.clone().find_map(|event| match &event.what {
+            What::Demotion {
+                purpose: StopPurpose::Switchover,
+                ..
+            } => Some(FailoverKind::Switchover),
+            What::Demotion {
+                purpose: StopPurpose::Failover,
+                ..
+            } => Some(FailoverKind::Failover),
+            _ => None,
+        });
+        // A former leader that says nothing may have done what was asked.
+        let tells = own.clone().next().is_some();
+        let asked = self.transition.steps.iter().find_map(|step| match &step.what {
+            What::Asked { operation, .. } => Some(*operation),
+            _ => None,
+        });
+        let is_standby_cluster = self.transition.all.iter().any(|event| {
+            event.member == *winner
+                && matches!(
+                    &event.what,
+                    What::Status {
+                        reason: Reason::StandbyLeaderByAcquiringLock | Reason::StandbyLeaderHavingLock,
+                        ..
+                    }
+                )
+        });
+        match (handover, asked) {
+            (Some(kind), _) => kind.as_str(),
+            // A standby leader stops no server to hand over, and a failover by hand may find nobody who leads.
+            (None, Some(kind)) if !tells || is_standby_cluster || kind == FailoverKind::Failover => {
+                kind.as_str()
+            }
+            _ if former == Some(winner) => "return",
+            _ if own.any(is_orderly_stop) => "planned hand-over",
+            _ => "failover",
+        }
+    }
+
+    fn demotion(&self, turn: &Event) -> (String, Vec<String>) {
+        let name = &turn.member;
+        let headline = format!("demotion of {name} at {}", local(turn.at));
+        let conclusions = vec![
+            format!("{name} was stopped: {}", turn.what),
+            format!("{name} kept the leader key"),
+        ];
+        (headline, conclusions)
+    }
+
+    fn nobody(&self, turn: &Event) -> (String, Vec<String>) {
+        let former = self.transition.former.map_or("the leader", MemberName::as_str);
+        let mut conclusions = Vec::new();
+        let headline = if let What::Demotion { .. } = turn.what {
+            conclusions.push(format!("{former} was stopped: {}", turn.what));
+            format!("demotion of {former} at {}", local(turn.at))
+        } else {
+            conclusions.extend(self.transition.former.map(|former| self.how_it_ended(former)));
+            format!("{former} does not lead any more since {}", local(turn.at))
+        };
+        conclusions.push("nobody is known to have taken the leader key since then".to_owned());
+        conclusions.extend(losers(&turn.member, &self.transition.steps));
+        (headline, conclusions)
+    }
+
+    fn how_it_ended(&self, former: &MemberName) -> String {
+        let own = |wanted: fn(&What) -> bool| {
+            let mut steps = self.transition.all.iter();
+            steps.find(|step| {
+                step.member == *former && is_before(step, self.transition.turn) && wanted(&step.what)
+            })
+        };
+        let told = own(|what| {
+            matches!(
+                what,
+                What::Demotion { .. } | What::LockLost { .. } | What::Fencing { .. } | What::DcsLost { .. }
+            ) || is_end_of_server(what)
+        });
+        let orderly = self.transition.all.iter();
+        let orderly = orderly
+            .clone()
+            .find(|step| step.member == *former && is_orderly_stop(step));
+        if let Some(step) = orderly.filter(|step| told.is_none_or(|told| step.at <= told.at)) {
+            return format!(
+                "{former} led until {}: its agent was told to stop, with PostgreSQL",
+                local(step.at)
+            );
+        }
+        if let Some(step) = told {
+            return format!("{former} led until {}: {}", local(step.at), step.what);
+        }
+        self.how_others_saw_it(former)
+    }
+
+    fn how_others_saw_it(&self, former: &MemberName) -> String {
+        let about = |step: &&&Event| {
+            matches!(&step.what, What::Leader { from: Some(from), .. } if from == former)
+                && step.member != *former
+        };
+        let mut why = match self.silent.iter().find(|(name, _)| former.as_str() == name) {
+            Some((_, why)) if why == NO_EVENTS => {
+                format!("{former} keeps no events, so its part is known from others only")
+            }
+            _ => format!("{former} has told nothing of its end, as when its agent or its machine is gone"),
+        };
+        let Some(noticed) = self.transition.steps.iter().find(about) else {
+            return why;
+        };
+        if let What::Leader {
             silent_for: Some(silent_for),
             ..
-        } => noticed.at.checked_sub(*silent_for).ok(),
-        _ => None,
-    };
-    let renewed = renewed.map_or(String::new(), |renewed| {
-        format!(" its last renewal was of {},", local(renewed))
-    });
-    format!(
-        "{former} has told nothing of its end, as when its agent or its machine is gone:{renewed} and {} noticed \
-         at {} that it was over",
-        noticed.member,
-        local(noticed.at)
+        } = &noticed.what
+            && let Ok(renewed) = noticed.at.checked_sub(*silent_for)
+        {
+            why.push_str(&format!(": its last renewal was of {}, and", local(renewed)));
+        } else {
+            why.push(':');
+        }
+        format!(
+            "{why} {} noticed at {} that it was over",
+            noticed.member,
+            local(noticed.at)
+        )
+    }
+
+    /// How long nobody could write: from the last moment in which the former leader could.
+    fn times(&self, winner: &MemberName) -> String {
+        let turn = self.transition.turn.event();
+        let seconds = |from: Timestamp, to: Timestamp| {
+            let seconds = to.duration_since(from).as_secs_f64().max(0.0);
+            format!("{seconds:.3} s")
+        };
+        let of_winner = |event: &&Event| event.member == *winner && event.at >= turn.at;
+        let is_promoted = |event: &&Event| {
+            matches!(
+                &event.what,
+                What::TaskEnded {
+                    task: Task::Promote { .. },
+                    outcome: TaskOutcome::Success,
+                    ..
+                }
+            )
+        };
+        let promotion = self.transition.all.iter().filter(of_winner).find(is_promoted);
+        let more = promotion.map(|event| format!("{} more until it was primary", seconds(turn.at, event.at)));
+        let Some(end) = self.end_of_writes() else {
+            let of_end = match self.transition.former {
+                Some(former) if former == winner => {
+                    format!("PostgreSQL of {former} was not stopped, as far as is known")
+                }
+                Some(former) => format!("nothing is known of the moment when {former} took its last write"),
+                None => "nothing is known of what came before".to_owned(),
+            };
+            return more.map_or(of_end.clone(), |more| {
+                format!("{of_end}; {winner} took the leader key, {more}")
+            });
+        };
+        let first = format!(
+            "{} from {} until {winner} took the leader key",
+            seconds(end.at, turn.at),
+            end.what
+        );
+        match (promotion, more) {
+            (Some(event), Some(more)) => format!(
+                "no writes for {}{}: {first}, {more}",
+                if end.is_exact { "" } else { "at most " },
+                seconds(end.at, event.at),
+            ),
+            _ => first,
+        }
+    }
+
+    /// The last moment in which the former leader could take writes, as far as it is known.
+    fn end_of_writes(&self) -> Option<EndOfWrites> {
+        let former = self.transition.former?;
+        let own = |wanted: fn(&What) -> bool| {
+            self.transition.all.iter().find(|step| {
+                step.member == *former && is_before(step, self.transition.turn) && wanted(&step.what)
+            })
+        };
+        let exact = |event: &Event, what: String| EndOfWrites {
+            at: event.at,
+            what,
+            is_exact: true,
+        };
+        let ended = own(|what| {
+            matches!(what, What::StopSignalled { .. } | What::Fencing { .. }) || is_end_of_server(what)
+        });
+        // Older versions do not say when the signal was sent.
+        let ended = ended.or_else(|| {
+            own(|what| {
+                matches!(
+                    what,
+                    What::Demotion { .. }
+                        | What::TaskBegun {
+                            task: Task::Stop { .. }
+                        }
+                )
+            })
+        });
+        if let Some(event) = ended {
+            let what = match &event.what {
+                What::Fencing { .. } => format!("the moment when the guard stopped {former}"),
+                What::Server { .. } => format!("the end of PostgreSQL on {former}"),
+                _ => format!("the stop of {former}"),
+            };
+            return Some(exact(event, what));
+        }
+        self.transition.steps.iter().find_map(|step| match &step.what {
+            What::Leader {
+                from: Some(from),
+                silent_for: Some(silent_for),
+                ..
+            } if from == former => Some(EndOfWrites {
+                at: step.at.checked_sub(*silent_for).ok()?,
+                what: format!("the last renewal of {former}"),
+                is_exact: false,
+            }),
+            _ => None,
+        })
+    }
+}
+
+/// The last moment in which a leader could take writes.
+struct EndOfWrites {
+    at: Timestamp,
+    /// What it was.
+    what: String,
+    /// It was then, and not earlier or later.
+    is_exact: bool,
+}
+
+/// What a member says about its end is of this transition if it was not long after it.
+fn is_before(event: &Event, turn: Turn<'_>) -> bool {
+    event.at.duration_since(turn.event().at) <= transition::SKEW
+}
+
+fn is_end_of_server(what: &What) -> bool {
+    matches!(
+        what,
+        What::Server {
+            from_role: Role::Primary,
+            from_state: ServerState::Running,
+            state: ServerState::Crashed | ServerState::Stopped,
+            ..
+        }
     )
 }
 
@@ -302,14 +434,14 @@ fn why_it_won(winner: &str, race: &Race) -> String {
 }
 
 /// Why the others did not.
-fn losers(turn: &Event, steps: &[&Event]) -> Vec<String> {
+fn losers(winner: &MemberName, steps: &[&Event]) -> Vec<String> {
     let mut told: Vec<String> = Vec::new();
     let mut names: Vec<&str> = Vec::new();
     for step in steps.iter().rev() {
         let name = step.member.as_str();
         if let What::Race(race) = &step.what
             && race.verdict != Verdict::Won
-            && step.member != turn.member
+            && step.member != *winner
             && !names.contains(&name)
         {
             names.push(name);
@@ -321,48 +453,4 @@ fn losers(turn: &Event, steps: &[&Event]) -> Vec<String> {
     }
     told.reverse();
     told
-}
-
-fn times(turn: &Event, before: &[&Event], steps: &[&Event]) -> String {
-    let between = |from: &Event, to: &Event| {
-        let seconds = to.at.duration_since(from.at).as_secs_f64().max(0.0);
-        format!("{seconds:.3} s")
-    };
-    let mut parts = Vec::new();
-    if let Some(What::Leader {
-        silent_for: Some(silent_for),
-        ..
-    }) = before.first().map(|step| &step.what)
-    {
-        parts.push(format!("{:.3} s without a renewal", silent_for.as_secs_f64()));
-    }
-    if let Some(first) = before.first() {
-        parts.push(format!(
-            "{} from the first sign to the leader key",
-            between(first, turn)
-        ));
-    }
-    let promotion = steps.iter().find(|step| {
-        step.at >= turn.at
-            && step.member == turn.member
-            && matches!(
-                &step.what,
-                What::TaskEnded {
-                    task: Task::Promote { .. },
-                    outcome: TaskOutcome::Success,
-                    ..
-                }
-            )
-    });
-    if let Some(promotion) = promotion {
-        parts.push(format!("{} more until it was primary", between(turn, promotion)));
-        if let Some(first) = before.first() {
-            parts.push(format!("{} in all", between(first, promotion)));
-        }
-    }
-    if parts.is_empty() {
-        "nothing is known of what came before".to_owned()
-    } else {
-        parts.join(", ")
-    }
 }

@@ -65,6 +65,7 @@ pub(super) fn check_programs(local: &LocalConfig) -> anyhow::Result<()> {
     let missing: Vec<_> = needed
         .into_iter()
         .filter(|program| !settings::has_program(local, program))
+        .map(|program| local.postgresql.bin_name.file_name(program))
         .collect();
     let place = if local.postgresql.bin_dir.as_os_str().is_empty() {
         "the folders of PATH".to_owned()

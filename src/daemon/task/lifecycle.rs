@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use config::SynchronousMode;
 use ha::citus::Moment;
+use ha::event::What;
 use ha::facts::Progress;
 use ha::step::{StartAs, StopMode, StopPurpose, TaskOutcome};
 use postgres::{Instant, Recovery, StartOptions, Started, StopOptions, StopProgress};
@@ -152,13 +153,24 @@ async fn end_for_certain(context: &Context, mode: postgres::StopMode) -> Result<
 
 async fn end_with(context: &Context, options: StopOptions) -> Result<()> {
     let (sender, mut receiver) = watch::channel(StopProgress::Preparing);
+    let told_mode = match options.mode {
+        postgres::StopMode::Immediate => StopMode::Immediate,
+        postgres::StopMode::Smart | postgres::StopMode::Fast => StopMode::Fast,
+    };
+    let mut is_signalled = false;
     let stopped = context.server.stop(options, Some(&sender), no_deadline());
     tokio::pin!(stopped);
     loop {
         tokio::select! {
             stopped = &mut stopped => return stopped.map(drop).map_err(failed),
             Ok(()) = receiver.changed() => {
-                if let StopProgress::ShutDown(control) = &*receiver.borrow_and_update() {
+                let reached = receiver.borrow_and_update().clone();
+                // A step that is over quickly is not seen; the ones after it prove that the signal was sent.
+                let was_sent = !matches!(reached, StopProgress::Preparing | StopProgress::Exited);
+                if was_sent && !std::mem::replace(&mut is_signalled, true) {
+                    context.tell(What::StopSignalled { mode: told_mode });
+                }
+                if let StopProgress::ShutDown(control) = reached {
                     context.report(Progress::ShutDown { checkpoint: control.checkpoint });
                 }
             }

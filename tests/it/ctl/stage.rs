@@ -81,7 +81,10 @@ impl Stage {
     fn put_keys(&self) {
         let started = Instant::now();
         while !self.etcdctl(&["endpoint", "health"]).0 {
-            assert!(started.elapsed() < START_LIMIT, "etcd does not answer");
+            assert!(
+                started.elapsed() < crate::harness::patience(START_LIMIT),
+                "etcd does not answer"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         for line in KEYS.lines() {

@@ -27,5 +27,5 @@ pub use checker::Witnesses;
 pub use cluster::Cluster;
 pub use member::Member;
 pub use versions::{newest, oldest};
-pub use wait::{eventually, seconds};
+pub use wait::{eventually, patience, seconds};
 pub use writer::Writer;
