@@ -63,10 +63,12 @@ impl Cache {
         let mut state = self.lock();
         state.told.retain(|_, told| told.revision > snapshot.revision);
         let old = std::mem::replace(&mut state.watched, snapshot);
-        state.trouble = None;
+        let was_unknown = state.trouble.take().is_some();
         self.changes.send_if_modified(|changes| {
             let before = *changes;
             changes.note_all(&self.layout, &old, &state.watched);
+            // Who found the store unreachable looks again now, though nothing has changed in it.
+            changes.leader += u64::from(was_unknown);
             *changes != before
         });
         drop(state);
@@ -213,6 +215,18 @@ mod tests {
         cache.tell(LEADER, 6, Some(record("z", 6)), false);
         assert_eq!(cache.get(LEADER).unwrap().value, "z");
         cache.apply(LEADER, 6, Some(record("z", 6)));
+        assert_eq!(cache.changes().borrow().leader, before.leader + 1);
+    }
+
+    #[test]
+    fn a_store_that_is_back_is_news_though_nothing_has_changed_in_it() {
+        let cache = cache();
+        let before = *cache.changes().borrow();
+        let snapshot = cache.lock().watched.clone();
+        cache.replace(snapshot.clone());
+        assert_eq!(*cache.changes().borrow(), before);
+        cache.invalidate("test".to_owned());
+        cache.replace(snapshot);
         assert_eq!(cache.changes().borrow().leader, before.leader + 1);
     }
 

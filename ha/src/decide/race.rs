@@ -14,11 +14,15 @@ use crate::step::{Action, Expect, Key};
 
 use std::time::Duration;
 
-/// How soon an unlocked cluster is looked at again: nothing is more urgent, and an event may never come.
+/// How soon an unlocked cluster is looked at again, where `ttl` is not so short that less is needed: nothing is more urgent, and
+/// an event may never come.
 const AGAIN_WHILE_UNLOCKED: Duration = Duration::from_secs(1);
 
 pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
-    let soon = c.now().after(AGAIN_WHILE_UNLOCKED.min(c.config().loop_wait));
+    let pause = AGAIN_WHILE_UNLOCKED
+        .min(c.config().loop_wait)
+        .min(c.config().ttl / 10);
+    let soon = c.now().after(pause);
     c.again_at(soon);
     if let Some(reason) = backoff::holds_back(c, cluster)? {
         return Ok(reason);
