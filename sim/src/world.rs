@@ -362,6 +362,9 @@ fn member(plan: &Plan, random: &mut Random, id: Id) -> Member {
     } else if plan.has_priorities {
         tags.insert("failover_priority".to_owned(), (id + 1).into());
     }
+    if plan.has_nosync && id + 1 == plan.members && plan.members > 2 {
+        tags.insert("nosync".to_owned(), true.into());
+    }
     let node = Node {
         scope: "sim".to_owned(),
         conn_url: format!("postgres://{name}:5432/postgres"),
