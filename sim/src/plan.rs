@@ -91,6 +91,21 @@ const KINDS: [Fault; 20] = [
     Fault::LoseSight,
 ];
 
+/// `ttl`, `loop_wait` and `retry_timeout`: any that are legal with a `ttl` of 3 to 300 s, short ones more often, and often
+/// with no second to spare.
+fn timers(random: &mut Random) -> (u64, u64, u64) {
+    let longest = [10, 10, 30, 300][random.index(4)];
+    let ttl = 3 + random.below(longest - 2);
+    let retry_timeout = 1 + random.below((ttl - 1) / 2);
+    let room = ttl - 2 * retry_timeout;
+    let loop_wait = match random.below(4) {
+        0 => room,
+        1 if ttl <= 60 => 1,
+        _ => 1 + random.below(room),
+    };
+    (ttl, loop_wait, retry_timeout)
+}
+
 /// The choices of a seed.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -124,6 +139,8 @@ pub struct Plan {
     pub drift_parts_per_million: u64,
     /// One member has the tag `nofailover`.
     pub has_nofailover: bool,
+    /// The last member has the tag `nosync`.
+    pub has_nosync: bool,
     /// Members have different priorities.
     pub has_priorities: bool,
     /// `synchronous_mode`: whether members count votes; `None` when it is off.
@@ -158,8 +175,7 @@ impl Plan {
     /// What `random` chooses. With `agent_dies`, agents are killed although no guard is there.
     #[must_use]
     pub(crate) fn choose(random: &mut Random, agent_dies: bool, is_synchronous: bool) -> Self {
-        let timings = [(30, 10, 10), (20, 5, 5), (10, 3, 3), (5, 1, 2), (3, 1, 1)];
-        let timing_seconds = timings[random.index(timings.len())];
+        let timing_seconds = timers(random);
         let has_guard = random.percent(20);
         let share = [15, 30, 60][random.index(3)];
         let mut faults: Vec<Fault> = KINDS.into_iter().filter(|_| random.percent(share)).collect();
@@ -167,6 +183,8 @@ impl Plan {
             faults.push(Fault::KillAgent);
         }
         let ttl = timing_seconds.0;
+        // A run with a long `ttl` is not much longer than others: something happens more often in it.
+        let rhythm = ttl.min(75);
         let (mut by_quorum, mut is_strict, mut node_count) = (None, false, 1);
         if is_synchronous {
             by_quorum = Some(random.percent(50));
@@ -199,14 +217,15 @@ impl Plan {
             drift_parts_per_million: [0, 0, 50][random.index(3)],
             has_nofailover: random.percent(15),
             has_priorities: random.percent(20),
+            has_nosync: is_synchronous && random.percent(15),
             synchronous_by_quorum: by_quorum,
             is_strict,
             synchronous_node_count: node_count,
             is_failsafe,
             primary_probe_timeout_seconds: probes.then(|| 1 + random.below(ttl)),
             faults,
-            fault_interval: Duration::from_millis(random.below(ttl * 3000) + ttl * 300),
-            chaos: Duration::from_secs(ttl * 12 + random.below(ttl * 12)),
+            fault_interval: Duration::from_millis(random.below(rhythm * 3000) + rhythm * 300),
+            chaos: Duration::from_secs(rhythm * 12 + random.below(rhythm * 12) + ttl * 2),
             has_remote: false,
             is_standby_cluster: false,
             has_logical_slot: false,

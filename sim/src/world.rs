@@ -373,6 +373,9 @@ fn member(plan: &Plan, random: &mut Random, id: Id) -> Member {
     if let Some((_, upstream)) = plan.replicate_from.iter().find(|(member, _)| *member == id) {
         tags.insert("replicatefrom".to_owned(), format!("m{}", upstream + 1).into());
     }
+    if plan.has_nosync && id + 1 == plan.members && plan.members > 2 {
+        tags.insert("nosync".to_owned(), true.into());
+    }
     let node = Node {
         scope: "sim".to_owned(),
         conn_url: format!("postgres://{name}:5432/postgres"),
