@@ -290,7 +290,7 @@ mod tests {
                 "pending_restart_reason":{{"{parameter}":{{"old_value":"{old}","new_value":"{new}"}}}}}}"#
         );
         Member {
-            version: Version::default(),
+            version: Version(1),
             name: MemberName(name.to_owned()),
             session: String::new(),
             data: MemberData::parse(&text),
