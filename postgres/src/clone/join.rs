@@ -99,6 +99,8 @@ impl Server {
         }
         let children = self
             .postmaster()
+            .ok()
+            .flatten()
             .map(|postmaster| postmaster.children())
             .unwrap_or_default();
         let startup = children

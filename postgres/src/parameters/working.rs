@@ -80,7 +80,7 @@ impl Server {
 
     /// Writes down what the running server has of the parameters that need a restart.
     pub(super) async fn remember_running(&self, deadline: Instant) -> Result<()> {
-        let Some(postmaster) = self.postmaster() else {
+        let Some(postmaster) = self.postmaster()? else {
             return Ok(());
         };
         if locked(&self.shared.parameters).running_of == Some(postmaster.pid()) {
