@@ -298,11 +298,17 @@ async fn after_cut_off_creation(server: &Server) -> anyhow::Result<Memory> {
 /// What a daemon knows of its server before the first cycle. Nothing is started before the DCS was read.
 async fn first_memory(server: &Server, retry_timeout: Duration) -> anyhow::Result<Memory> {
     server.end_abandoned_rewind().await?;
-    server.end_filling().await?;
-    if server.is_unfinished_cluster()? {
-        return after_cut_off_creation(server).await;
+    match server.is_unfinished_cluster() {
+        Ok(true) => {
+            server.end_filling().await?;
+            return after_cut_off_creation(server).await;
+        }
+        Ok(false) => {
+            server.remove_unfinished_copy().await?;
+        }
+        // A server is not started before this is known; one that runs goes on.
+        Err(error) => tracing::warn!("cannot find out whether a copy was cut off: {error}"),
     }
-    server.remove_unfinished_copy().await?;
     let role = server.role_of_data_directory();
     let postmaster = server.postmaster().map_err(|error| {
         tracing::warn!("{error}");

@@ -53,7 +53,7 @@ fn write_for(member: &Member, time: Duration, during: impl FnOnce() + Send) {
 }
 
 #[test]
-fn a_data_directory_that_cannot_be_read_stops_nothing() {
+fn a_pid_file_that_cannot_be_read_stops_nothing() {
     let mut cluster = Cluster::with(newest(), 2, 1, TIMERS);
     cluster.members[0].start();
     let leader = cluster.wait_for_primary(seconds(30));
@@ -64,7 +64,9 @@ fn a_data_directory_that_cannot_be_read_stops_nothing() {
         cluster.member(&leader).data_dir(),
     );
     let begin = cluster.member(&leader).log_end();
-    let mode = |mode| fs::set_permissions(&data_dir, Permissions::from_mode(mode)).unwrap();
+    // PostgreSQL itself ends when it cannot open its WAL: only what the agent reads is out of reach.
+    let pid_file = data_dir.join("postmaster.pid");
+    let mode = |mode| fs::set_permissions(&pid_file, Permissions::from_mode(mode)).unwrap();
 
     write_for(cluster.member(&leader), LEASES, || mode(0o000));
     assert_eq!(cluster.key("leader").as_deref(), Some(leader.as_str()));
@@ -80,7 +82,7 @@ fn a_data_directory_that_cannot_be_read_stops_nothing() {
     std::thread::sleep(LEASES);
     assert_eq!(cluster.key("leader").as_deref(), Some(leader.as_str()));
 
-    mode(0o700);
+    mode(0o600);
     assert_eq!(cluster.wait_until_healthy(seconds(30)), leader);
     assert_eq!(cluster.member(&leader).postmaster(), postmaster);
     let log = cluster.member(&leader).log();

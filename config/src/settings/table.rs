@@ -134,7 +134,7 @@ pub const LOCAL: &[Setting] = &[
     row("etcd3.username", Text, "", Reload),
     row("etcd3.password", Secret, "", Reload),
     row("etcd3.cacert", Text, "", Restart),
-    row("etcd3.insecure", Bool, "off", Restart),
+    own("etcd3.insecure", Bool, "off", Restart),
     row("etcd3.cert", Text, "", Restart),
     row("etcd3.key", Text, "", Restart),
     row("exhibitor", Mapping, "", Restart),

@@ -18,9 +18,9 @@ remember known primary running lock=12
 cluster leader=a optime=100
 member a primary 100
 member b replica 100
-peer b replica 100
+peer b replica 120
 server primary 120
-sender b 100 async
+sender b 120 async
 ";
 
 const CANDIDATE: &str = "
