@@ -11,7 +11,9 @@ use crate::cluster::{Cluster, Failover, SyncState};
 use crate::cycle::{Cycle, Flow};
 use crate::facts::LockAnswer;
 use crate::memory::ReplacedStore;
+use crate::quorum::Claim;
 use crate::reason::{Reason, notes};
+use crate::standby_names::StandbyNames;
 use crate::step::{Action, Expect, Key};
 
 /// Takes note of a new store, and fills in the members of before that have not come back to it yet.
@@ -112,7 +114,6 @@ fn write_again(c: &mut Cycle<'_>) -> Flow<()> {
     let replaced = c.memory.replaced_store.as_ref();
     let before = replaced.and_then(|replaced| replaced.before.clone());
     let before = before.unwrap_or_default();
-    let me = c.me().clone();
     let config = before
         .config
         .as_ref()
@@ -121,10 +122,7 @@ fn write_again(c: &mut Cycle<'_>) -> Flow<()> {
         .failsafe
         .as_ref()
         .map(|members| serde_json::json!(members).to_string());
-    let sync = (!before.sync.is_empty()).then(|| {
-        let leader = before.sync.leader.clone().unwrap_or(me);
-        SyncState::to_json(&leader, before.sync.quorum, &before.sync.voters)
-    });
+    let sync = sync_that_holds(c, &before.sync)?;
     let has_origins = before.origins != Default::default();
     let keys = [
         (Key::Initialize, before.initialize.clone()),
@@ -148,6 +146,27 @@ fn write_again(c: &mut Cycle<'_>) -> Flow<()> {
         replaced.is_written = is_written;
     }
     Ok(())
+}
+
+/// What the key `sync` may say: what it said before if PostgreSQL still waits accordingly, otherwise that no standby may take
+/// over. The setting may have changed since, or is not known.
+fn sync_that_holds(c: &mut Cycle<'_>, before: &SyncState) -> Flow<Option<String>> {
+    if before.is_empty() {
+        return Ok(None);
+    }
+    let sql = observe::server(c)?.sql;
+    let in_force = sql.and_then(|sql| StandbyNames::parse(&sql.synchronous_standby_names));
+    let claim = Claim {
+        voters: before.voters.iter().cloned().collect(),
+        quorum: before.quorum,
+    };
+    let leader = before.leader.clone().unwrap_or_else(|| c.me().clone());
+    let holds = in_force.is_some_and(|names| claim.holds_under(&names));
+    Ok(Some(if holds {
+        SyncState::to_json(&leader, before.quorum, &before.voters)
+    } else {
+        SyncState::to_json(&leader, 0, &[])
+    }))
 }
 
 /// Why this member does not run for the key in a new store. `None` when it may.
