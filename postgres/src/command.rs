@@ -1,7 +1,7 @@
 //! Running other programs: with a deadline, a bounded capture of what they print, and never leaving them behind.
 
-use crate::process::group;
 use crate::error::Whose;
+use crate::process::group;
 use crate::process::launch::last_lines;
 use crate::{Error, Instant, Result, Server};
 use rustix::process::{Pid, Signal, kill_process_group};

@@ -223,7 +223,12 @@ fn in_order(members: &mut [&Member]) {
 const POLL: Duration = Duration::from_secs(1);
 
 /// Whether the next member may be restarted. Conditions that are not met, and restarts at a later time, keep nobody.
-async fn restart(session: &Session, member: &Member, body: &Value, cluster_name: &str) -> Result<bool, Error> {
+async fn restart(
+    session: &Session,
+    member: &Member,
+    body: &Value,
+    cluster_name: &str,
+) -> Result<bool, Error> {
     let name = &member.name;
     let goes_on = format!(
         "The restart of {name} goes on: \"list {cluster_name}\" shows it; no other member is restarted"

@@ -66,15 +66,22 @@ fn files_that_cannot_be_used() {
         broken.stderr
     );
 
-    member.write_config(&good.replace("use_unix_socket: true", "remove_data_directory_on_rewind_failure: [1, 2]"));
+    member.write_config(&good.replace(
+        "use_unix_socket: true",
+        "remove_data_directory_on_rewind_failure: [1, 2]",
+    ));
     let wrong = refused(&cluster, file);
     assert!(
-        wrong.stderr.contains(&place("remove_data_directory_on_rewind_failure")),
+        wrong
+            .stderr
+            .contains(&place("remove_data_directory_on_rewind_failure")),
         "{}",
         wrong.stderr
     );
     assert!(
-        wrong.stderr.contains("postgresql.remove_data_directory_on_rewind_failure"),
+        wrong
+            .stderr
+            .contains("postgresql.remove_data_directory_on_rewind_failure"),
         "{}",
         wrong.stderr
     );

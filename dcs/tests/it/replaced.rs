@@ -7,7 +7,7 @@ use tamada_dcs::etcd3::Etcd3;
 use tamada_dcs::memory::SharedStore;
 use tamada_dcs::{Dcs, Error, Expect, Key, Layout, Renewed, WhenGone};
 
-use crate::contract::{Scene, Stage, TIMING, eventually, identity};
+use crate::contract::{LIMIT, Scene, Stage, TIMING, eventually, identity};
 use crate::etcd::Etcd;
 
 async fn member(etcd: &Etcd, name: &str) -> Etcd3 {
@@ -29,7 +29,7 @@ async fn nothing_is_done_before_it_was_read(dcs: &dyn Dcs) {
 
 async fn new_store(dcs: &dyn Dcs) -> Cluster {
     let is_new = |cluster: &Cluster| (cluster.generation == 1).then(|| cluster.clone());
-    eventually(dcs, Duration::from_secs(15), "the new store is read", is_new).await
+    eventually(dcs, LIMIT, "the new store is read", is_new).await
 }
 
 async fn leads_on(a: &dyn Dcs, b: &dyn Dcs) {

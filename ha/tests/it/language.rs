@@ -69,8 +69,8 @@ use tamada_ha::pg::{
     Timeline, Xid,
 };
 use tamada_ha::step::{
-    Action, Callback, CloneSource, Outcome, Question, RequestId, SlotWork, StartAs, StartReason, Step, StopMode,
-    StopPurpose, Task, TaskOutcome, WhenGone,
+    Action, Callback, CloneSource, Outcome, Question, RequestId, SlotWork, StartAs, StartReason, Step,
+    StopMode, StopPurpose, Task, TaskOutcome, WhenGone,
 };
 use tamada_ha::{Facts, decide, renewal_meanwhile};
 
