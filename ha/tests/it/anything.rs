@@ -776,9 +776,8 @@ fn check_unknown_server(seen: &Seen) {
             Step::Act(Action::Begin(Task::Stop { .. })) => {
                 assert!(
                     !is_held || is_stopping,
-                    "a leader's server is left alone: {:?} {:?}",
-                    entry.step,
-                    seen.facts.given.task
+                    "a leader's server is left alone: {:#?}",
+                    journal.iter().map(|it| format!("{:?} -> {:.200}", it.step, format!("{:?}", it.answer))).collect::<Vec<_>>()
                 );
             }
             Step::Act(Action::Begin(task)) => panic!("{task:?} is begun"),
