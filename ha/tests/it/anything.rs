@@ -777,7 +777,10 @@ fn check_unknown_server(seen: &Seen) {
                 assert!(
                     !is_held || is_stopping,
                     "a leader's server is left alone: {:#?}",
-                    journal.iter().map(|it| format!("{:?} -> {:.200}", it.step, format!("{:?}", it.answer))).collect::<Vec<_>>()
+                    journal
+                        .iter()
+                        .map(|it| format!("{:?} -> {:.200}", it.step, format!("{:?}", it.answer)))
+                        .collect::<Vec<_>>()
                 );
             }
             Step::Act(Action::Begin(task)) => panic!("{task:?} is begun"),
