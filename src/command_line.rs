@@ -44,6 +44,10 @@ pub enum Command {
 
 /// What to do with configurations.
 #[derive(Subcommand)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, for the time of the command"
+)]
 pub enum Config {
     /// Make this host's configuration for a cluster
     Create(debian::ConfigCreate),

@@ -534,6 +534,10 @@ pub enum RecoveryDrift {
 
 /// The answer to a question, or the result of an action.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a cycle has few answers, and moves none of them often"
+)]
 pub enum Answer {
     /// To [`crate::step::Question::Cluster`].
     Cluster(#[serde(with = "crate::event::shared::arc_result")] Result<Arc<Cluster>, DcsFailure>),

@@ -30,7 +30,7 @@ pub(crate) enum Waiting {
     /// Nothing waits any more.
     Nothing,
     /// It may be archived later; what is wrong now.
-    StillWaiting(String),
+    Later(String),
     /// It cannot be archived from here; why, and which files.
     Unable(String, Vec<String>),
 }
@@ -71,7 +71,7 @@ impl Server {
         }
         Ok(match reason {
             None => Waiting::Nothing,
-            Some(why) => Waiting::StillWaiting(format!(
+            Some(why) => Waiting::Later(format!(
                 "WAL waits for the archive ({}) and archive_command fails: {why}; repair it; `tamada ctl reinit` \
                  replaces the data directory all the same and keeps the WAL beside it",
                 shown(&failed)
@@ -86,7 +86,7 @@ impl Server {
     pub async fn save_waiting_wal(&self, deadline: Instant) -> Result<()> {
         match self.archive_waiting(deadline).await? {
             Waiting::Nothing => Ok(()),
-            Waiting::StillWaiting(why) => self.keep_waiting_wal(&why, &self.waiting_for_archive()?),
+            Waiting::Later(why) => self.keep_waiting_wal(&why, &self.waiting_for_archive()?),
             Waiting::Unable(why, files) => self.keep_waiting_wal(&why, &files),
         }
     }

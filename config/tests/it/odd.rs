@@ -4,7 +4,7 @@
 use crate::keys::set;
 use crate::{FILE, tree};
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tamada_config::settings::{DYNAMIC, Expected, LOCAL, Setting};
 use tamada_config::{
     DynamicConfig, GuardMode, LocalConfig, Minimums, PostgresqlSettings, Problems, ReplicaMethod, Tags,
@@ -227,7 +227,6 @@ fn no_number_is_too_large() {
         json!("1e18"),
         json!("99999999999d"),
     ];
-    let now = Instant::now();
     for row in DYNAMIC.iter().filter(|row| !row.path.contains('.')) {
         for number in &numbers {
             let document = json!({row.path: number});
@@ -245,10 +244,6 @@ fn no_number_is_too_large() {
             for duration in durations.into_iter().flatten() {
                 assert!(
                     duration <= Duration::from_secs(2_147_483_647),
-                    "{document}: {duration:?}"
-                );
-                assert!(
-                    now.checked_add(duration * 3).is_some(),
                     "{document}: {duration:?}"
                 );
             }

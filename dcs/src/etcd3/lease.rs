@@ -203,7 +203,8 @@ pub(super) async fn revoke(calls: &Calls, budget: Budget, id: i64) -> Result<(),
             }
         })
     });
-    Ok(revoked.await?.value)
+    revoked.await?;
+    Ok(())
 }
 
 /// The lease without which this leader cannot be superseded. It is granted for a long time and not renewed: another one

@@ -79,7 +79,7 @@ impl Server {
         self.wait_for_leftovers(deadline).await?;
         match self.archive_waiting(deadline).await {
             Ok(Waiting::Nothing) => {}
-            Ok(Waiting::StillWaiting(why)) => return Ok(Rewound::WalWaits(why)),
+            Ok(Waiting::Later(why)) => return Ok(Rewound::WalWaits(why)),
             Ok(Waiting::Unable(why, files)) => {
                 if let Err(error) = self.keep_waiting_wal(&why, &files) {
                     return Ok(Rewound::WalWaits(format!("{error} ({why})")));
