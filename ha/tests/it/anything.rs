@@ -752,7 +752,7 @@ fn check_unknown_server(seen: &Seen) {
     let Some(looked) = journal.iter().position(|entry| is_unknown(&entry.answer)) else {
         return;
     };
-    let locks = journal
+    let mut locks = journal
         .iter()
         .filter_map(|entry| match (&entry.step, &entry.answer) {
             // A key that was given back is not held, whatever the answer.
@@ -760,7 +760,7 @@ fn check_unknown_server(seen: &Seen) {
             (_, Answer::Lock(answer)) => Some(answer),
             _ => None,
         });
-    let is_held = matches!(locks.last(), Some(LockAnswer::Held { .. }));
+    let is_held = matches!(locks.next_back(), Some(LockAnswer::Held { .. }));
     let is_stopping = seen.facts.given.is_stopping;
     // A key that a replaced store gives to a member which did not lead is given back.
     let was_renewed = journal.iter().any(|entry| {
