@@ -135,7 +135,9 @@ impl World {
             return;
         }
         self.marks.hit("quiet handover");
-        if lost > 0 {
+        // Nobody had the last WAL, so the key was kept, and ran out: from there on it is a failover.
+        let kept = self.members[handover.from].agent.reason == "ShutDownWithKey";
+        if lost > 0 && !kept {
             let from = handover.from + 1;
             self.break_rule(
                 id,
@@ -189,9 +191,10 @@ impl World {
         if holds_key && self.members[id].server.is_good() {
             self.break_rule(id, "clones over its data while it holds the leader key");
         }
-        if self.members[id].is_foreign {
+        if self.members[id].is_foreign && !self.members[id].reinitialize_is_asked {
             self.break_rule(id, "clones over another cluster's data");
         }
+        self.members[id].is_foreign = false;
     }
 
     /// Whether the cluster is as it should be: one primary with the key, and everybody streams from it.
@@ -211,14 +214,15 @@ impl World {
         }
         let mut followers = self
             .ids()
-            .filter(|id| *id != primary && !self.members[*id].is_foreign)
+            .filter(|id| *id != primary && !self.hangs_on_foreign(*id))
             .filter(|id| self.plan.without_stream != Some(*id));
         let since = self.members[primary]
             .server
             .waiting
             .first()
             .map(|(_, since)| *since);
-        let may_wait = self.plan.is_strict && self.members.iter().any(|member| member.is_foreign);
+        let may_wait =
+            self.plan.is_strict && !self.ids().any(|id| id != primary && self.may_be_waited_for(id));
         if !may_wait && since.is_some_and(|since| self.now > since + Duration::from_secs(10)) {
             let names = &self.members[primary].server.running_names;
             return Some(format!("commits wait on {name} for {names}"));
@@ -328,6 +332,30 @@ impl World {
     }
 
     /// Whether a member's WAL comes from the primary, perhaps by way of others.
+    /// The member, or one that it replicates from, has another cluster's data until somebody mends that.
+    fn hangs_on_foreign(&self, id: Id) -> bool {
+        let mut at = id;
+        for _ in 0..self.members.len() {
+            if self.members[at].is_foreign {
+                return true;
+            }
+            let upstream = self.plan.replicate_from.iter().find(|(member, _)| *member == at);
+            let Some((_, upstream)) = upstream else {
+                return false;
+            };
+            at = *upstream;
+        }
+        false
+    }
+
+    /// Whether the primary's commits can wait for a member: it streams from the primary itself, and its tags permit it.
+    fn may_be_waited_for(&self, id: Id) -> bool {
+        let plan = &self.plan;
+        let is_cascaded = plan.replicate_from.iter().any(|(member, _)| *member == id);
+        let is_nosync = plan.has_nosync && id + 1 == plan.members;
+        !self.members[id].is_foreign && !is_cascaded && !is_nosync && plan.without_stream != Some(id)
+    }
+
     pub(crate) fn streams_from(&self, id: Id, primary: Id) -> bool {
         let mut at = id;
         for _ in 0..self.members.len() {

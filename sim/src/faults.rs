@@ -299,6 +299,7 @@ impl World {
             force,
             from_leader: false,
         };
+        self.members[id].reinitialize_is_asked = true;
         self.ask_member(id, request);
     }
 

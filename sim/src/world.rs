@@ -84,6 +84,8 @@ pub(crate) struct Member {
     pub(crate) hangs_since: Option<Duration>,
     /// It cannot take part: another cluster's data.
     pub(crate) is_foreign: bool,
+    /// Somebody has asked for a new copy, whatever is there.
+    pub(crate) reinitialize_is_asked: bool,
     /// Its agent cannot look at server and data directory.
     pub(crate) is_blind: bool,
 }
@@ -406,6 +408,7 @@ fn member(plan: &Plan, random: &mut Random, id: Id) -> Member {
         hazard_until: Duration::ZERO,
         hangs_since: None,
         is_foreign: false,
+        reinitialize_is_asked: false,
         is_blind: false,
     }
 }
