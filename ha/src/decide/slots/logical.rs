@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::published_position;
 use super::wanted::{Kind, Wanted, upstream_slot, wanted};
-use crate::cluster::{Cluster, Member, Promotion};
+use crate::cluster::{Cluster, Promotion};
 use crate::cycle::{Cycle, Flow};
 use crate::decide::{follow, observe};
 use crate::facts::{Slot, SlotHorizons, SqlFacts};
@@ -110,7 +110,7 @@ fn prove(
         return None;
     }
     let leader = cluster.leader_member().filter(|leader| &leader.name != c.me());
-    find(c, leader, sql, postmaster, &here);
+    find(c, cluster, sql, postmaster, &here);
     c.memory.slots.unproven.retain(|name, _| here.contains_key(name));
     let leader = leader?;
     if let Some(horizons) = sql
@@ -131,19 +131,22 @@ fn prove(
 }
 
 /// What another server's start has brought along, or somebody has copied, is to be looked at anew, and all of it when there
-/// is another leader: until our physical slot there keeps rows it may have thrown some away.
+/// is another leader: until our physical slot there keeps rows it may have thrown some away. While our member key is missing
+/// the leader may drop that slot.
 fn find(
     c: &mut Cycle<'_>,
-    leader: Option<&Member>,
+    cluster: &Cluster,
     sql: &SqlFacts,
     postmaster: Option<i64>,
     here: &BTreeMap<&SlotName, &Slot>,
 ) {
     let now = c.now();
+    let leader = cluster.leader_member().filter(|leader| &leader.name != c.me());
+    let is_unknown_there = cluster.member(c.me()).is_none();
     let slots = &mut c.memory.slots;
     let under = leader.map(|leader| (leader.name.clone(), sql.timeline));
     let is_another_server = slots.found_in != postmaster;
-    if is_another_server || (under.is_some() && slots.found_under != under) {
+    if is_another_server || is_unknown_there || (under.is_some() && slots.found_under != under) {
         let found = here.keys().map(|name| ((*name).clone(), None));
         slots.unproven = found.collect();
         slots.found_since = Some(now);
