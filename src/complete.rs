@@ -8,7 +8,6 @@ use std::time::Duration;
 use clap::{Arg, Command, CommandFactory};
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use clap_complete::env::CompleteEnv;
-use config::DcsConfig;
 
 use crate::command_line;
 use crate::ctl::{Session, Settings};
@@ -54,10 +53,7 @@ fn with_names(command: Command) -> Command {
 
 fn clusters() -> Vec<CompletionCandidate> {
     let names = ask(async |settings: Settings| {
-        let DcsConfig::Etcd3(etcd) = &settings.dcs else {
-            return None;
-        };
-        let scopes = dcs::etcd3::Etcd3::scopes(etcd, &settings.namespace, dcs::Timing::default());
+        let scopes = dcs::scopes(&settings.dcs, &settings.namespace, dcs::Timing::default());
         Some(scopes.await.ok()?.into_iter().collect())
     });
     candidates(names)
@@ -66,10 +62,7 @@ fn clusters() -> Vec<CompletionCandidate> {
 /// The members of the cluster that stands on the line, else of the configuration's own.
 fn members() -> Vec<CompletionCandidate> {
     let names = ask(async |settings: Settings| {
-        let DcsConfig::Etcd3(etcd) = &settings.dcs else {
-            return None;
-        };
-        let scopes = dcs::etcd3::Etcd3::scopes(etcd, &settings.namespace, dcs::Timing::default())
+        let scopes = dcs::scopes(&settings.dcs, &settings.namespace, dcs::Timing::default())
             .await
             .ok()?;
         let named = words().find_map(|word| word.into_string().ok().filter(|word| scopes.contains(word)));

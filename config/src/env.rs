@@ -166,7 +166,8 @@ const DCS: &[(&str, Form)] = &[
     ("BYPASS_API_SERVICE", Bool),
     ("RETRIABLE_HTTP_CODES", List),
     ("KEY_PASSWORD", Text),
-    ("USE_SSL", Text),
+    // A text in Patroni, where any, even `false`, turns TLS on.
+    ("USE_SSL", Bool),
     ("SET_ACLS", Mapping),
     ("AUTH_DATA", Mapping),
 ];
@@ -283,6 +284,19 @@ impl<'a> Reader<'a> {
                 }
             }
         }
+        self.variable(
+            "PATRONI_EXHIBITOR_POLL_INTERVAL",
+            &["exhibitor", "poll_interval"],
+            Int,
+        );
+        // What Patroni documents; there only the name with the section's works, which goes before this one.
+        let codes = ["kubernetes", "retriable_http_codes"];
+        let kubernetes = self.tree.get(codes[0]);
+        if kubernetes.is_some_and(|section| section.get(codes[1]).is_none()) {
+            self.variable("PATRONI_RETRIABLE_HTTP_CODES", &codes, List);
+        } else {
+            self.known.push("PATRONI_RETRIABLE_HTTP_CODES".to_owned());
+        }
         self.own();
     }
 
@@ -294,7 +308,7 @@ impl<'a> Reader<'a> {
             };
             let form = match row.expected {
                 Expected::Scalars | Expected::Mapping | Expected::Section(_) | Expected::Named(_) => Mapping,
-                Expected::Lines | Expected::Options | Expected::Sections(_) => List,
+                Expected::Lines | Expected::Texts | Expected::Options | Expected::Sections(_) => List,
                 Expected::Bool => Bool,
                 _ => Text,
             };

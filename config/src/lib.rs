@@ -34,7 +34,10 @@ pub use local::{
     CtlConfig, GuardConfig, GuardMode, LocalConfig, LocalPostgresql, LogConfig, LogType, RestApiConfig, Role,
     ServerTokens, VerifyClient, WatchdogConfig, WatchdogMode,
 };
-pub use local_dcs::{DcsConfig, DcsKind, Etcd3Config, EtcdEndpoints};
+pub use local_dcs::{
+    Consistency, ConsulConfig, DcsConfig, DcsKind, EtcdConfig, EtcdEndpoints, ExhibitorConfig,
+    KubernetesConfig, KubernetesPort, ZookeeperAcl, ZookeeperConfig,
+};
 pub use number::{parse_bool, parse_int, parse_major_version, parse_real, parse_server_version};
 pub use postgresql::{Callbacks, ParameterRole, PostgresqlSettings, ReplicaMethod, StandbyDefaults};
 pub use problem::{Problem, Problems, Severity};

@@ -1,23 +1,35 @@
-//! Where the cluster state is kept, as the local file says it.
+//! Where the cluster state is kept, as the local file says it: one file for each kind of section.
+
+mod consul;
+mod etcd;
+mod kubernetes;
+mod url;
+mod zookeeper;
+
+pub use consul::{Consistency, ConsulConfig};
+pub use etcd::{EtcdConfig, EtcdEndpoints};
+pub use kubernetes::{KubernetesConfig, KubernetesPort};
+pub use zookeeper::{ExhibitorConfig, ZookeeperAcl, ZookeeperConfig};
 
 use crate::endpoint::HostPort;
 use crate::problem::{Problem, Problems};
-use crate::secret::Secret;
 use crate::value::{Map, Value};
-use std::path::PathBuf;
 
 /// The DCS section of the local configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DcsConfig {
-    /// etcd, spoken to by its v3 API.
-    Etcd3(Etcd3Config),
-    /// One of the other kinds that Patroni knows, with its section as written.
-    Other {
-        /// Which.
-        kind: DcsKind,
-        /// The section as written.
-        section: Map,
-    },
+    /// `consul`
+    Consul(ConsulConfig),
+    /// `etcd`: by the v2 API.
+    Etcd(EtcdConfig),
+    /// `etcd3`: by the v3 API.
+    Etcd3(EtcdConfig),
+    /// `exhibitor`: ZooKeeper, found by Exhibitor.
+    Exhibitor(ExhibitorConfig),
+    /// `kubernetes`
+    Kubernetes(KubernetesConfig),
+    /// `zookeeper`
+    Zookeeper(ZookeeperConfig),
 }
 
 /// The kinds of DCS that Patroni knows, in the order in which Patroni looks for their sections.
@@ -33,49 +45,10 @@ pub enum DcsKind {
     Exhibitor,
     /// `kubernetes`
     Kubernetes,
-    /// `raft`
+    /// `raft`: refused
     Raft,
     /// `zookeeper`
     Zookeeper,
-}
-
-/// How the first etcd endpoints are found. When several are written, the first of proxy, srv, hosts, host wins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EtcdEndpoints {
-    /// `proxy`: one endpoint; the topology is never asked for.
-    Proxy(HostPort),
-    /// `srv`: names found by DNS.
-    Srv {
-        /// The domain.
-        domain: String,
-        /// `srv_suffix`, appended to every service name that is looked up.
-        suffix: Option<String>,
-    },
-    /// `hosts`, `host` or `url`.
-    Hosts(Vec<HostPort>),
-}
-
-/// The `etcd3` section.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Etcd3Config {
-    /// The endpoints to begin with.
-    pub endpoints: EtcdEndpoints,
-    /// Never ask the cluster for its members, keep to the configured endpoints (`use_proxies`, `proxy`).
-    pub use_proxies: bool,
-    /// `protocol: https` (or given by `url`).
-    pub https: bool,
-    /// User name for authentication.
-    pub username: Option<String>,
-    /// Its password.
-    pub password: Option<Secret>,
-    /// CA file; without it the system's CAs are trusted.
-    pub cacert: Option<PathBuf>,
-    /// The server's certificate is not verified.
-    pub insecure: bool,
-    /// Client certificate.
-    pub cert: Option<PathBuf>,
-    /// Its key; may be inside `cert`.
-    pub key: Option<PathBuf>,
 }
 
 const KINDS: [(&str, DcsKind); 7] = [
@@ -88,6 +61,14 @@ const KINDS: [(&str, DcsKind); 7] = [
     ("zookeeper", DcsKind::Zookeeper),
 ];
 
+/// Patroni's own store keeps neither term nor vote on disk and cannot be spoken to from outside.
+const RAFT: &str = "Patroni's own store is not supported: keep the cluster's state in another one. In pause \
+                    (patronictl pause --wait), stop all members, replace this section by that of another store, for \
+                    example etcd3, start them and resume";
+
+/// The key within the section (empty: the section itself), and what is wrong with it.
+type KeyError = (&'static str, String);
+
 impl DcsKind {
     /// The name of its section.
     #[must_use]
@@ -97,6 +78,15 @@ impl DcsKind {
             .find(|(_, kind)| *kind == self)
             .map_or("", |(name, _)| name)
     }
+
+    /// The store's name in `waiting on …`: Patroni's two clients of etcd go by one.
+    #[must_use]
+    pub fn family(self) -> &'static str {
+        match self {
+            Self::Etcd | Self::Etcd3 => "etcd",
+            other => other.name(),
+        }
+    }
 }
 
 impl DcsConfig {
@@ -104,8 +94,30 @@ impl DcsConfig {
     #[must_use]
     pub fn kind(&self) -> DcsKind {
         match self {
+            Self::Consul(_) => DcsKind::Consul,
+            Self::Etcd(_) => DcsKind::Etcd,
             Self::Etcd3(_) => DcsKind::Etcd3,
-            Self::Other { kind, .. } => *kind,
+            Self::Exhibitor(_) => DcsKind::Exhibitor,
+            Self::Kubernetes(_) => DcsKind::Kubernetes,
+            Self::Zookeeper(_) => DcsKind::Zookeeper,
+        }
+    }
+
+    /// The servers that the section names; none where they are found in another way.
+    #[must_use]
+    pub fn servers(&self) -> Vec<HostPort> {
+        match self {
+            Self::Consul(consul) => consul.hosts.clone(),
+            Self::Etcd(etcd) | Self::Etcd3(etcd) => etcd.servers().to_vec(),
+            Self::Exhibitor(exhibitor) => {
+                let server = |host: &String| HostPort {
+                    host: host.clone(),
+                    port: exhibitor.port,
+                };
+                exhibitor.hosts.iter().map(server).collect()
+            }
+            Self::Kubernetes(_) => Vec::new(),
+            Self::Zookeeper(zookeeper) => zookeeper.hosts.clone(),
         }
     }
 }
@@ -145,16 +157,13 @@ pub(crate) fn read(tree: &Map, problems: &mut Problems) -> Option<DcsConfig> {
         problems.push(Problem::warning(&entry.key, entry.key_position.as_ref(), message));
     }
     let map = value.as_map().cloned().unwrap_or_default();
-    if kind != DcsKind::Etcd3 {
-        return Some(DcsConfig::Other { kind, section: map });
-    }
-    match etcd3(&map) {
-        Ok(config) => Some(DcsConfig::Etcd3(config)),
+    match read_section(kind, &map) {
+        Ok(config) => Some(config),
         Err((key, message)) => {
             let path = if key.is_empty() {
-                "etcd3".to_owned()
+                kind.name().to_owned()
             } else {
-                format!("etcd3.{key}")
+                format!("{}.{key}", kind.name())
             };
             let position = map
                 .get(key)
@@ -165,122 +174,14 @@ pub(crate) fn read(tree: &Map, problems: &mut Problems) -> Option<DcsConfig> {
     }
 }
 
-type KeyError = (&'static str, String);
-
-/// What a `url` or `proxy` says.
-struct Url {
-    https: bool,
-    endpoint: HostPort,
-    username: Option<String>,
-    password: Option<Secret>,
-}
-
-fn etcd3(map: &Map) -> Result<Etcd3Config, KeyError> {
-    let text = |key| crate::read::text(map, key);
-    let port: u16 = crate::read::count(map, "port", None, 2379);
-    let (mut https, mut use_proxies) = (
-        text("protocol").is_some_and(|p| p.eq_ignore_ascii_case("https")),
-        crate::read::flag(map, "use_proxies"),
-    );
-    let (mut username, mut password) = (text("username"), crate::read::secret(map, "password"));
-    let mut from_url = |url: Url| {
-        https = url.https;
-        username = url.username.or_else(|| username.take());
-        password = url.password.or_else(|| password.take());
-        url.endpoint
-    };
-    let endpoint = |key, text: &str| HostPort::parse(text, Some(port)).map_err(|why| (key, why.to_string()));
-    let srv = ["srv", "discovery_srv", "srv_domain"].into_iter().find_map(text);
-    let hosts = map.get("hosts").map(crate::read::texts).unwrap_or_default();
-    let endpoints = if let Some(proxy) = text("proxy") {
-        use_proxies = true;
-        EtcdEndpoints::Proxy(from_url(url("proxy", &proxy)?))
-    } else if let Some(domain) = srv {
-        EtcdEndpoints::Srv {
-            domain,
-            suffix: text("srv_suffix"),
-        }
-    } else if !hosts.is_empty() {
-        let mut endpoints = Vec::new();
-        for host in &hosts {
-            match host.split_once("://") {
-                Some(_) => endpoints.push(from_url(url("hosts", host)?)),
-                None => endpoints.push(endpoint("hosts", host)?),
-            }
-        }
-        EtcdEndpoints::Hosts(endpoints)
-    } else if let Some(address) = text("url") {
-        EtcdEndpoints::Hosts(vec![from_url(url("url", &address)?)])
-    } else if let Some(host) = text("host") {
-        EtcdEndpoints::Hosts(vec![endpoint("host", &host)?])
-    } else {
-        return Err(("", "one of hosts, host, url, srv and proxy is needed".to_owned()));
-    };
-    Ok(Etcd3Config {
-        endpoints,
-        use_proxies,
-        https,
-        username,
-        password,
-        cacert: crate::read::path(map, "cacert"),
-        insecure: crate::read::flag(map, "insecure"),
-        cert: crate::read::path(map, "cert"),
-        key: crate::read::path(map, "key"),
-    })
-}
-
-/// `http[s]://[user[:password]@]host[:port]`. No message shows the text, since it may hold a password.
-fn url(key: &'static str, text: &str) -> Result<Url, KeyError> {
-    let wrong = |what: &str| {
-        (
-            key,
-            format!("expected http[s]://[user:password@]host[:port], {what}"),
-        )
-    };
-    let (scheme, rest) = text
-        .split_once("://")
-        .ok_or_else(|| wrong("but there is no scheme"))?;
-    let https = match scheme.to_ascii_lowercase().as_str() {
-        "http" => false,
-        "https" => true,
-        _ => return Err(wrong("but the scheme is neither http nor https")),
-    };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-    let (login, host) = authority
-        .rsplit_once('@')
-        .map_or((None, authority), |(login, host)| (Some(login), host));
-    let endpoint = HostPort::parse(host, Some(2379)).map_err(|why| wrong(&format!("but {why}")))?;
-    let (username, password) = match login.map(|login| login.split_once(':').unwrap_or((login, ""))) {
-        Some((username, password)) => (decoded(username), decoded(password)),
-        None => (None, None),
-    };
-    Ok(Url {
-        https,
-        endpoint,
-        username,
-        password: password.map(Secret::new),
-    })
-}
-
-/// Percent-decodes; the empty text counts as not written.
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let code = tail
-            .get(..2)
-            .and_then(|hex| std::str::from_utf8(hex).ok())
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match (byte, code) {
-            (b'%', Some(code)) => {
-                bytes.push(code);
-                rest = &tail[2..];
-            }
-            _ => {
-                bytes.push(byte);
-                rest = tail;
-            }
-        }
+fn read_section(kind: DcsKind, map: &Map) -> Result<DcsConfig, KeyError> {
+    match kind {
+        DcsKind::Consul => consul::read(map).map(DcsConfig::Consul),
+        DcsKind::Etcd => etcd::read(map).map(DcsConfig::Etcd),
+        DcsKind::Etcd3 => etcd::read(map).map(DcsConfig::Etcd3),
+        DcsKind::Exhibitor => zookeeper::read_exhibitor(map).map(DcsConfig::Exhibitor),
+        DcsKind::Kubernetes => kubernetes::read(map).map(DcsConfig::Kubernetes),
+        DcsKind::Raft => Err(("", RAFT.to_owned())),
+        DcsKind::Zookeeper => zookeeper::read(map).map(DcsConfig::Zookeeper),
     }
-    Some(String::from_utf8_lossy(&bytes).into_owned()).filter(|text| !text.is_empty())
 }

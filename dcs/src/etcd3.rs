@@ -1,13 +1,11 @@
 //! etcd by its version 3 API over gRPC, with the keys and guards that Patroni's `etcd3` uses.
 
-mod cache;
 mod calls;
 mod convert;
-mod endpoints;
 mod faults;
 mod lease;
-mod link;
-mod srv;
+pub(crate) mod link;
+pub(crate) mod srv;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -15,15 +13,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use config::{Etcd3Config, EtcdEndpoints};
+use config::{EtcdConfig, EtcdEndpoints};
 use etcd_client::DeleteOptions;
 use ha::cluster::{Cluster, Expired, Heartbeat, Takeover as Permit, Version};
 use ha::pg::MemberName;
 use tokio::task::JoinHandle;
 
-use self::cache::Cache;
 use self::calls::{Answer, Budget, Calls, Heard};
 use self::lease::{Lease, Takeover};
+use crate::cache::Cache;
 use crate::verbs::{self, Claim, Guarded, Lock};
 use crate::{
     Changes, Dcs, Error, Expect, Failure, Identity, Key, Layout, OpResult, Record, Renewed, Timing, Txn,
@@ -66,7 +64,7 @@ impl Etcd3 {
     /// # Errors
     /// Those of [`Etcd3::connect`].
     pub async fn scopes(
-        config: &Etcd3Config,
+        config: &EtcdConfig,
         namespace: &str,
         timing: Timing,
     ) -> Result<BTreeSet<String>, Error> {
@@ -93,7 +91,7 @@ impl Etcd3 {
     /// [`Error::Unavailable`] while no endpoint answers: try again. [`Error::Fatal`] if credentials or certificates
     /// are wrong.
     pub async fn connect(
-        config: &Etcd3Config,
+        config: &EtcdConfig,
         layout: Layout,
         identity: Option<Identity>,
         timing: Timing,
@@ -136,7 +134,7 @@ impl Etcd3 {
     ///
     /// # Errors
     /// As [`Etcd3::connect`]; the former configuration stays in use.
-    pub async fn reload(&self, config: &Etcd3Config) -> Result<(), Error> {
+    pub async fn reload(&self, config: &EtcdConfig) -> Result<(), Error> {
         let configured = configured(config, self.calls.timing()).await?;
         self.calls.reconfigure(config, configured);
         Ok(())
@@ -649,7 +647,7 @@ fn shown(endpoints: &EtcdEndpoints) -> String {
 }
 
 /// The configured endpoints; checks on the way that the certificates can be used.
-async fn configured(config: &Etcd3Config, timing: Timing) -> Result<Vec<String>, Error> {
+async fn configured(config: &EtcdConfig, timing: Timing) -> Result<Vec<String>, Error> {
     const OPERATION: &str = "connect to etcd";
     let endpoint = shown(&config.endpoints);
     let tls = link::tls(config);

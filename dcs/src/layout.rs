@@ -11,6 +11,9 @@ const COORDINATOR: u32 = 0;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     prefix: String,
+    namespace: String,
+    scope: String,
+    citus_group: Option<u32>,
     /// Of a Citus coordinator: where the groups lie.
     groups: Option<String>,
 }
@@ -34,7 +37,31 @@ impl Layout {
         if let Some(group) = citus_group {
             prefix.push_str(&format!("{group}/"));
         }
-        Self { prefix, groups }
+        Self {
+            prefix,
+            namespace: namespace.to_owned(),
+            scope: scope.to_owned(),
+            citus_group,
+            groups,
+        }
+    }
+
+    /// The cluster's name.
+    #[must_use]
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    /// The namespace as it was written.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The group of a Citus cluster.
+    #[must_use]
+    pub fn citus_group(&self) -> Option<u32> {
+        self.citus_group
     }
 
     /// What all keys begin with that are read: the cluster's own, and those of all groups for a Citus coordinator.
@@ -46,7 +73,12 @@ impl Layout {
     /// The layout of another group, for a Citus coordinator.
     pub(crate) fn worker(&self, group: u32) -> Option<Self> {
         let prefix = format!("{}{group}/", self.groups.as_ref()?);
-        Some(Self { prefix, groups: None })
+        Some(Self {
+            prefix,
+            citus_group: Some(group),
+            groups: None,
+            ..self.clone()
+        })
     }
 
     /// The worker group that a key belongs to and the key's path within it, for a Citus coordinator.

@@ -1,7 +1,10 @@
 //! Where the cluster's state is kept: the [`Dcs`] trait, etcd v3, and a store in memory with etcd's semantics.
 
+mod cache;
+mod endpoints;
 mod error;
 mod layout;
+mod open;
 mod snapshot;
 mod store;
 mod txn;
@@ -13,6 +16,7 @@ pub mod memory;
 
 pub use error::{Error, Failure};
 pub use layout::Layout;
+pub use open::{Opened, Reload, open, scopes};
 pub use snapshot::{Record, Snapshot};
 pub use store::{Changes, Dcs, Expect, Identity, Key, Renewed, Timing, WhenGone};
 pub use txn::{Compare, Op, OpResult, Txn, TxnResult};

@@ -1,4 +1,4 @@
-//! The HTTP client for the members' REST API: every request has a deadline, nothing is followed, no proxy is used.
+//! The HTTP client for the members' REST API and for stores that speak HTTP: every request has a deadline, nothing is followed, no proxy is used.
 
 use std::error::Error as StdError;
 use std::sync::{PoisonError, RwLock};
@@ -153,6 +153,35 @@ impl Client {
     ) -> Result<Response, Error> {
         let auth = self.current().auth;
         self.send(method, url, body, auth, timeout).await
+    }
+
+    /// A request with headers of the caller's, and a body with its type, if there is one. All of it takes at most `timeout`.
+    ///
+    /// # Errors
+    /// There is no answer. An answer with a bad status is an answer.
+    pub async fn call(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&'static str, String)],
+        body: Option<&(&'static str, String)>,
+        timeout: Duration,
+    ) -> Result<Response, Error> {
+        let fail = |reason, source: Source| Error {
+            method: method.clone(),
+            url: without_credentials(url),
+            reason,
+            source,
+        };
+        let client = self.current().client;
+        let mut request = client.request(method.clone(), url).timeout(timeout);
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        if let Some((kind, body)) = body {
+            request = request.header("content-type", *kind).body(body.clone());
+        }
+        read(request, &fail).await
     }
 
     fn current(&self) -> Current {

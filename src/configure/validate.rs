@@ -5,7 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 
-use config::{DcsConfig, EtcdEndpoints, HostPort, ListenAddress, LocalConfig, Map, Problem, Problems, Value};
+use config::{DcsConfig, HostPort, ListenAddress, LocalConfig, Map, Problem, Problems, Value};
 
 use super::{complain, major_version, program};
 use crate::daemon::ConfigurationSource;
@@ -17,16 +17,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const PROGRAMS: [&str; 4] = ["postgres", "initdb", "pg_controldata", "pg_basebackup"];
 
 /// Files that have to be there if they are named.
-const FILES: [&str; 9] = [
+const FILES: [&str; 6] = [
     "restapi.certfile",
     "restapi.keyfile",
     "restapi.cafile",
     "ctl.certfile",
     "ctl.keyfile",
     "ctl.cacert",
-    "etcd3.cacert",
-    "etcd3.cert",
-    "etcd3.key",
 ];
 
 /// Prints all that is wrong; with `print`, the configuration when nothing is.
@@ -99,26 +96,15 @@ impl Host<'_> {
     }
 
     fn store(&mut self, dcs: &DcsConfig) {
-        let DcsConfig::Etcd3(etcd) = dcs else {
-            let kind = dcs.kind().name();
-            return self.error(
-                kind,
-                "this kind of DCS is not supported: expected a section etcd3",
-            );
-        };
-        let endpoints = match &etcd.endpoints {
-            EtcdEndpoints::Proxy(endpoint) => std::slice::from_ref(endpoint),
-            EtcdEndpoints::Hosts(endpoints) => endpoints,
-            EtcdEndpoints::Srv { .. } => return,
-        };
-        let path = ["proxy", "hosts", "host", "url"]
-            .map(|key| format!("etcd3.{key}"))
+        let kind = dcs.kind().name();
+        let path = ["proxy", "url", "hosts", "host"]
+            .map(|key| format!("{kind}.{key}"))
             .into_iter()
             .find(|path| self.value(path).is_some())
-            .unwrap_or_else(|| "etcd3".to_owned());
-        for endpoint in endpoints {
-            if let Err(why) = reach(endpoint) {
-                self.error(&path, format!("{endpoint} is not reachable: {why}"));
+            .unwrap_or_else(|| kind.to_owned());
+        for server in dcs.servers() {
+            if let Err(why) = reach(&server) {
+                self.error(&path, format!("{server} is not reachable: {why}"));
             }
         }
     }
@@ -196,9 +182,13 @@ impl Host<'_> {
     }
 
     fn files(&mut self) {
-        for path in FILES {
+        let stores = ["consul", "etcd", "etcd3", "exhibitor", "kubernetes", "zookeeper"];
+        let of_stores = stores
+            .into_iter()
+            .flat_map(|store| ["cacert", "cert", "key"].map(|key| format!("{store}.{key}")));
+        for path in FILES.map(str::to_owned).into_iter().chain(of_stores) {
             let Some(file) = self
-                .value(path)
+                .value(&path)
                 .and_then(Value::as_str)
                 .filter(|file| !file.is_empty())
             else {
@@ -206,7 +196,7 @@ impl Host<'_> {
             };
             if let Err(error) = fs::File::open(file) {
                 let message = format!("could not open {file}: {error}");
-                self.error(path, message);
+                self.error(&path, message);
             }
         }
     }

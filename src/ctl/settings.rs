@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use config::{BasicAuth, ClientConfig, DcsConfig, Map, Problem, layers};
-use dcs::etcd3::Etcd3;
 use dcs::{Dcs, Layout, Timing};
 use net::tls::{ClientOptions, Verify};
 
@@ -88,17 +87,7 @@ impl Settings {
     /// # Errors
     /// The DCS does not answer or its settings cannot be used.
     pub(crate) async fn connect(&self, layout: Layout) -> Result<Arc<dyn Dcs>, Error> {
-        match &self.dcs {
-            DcsConfig::Etcd3(config) => Ok(Arc::new(
-                Etcd3::connect(config, layout, None, Timing::default()).await?,
-            )),
-            DcsConfig::Other { kind, .. } => {
-                let name = kind.name();
-                Err(Error::new(format!(
-                    "the DCS {name} is not supported yet: use etcd by its version 3 API, section etcd3"
-                )))
-            }
-        }
+        Ok(dcs::open(&self.dcs, layout, None, Timing::default()).await?.dcs)
     }
 
     fn new(tree: &Map, insecure: bool, looked_for: Option<&str>) -> Result<Self, Error> {

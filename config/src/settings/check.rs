@@ -281,7 +281,10 @@ impl Check<'_> {
         let is_dynamic =
             self.side == Side::Dynamic && (!path.contains("postgresql.") || path.ends_with("use_slots"));
         // Nobody's data is removed, and nobody trusted, for a misspelt word.
-        let is_dangerous = path.contains("remove_data_directory") || path.ends_with(".insecure");
+        let is_dangerous = path.contains("remove_data_directory")
+            || [".insecure", ".verify", ".use_ssl"]
+                .iter()
+                .any(|key| path.ends_with(key));
         let is_loose = !is_dynamic && !is_dangerous;
         let message = match expected {
             Expected::Bool if value.to_bool().is_none() && is_loose => {

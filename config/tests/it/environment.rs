@@ -16,6 +16,28 @@ fn variables_make_the_tree_that_patroni_makes() {
     }
 }
 
+/// Where Patroni does other than its documentation says.
+#[test]
+fn variables_mean_what_they_say() {
+    let read = |pairs: &[(&str, &str)]| json(&env::read(&variables(pairs)).0);
+    assert_eq!(
+        read(&[("PATRONI_ZOOKEEPER_USE_SSL", "false")]),
+        serde_json::json!({"zookeeper": {"use_ssl": false}})
+    );
+    assert_eq!(
+        read(&[("PATRONI_RETRIABLE_HTTP_CODES", "403, 429")]),
+        serde_json::json!({}),
+        "it makes no section of a store"
+    );
+    assert_eq!(
+        read(&[
+            ("PATRONI_RETRIABLE_HTTP_CODES", "403, 429"),
+            ("PATRONI_KUBERNETES_NAMESPACE", "n")
+        ]),
+        serde_json::json!({"kubernetes": {"namespace": "n", "retriable_http_codes": [403, 429]}})
+    );
+}
+
 #[test]
 fn a_value_that_does_not_fit_is_left_out_and_named() {
     let (tree, problems) = env::read(&variables(&[

@@ -9,8 +9,8 @@ use serde_json::json;
 use std::path::Path;
 use tamada_config::settings::{DYNAMIC, Expected, LOCAL, Setting};
 use tamada_config::{
-    DcsConfig, DynamicConfig, LocalConfig, Map, Minimums, ParameterRole, PostgresqlSettings, Problem,
-    Problems, Tags, Value, env, layers, yaml,
+    DynamicConfig, LocalConfig, Map, Minimums, ParameterRole, PostgresqlSettings, Problem, Problems, Tags,
+    Value, env, layers, yaml,
 };
 
 /// Version of the server that the settings are for.
@@ -101,10 +101,13 @@ fn what_tags_say(tags: &Tags) -> Vec<String> {
     ]
 }
 
+/// The stores besides the file's own.
+const OTHER_STORES: [&str; 5] = ["consul", "etcd", "exhibitor", "kubernetes", "zookeeper"];
+
 /// The file that a key is written to. It has no store yet if the key is one's.
 fn file_for(key: &Key) -> Map {
     let mut file = tree(FILE);
-    if key.claim == Claim::Other {
+    if OTHER_STORES.contains(&key.segments()[0]) {
         file.remove("etcd3");
     }
     file
@@ -144,18 +147,6 @@ fn check(key: &Key, is_dynamic: bool) {
             );
         }
         Claim::Idle | Claim::Told => assert!(!has_effect, "{} has an effect", key.path),
-        Claim::Other => {
-            let Some(DcsConfig::Other { kind, section }) = after.map(|seen| seen.local.dcs) else {
-                panic!("{} makes no store", key.path);
-            };
-            let (store, rest) = key.path.split_once('.').unwrap();
-            assert_eq!(kind.name(), store);
-            assert!(
-                Value::from(section).at(rest).unwrap().same(&key.value),
-                "{}",
-                key.path
-            );
-        }
         Claim::Silent | Claim::Program => panic!("{} is no variable", key.path),
     }
     check_misspelt(key, is_dynamic);
@@ -169,7 +160,6 @@ fn check_misspelt(key: &Key, is_dynamic: bool) {
     let segments = key.segments();
     let misspelt = match key.claim {
         Claim::Read | Claim::Unused | Claim::Idle => 0..segments.len(),
-        Claim::Other => 0..1,
         _ => 0..0,
     };
     for n in misspelt.filter(|n| !matches!(segments[*n], "a" | "0")) {

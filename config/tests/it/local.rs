@@ -294,6 +294,97 @@ fn which_dcs_counts() {
 }
 
 #[test]
+fn a_section_that_cannot_be_used_says_why() {
+    for (section, expected) in [
+        (
+            "raft: {self_addr: 'a:1'}",
+            "raft: Patroni's own store is not supported: ",
+        ),
+        ("zookeeper: {use_ssl: on}", "zookeeper: hosts is needed"),
+        (
+            "zookeeper: {hosts: a, set_acls: {x: [RAED]}}",
+            "zookeeper.set_acls: a right is one of READ, ",
+        ),
+        ("exhibitor: {port: 1}", "exhibitor: hosts is needed"),
+        ("exhibitor: {hosts: [a]}", "exhibitor.port: "),
+        (
+            "exhibitor: {port: 1, hosts: [a], auth_data: 's3cret'}",
+            "exhibitor.auth_data: expected a mapping, found",
+        ),
+        ("consul: {host: 'a:x'}", "consul.host: "),
+        (
+            "consul: {consistency: eventual}",
+            "consul.consistency: expected one of default, consistent, stale",
+        ),
+        ("kubernetes: {}", "kubernetes: labels is needed"),
+        (
+            "kubernetes: {labels: {a: b}, retriable_http_codes: x}",
+            "kubernetes.retriable_http_codes: ",
+        ),
+        (
+            "etcd: {use_proxies: on}",
+            "etcd: one of hosts, host, url, srv and proxy is needed",
+        ),
+    ] {
+        let mut file = tree(FILE);
+        file.remove("etcd3");
+        file.patch(&tree(section));
+        let text = LocalConfig::read(file).unwrap_err().to_string();
+        assert!(text.contains(expected), "{section}: {text}");
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+}
+
+#[test]
+fn addresses_of_consul_and_zookeeper() {
+    let dcs = |section: &str| {
+        let mut file = tree(FILE);
+        file.remove("etcd3");
+        file.patch(&tree(section));
+        LocalConfig::read(file).unwrap().0.dcs
+    };
+    let servers = |section: &str| {
+        let servers: Vec<_> = dcs(section).servers().iter().map(ToString::to_string).collect();
+        servers.join(" ")
+    };
+    for (section, expected) in [
+        ("consul: {}", "127.0.0.1:8500"),
+        ("consul: {host: a}", "a:8500"),
+        ("consul: {host: 'a:1'}", "a:1"),
+        ("consul: {host: 'a:1', port: 5}", "a:5"),
+        ("consul: {url: 'https://a', host: b}", "a:8500"),
+        ("consul: {hosts: [a, 'b:1'], port: 5}", "a:5 b:1"),
+        ("zookeeper: {hosts: 'a, b:1'}", "a:2181 b:1"),
+        ("zookeeper: {hosts: ['a', '[::1]:1']}", "a:2181 [::1]:1"),
+        ("zookeeper: {hosts: 'a:1,b:1/dbs/x'}", "a:1 b:1"),
+        ("exhibitor: {hosts: [a], port: 8181}", "a:8181"),
+    ] {
+        assert_eq!(servers(section), expected, "{section}");
+    }
+    let DcsConfig::Zookeeper(zookeeper) =
+        dcs("zookeeper: {hosts: 'a:1,b:1/dbs/x', set_acls: {'CN=a': [READ, write], 'digest:u:h': ALL}}")
+    else {
+        panic!()
+    };
+    assert_eq!(zookeeper.chroot.as_deref(), Some("/dbs/x"));
+    let acls: Vec<_> = zookeeper
+        .set_acls
+        .iter()
+        .map(|acl| (acl.scheme.as_str(), acl.id.as_str(), acl.rights))
+        .collect();
+    assert_eq!(acls, [("x509", "CN=a", 3), ("digest", "u:h", 31)]);
+    let DcsConfig::Consul(consul) = dcs("consul: {url: 'https://a', verify: off, service_tags: [b, a]}")
+    else {
+        panic!()
+    };
+    assert!(consul.https && !consul.verify && consul.service_tags == ["a", "b"]);
+    let DcsConfig::Consul(consul) = dcs("consul: {verify: off, cacert: c}") else {
+        panic!()
+    };
+    assert!(consul.verify, "a CA alone turns the check on");
+}
+
+#[test]
 fn the_forms_of_etcd_endpoints() {
     let endpoints = |section: &str| {
         let (config, _) = read(&format!("etcd3: {{hosts: null, {section}}}")).unwrap();

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use config::Etcd3Config;
+use config::EtcdConfig;
 use etcd_client::{Client, ResponseHeader};
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::endpoints::{Endpoints, chance};
 use super::faults::{self, Verdict};
 use super::link::{self, LinkError};
 use super::srv;
+use crate::endpoints::{Endpoints, chance};
 use crate::{Error, Failure, Timing};
 
 /// The first pause before everything is tried again.
@@ -114,7 +114,7 @@ const REPLACED: &str =
 
 /// The way to etcd that all verbs and the watch share.
 pub(super) struct Calls {
-    config: Mutex<Arc<Etcd3Config>>,
+    config: Mutex<Arc<EtcdConfig>>,
     timing: Mutex<Timing>,
     /// A key that this agent may read.
     probe: String,
@@ -129,7 +129,7 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    pub(super) fn new(config: &Etcd3Config, configured: Vec<String>, timing: Timing, probe: String) -> Self {
+    pub(super) fn new(config: &EtcdConfig, configured: Vec<String>, timing: Timing, probe: String) -> Self {
         Self {
             probe,
             config: Mutex::new(Arc::new(config.clone())),
@@ -152,7 +152,7 @@ impl Calls {
     }
 
     /// Another configuration: every connection is made anew.
-    pub(super) fn reconfigure(&self, config: &Etcd3Config, configured: Vec<String>) {
+    pub(super) fn reconfigure(&self, config: &EtcdConfig, configured: Vec<String>) {
         *lock(&self.config) = Arc::new(config.clone());
         (*lock(&self.configured)).clone_from(&configured);
         lock(&self.endpoints).replace(configured);

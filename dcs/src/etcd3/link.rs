@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use config::Etcd3Config;
+use config::EtcdConfig;
 use etcd_client::{Channel, Client, ConnectOptions};
 use net::tls::{ClientOptions, Verify};
 use tonic::transport::{ClientTlsConfig, Endpoint, Identity};
@@ -31,7 +31,7 @@ impl From<etcd_client::Error> for LinkError {
 }
 
 /// A client for the endpoint `url`, authenticated if there is a user.
-pub(super) async fn open(config: &Etcd3Config, url: &str, patience: Duration) -> Result<Client, LinkError> {
+pub(super) async fn open(config: &EtcdConfig, url: &str, patience: Duration) -> Result<Client, LinkError> {
     let mut endpoint = Endpoint::from_shared(url.to_owned())?
         .user_agent(concat!("tamada/", env!("CARGO_PKG_VERSION")))?
         .connect_timeout((patience / 2).max(Duration::from_millis(200)))
@@ -64,7 +64,7 @@ pub(super) async fn open(config: &Etcd3Config, url: &str, patience: Duration) ->
 }
 
 /// How TLS is spoken to etcd.
-pub(super) fn tls(config: &Etcd3Config) -> ClientOptions {
+pub(crate) fn tls(config: &EtcdConfig) -> ClientOptions {
     ClientOptions {
         ca: config.cacert.clone(),
         cert: config.cert.clone(),

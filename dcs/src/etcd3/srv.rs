@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use config::{Etcd3Config, EtcdEndpoints, HostPort};
+use config::{EtcdConfig, EtcdEndpoints, HostPort};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::proto::rr::RData;
 use net::http;
@@ -11,7 +11,7 @@ use super::link;
 
 /// Why SRV records yield no endpoint.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SrvError {
+pub(crate) enum SrvError {
     #[error("cannot set up name resolution")]
     Resolver(#[from] hickory_resolver::net::NetError),
     #[error(transparent)]
@@ -31,7 +31,7 @@ const SERVICES: [(&str, bool); 6] = [
 ];
 
 /// The URLs of the configured endpoints. SRV records are looked up, for at most `patience`.
-pub(super) async fn configured(config: &Etcd3Config, patience: Duration) -> Result<Vec<String>, SrvError> {
+pub(crate) async fn configured(config: &EtcdConfig, patience: Duration) -> Result<Vec<String>, SrvError> {
     let scheme = if config.https { "https" } else { "http" };
     match &config.endpoints {
         EtcdEndpoints::Proxy(proxy) => Ok(vec![url(scheme, &proxy.host, proxy.port)]),
@@ -48,7 +48,7 @@ pub(super) async fn configured(config: &Etcd3Config, patience: Duration) -> Resu
 }
 
 async fn look_up(
-    config: &Etcd3Config,
+    config: &EtcdConfig,
     domain: &str,
     suffix: Option<&str>,
     patience: Duration,
@@ -88,7 +88,7 @@ async fn look_up(
 
 /// A peer lists the members and their client URLs over plain HTTP.
 async fn ask_peers(
-    config: &Etcd3Config,
+    config: &EtcdConfig,
     peers: &[String],
     patience: Duration,
 ) -> Result<Vec<String>, SrvError> {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use etcd_client::{EventType, GetOptions, WatchOptions, WatchStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::cache::Cache;
 use super::calls::{Calls, Heard, chain};
 use super::{convert, faults};
+use crate::cache::Cache;
 use crate::{Error, Layout};
 
 /// Follows the keys at `layout` for ever.

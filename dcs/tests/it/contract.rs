@@ -1,14 +1,16 @@
 //! The contract of [`Dcs`], scenario by scenario, on every store.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ha::cluster::{Takeover, Version};
+use ha::cluster::{Expired, Takeover, Version};
 use ha::pg::Lsn;
 use tamada_dcs::etcd3::Etcd3;
 use tamada_dcs::memory::{MemoryDcs, SharedStore};
-use tamada_dcs::{Dcs, Error, Expect, Identity, Key, Layout, Op, Renewed, Timing, Txn, WhenGone};
+use tamada_dcs::{Dcs, Error, Expect, Identity, Key, Layout, Renewed, Timing, WhenGone};
 
 use crate::etcd::Etcd;
+use crate::server::{Server, Traits};
 
 /// Patroni's defaults. A busy machine may take seconds for a few calls: no lease runs out meanwhile.
 pub(crate) const TIMING: Timing = Timing {
@@ -33,87 +35,67 @@ pub(crate) fn identity(name: &str) -> Identity {
     }
 }
 
-/// A store to play on; every scenario has a scope of its own.
-pub(crate) enum Stage<'a> {
-    Memory(SharedStore),
-    Etcd(&'a Etcd),
-}
-
+/// A server and the cluster on it that one scenario has for itself.
 pub(crate) struct Scene<'a> {
-    pub(crate) stage: &'a Stage<'a>,
+    pub(crate) server: &'a dyn Server,
     pub(crate) layout: Layout,
 }
 
 impl Scene<'_> {
-    pub(crate) async fn open(&self, identity: Identity) -> Box<dyn Dcs> {
+    pub(crate) async fn open(&self, identity: Identity) -> Arc<dyn Dcs> {
         self.open_with(identity, TIMING).await
     }
 
-    pub(crate) async fn open_with(&self, identity: Identity, timing: Timing) -> Box<dyn Dcs> {
-        match self.stage {
-            Stage::Memory(store) => Box::new(MemoryDcs::new(store, &self.layout, &identity, timing)),
-            Stage::Etcd(etcd) => {
-                let layout = self.layout.clone();
-                Box::new(
-                    Etcd3::connect(&etcd.config(), layout, Some(identity), timing)
-                        .await
-                        .unwrap(),
-                )
-            }
-        }
+    pub(crate) async fn open_with(&self, identity: Identity, timing: Timing) -> Arc<dyn Dcs> {
+        self.server.open(&self.layout, identity, timing).await
     }
 
-    pub(crate) async fn member(&self, name: &str) -> Box<dyn Dcs> {
+    pub(crate) async fn member(&self, name: &str) -> Arc<dyn Dcs> {
         self.open(identity(name)).await
     }
 
-    /// A foreign hand.
-    fn put(&self, key: &str, value: &str) {
-        let key = format!("{}{key}", self.layout.prefix());
-        match self.stage {
-            Stage::Memory(store) => {
-                let put = Op::Put {
-                    key,
-                    value: value.to_owned(),
-                    lease: 0,
-                };
-                store.with(|store| {
-                    store.txn(&Txn {
-                        then: vec![put],
-                        ..Txn::default()
-                    })
-                });
-            }
-            Stage::Etcd(etcd) => {
-                etcd.ctl(&["put", "--", &key, value]).unwrap();
-            }
-        }
+    fn traits(&self) -> Traits {
+        self.server.traits()
     }
 
-    /// Time passes for a lease, and its keys go.
-    fn expire(&self, lease: Option<String>) {
-        let lease: i64 = lease.unwrap().parse().unwrap();
-        match self.stage {
-            Stage::Memory(store) => {
-                store.with(|store| store.revoke(lease));
-            }
-            Stage::Etcd(etcd) => {
-                etcd.ctl(&["lease", "revoke", &format!("{lease:x}")]).unwrap();
-            }
-        }
+    fn put(&self, key: &str, value: &str) {
+        self.server.put(&format!("{}{key}", self.layout.prefix()), value);
+    }
+
+    fn expire(&self, name: &str, dcs: &dyn Dcs) {
+        self.server.expire(&self.layout, name, dcs.lease());
     }
 
     fn wipe(&self) {
-        let prefix = self.layout.prefix();
-        match self.stage {
-            Stage::Memory(store) => {
-                store.with(|store| store.delete_range(prefix));
-            }
-            Stage::Etcd(etcd) => {
-                etcd.ctl(&["del", "--prefix", prefix]).unwrap();
-            }
+        self.server.wipe(self.layout.prefix());
+    }
+
+    /// The session that keys bound to this agent's lease have.
+    fn session(&self, dcs: &dyn Dcs) -> String {
+        match self.traits().has_leases {
+            true => dcs.lease().unwrap(),
+            false => "0".to_owned(),
         }
     }
+
+    /// Takes the leader key after its holder's lease has expired.
+    async fn take_over(&self, dcs: &dyn Dcs) {
+        if self.traits().absence_is_the_end {
+            assert!(dcs.acquire_leader().await.unwrap());
+            return;
+        }
+        assert!(
+            !dcs.acquire_leader().await.unwrap(),
+            "its holder's lock may not have expired"
+        );
+        let expired = eventually(dcs, LIMIT, "a leader without its key", expired).await;
+        assert!(dcs.supersede_leader(expired).await.unwrap());
+    }
+}
+
+/// What must still be so for the leader to be superseded.
+pub(crate) fn expired(cluster: &ha::cluster::Cluster) -> Option<Expired> {
+    cluster.heartbeat.as_ref()?.expired(cluster.leader.as_ref()?)
 }
 
 /// Waits for a change that makes `is_so` true; a limit instead of a sleep.
@@ -147,15 +129,16 @@ async fn one_member_holds_the_leader_key(scene: &Scene<'_>) {
     assert!(!b.acquire_leader().await.unwrap());
     let leader = a.load().await.unwrap().leader.unwrap();
     assert_eq!(
-        (leader.name.as_str(), Some(&leader.session)),
-        ("a", a.lease().as_ref())
+        (leader.name.as_str(), leader.session.clone()),
+        ("a", scene.session(&*a))
     );
     assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
-    assert_eq!(
-        a.load().await.unwrap().leader,
-        Some(leader),
-        "a renewal leaves the key as it is"
-    );
+    let renewed = a.load().await.unwrap().leader;
+    if scene.traits().has_heartbeat {
+        assert_eq!(renewed, Some(leader), "a renewal leaves the key as it is");
+    } else {
+        assert!(renewed.is_some_and(|renewed| renewed.version > leader.version));
+    }
     assert!(!b.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     assert!(!b.release_leader(Some(r#"{"optime":1}"#)).await.unwrap());
     assert_eq!(
@@ -176,20 +159,20 @@ async fn one_member_holds_the_leader_key(scene: &Scene<'_>) {
 async fn only_a_leader_that_renewed_no_more_is_superseded(scene: &Scene<'_>) {
     let (a, b) = (scene.member("a").await, scene.member("b").await);
     assert!(a.acquire_leader().await.unwrap());
-    let seen = |cluster: &ha::cluster::Cluster| {
-        let (leader, heartbeat) = (cluster.leader.clone()?, cluster.heartbeat.clone()?);
-        heartbeat.expired(&leader)
-    };
     let told = |cluster: &ha::cluster::Cluster| cluster.heartbeat.clone();
     let unproven = eventually(&*b, LIMIT, "the first heartbeat", told).await;
-    assert_eq!(unproven.takeover, Takeover::Never, "no lease permits it yet");
+    let takeover = match scene.traits().has_takeover_lease {
+        // No lease permits it yet.
+        true => Takeover::Never,
+        false => Takeover::Always,
+    };
+    assert_eq!(unproven.takeover, takeover);
     assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
-    let first = eventually(&*b, LIMIT, "a heartbeat", seen).await;
+    let first = eventually(&*b, LIMIT, "a heartbeat", expired).await;
     assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
     assert!(!b.supersede_leader(first).await.unwrap(), "it has renewed since");
-    let newer = |cluster: &ha::cluster::Cluster| seen(cluster).filter(|seen| *seen != first);
+    let newer = |cluster: &ha::cluster::Cluster| expired(cluster).filter(|seen| *seen != first);
     let second = eventually(&*b, LIMIT, "the next heartbeat", newer).await;
-    assert_eq!(second.leader, first.leader);
     assert!(b.supersede_leader(second).await.unwrap());
     assert!(
         !a.renew_leader(WhenGone::Recreate).await.unwrap().is_held(),
@@ -223,25 +206,34 @@ async fn a_leader_recreates_its_key_and_binds_it_to_its_lease(scene: &Scene<'_>)
         "the key is ours but bound to no lease"
     );
     let leader = a.load().await.unwrap().leader.unwrap();
-    assert_eq!(Some(leader.session), a.lease());
+    assert_eq!(leader.session, scene.session(&*a));
 }
 
 /// A host that was suspended for longer than ttl.
 async fn a_leader_does_not_take_its_key_back_from_who_led_since(scene: &Scene<'_>) {
     let (a, b) = (scene.member("a").await, scene.member("b").await);
     assert!(a.acquire_leader().await.unwrap());
-    scene.expire(a.lease());
+    scene.expire("a", &*a);
     let lost = a.renew_leader(WhenGone::Lost).await.unwrap();
     assert_eq!(lost, Renewed::No, "the race decides");
     let recreated = a.renew_leader(WhenGone::Recreate).await.unwrap();
     assert_eq!(recreated, Renewed::Yes, "nobody has led since");
-    scene.expire(a.lease());
-    assert!(b.acquire_leader().await.unwrap());
-    scene.expire(b.lease());
-    assert_eq!(a.renew_leader(WhenGone::Recreate).await.unwrap(), Renewed::No);
-    let gone = |cluster: &ha::cluster::Cluster| cluster.leader.is_none().then_some(());
+    scene.expire("a", &*a);
+    scene.take_over(&*b).await;
+    scene.expire("b", &*b);
+    if scene.traits().has_heartbeat {
+        assert_eq!(a.renew_leader(WhenGone::Recreate).await.unwrap(), Renewed::No);
+    }
+    let gone = |cluster: &ha::cluster::Cluster| {
+        let is_bound = cluster
+            .leader
+            .as_ref()
+            .is_some_and(|leader| leader.session != "0");
+        (!is_bound).then_some(())
+    };
     eventually(&*a, Duration::from_secs(2), "the key is gone", gone).await;
-    assert!(a.acquire_leader().await.unwrap(), "by a race it may");
+    // By a race it may.
+    scene.take_over(&*a).await;
 }
 
 async fn two_agents_of_one_name_are_told_apart(scene: &Scene<'_>) {
@@ -333,15 +325,17 @@ async fn a_member_key_is_written_when_it_changes(scene: &Scene<'_>) {
     assert!(a.touch_member(data).await.unwrap());
     let member = a.load().await.unwrap().member(&"a".into()).cloned().unwrap();
     assert_eq!(
-        (Some(&member.session), member.data.to_json().as_str()),
-        (a.lease().as_ref(), data)
+        (member.session.clone(), member.data.to_json().as_str()),
+        (scene.session(&*a), data)
     );
     assert!(a.touch_member(data).await.unwrap());
-    assert_eq!(
-        a.load().await.unwrap().member(&"a".into()),
-        Some(&member),
-        "unchanged"
-    );
+    if scene.traits().has_leases {
+        assert_eq!(
+            a.load().await.unwrap().member(&"a".into()),
+            Some(&member),
+            "unchanged"
+        );
+    }
     let changed = data.replace("running", "stopping");
     assert!(a.touch_member(&changed).await.unwrap());
     let version = a.load().await.unwrap().members[0].version;
@@ -358,8 +352,8 @@ async fn a_member_key_is_written_when_it_changes(scene: &Scene<'_>) {
     assert!(a.touch_member(&changed).await.unwrap());
     let cluster = a.load().await.unwrap();
     assert_eq!(
-        (cluster.members.len(), Some(&cluster.members[0].session)),
-        (1, a.lease().as_ref())
+        (cluster.members.len(), cluster.members[0].session.clone()),
+        (1, scene.session(&*a))
     );
 }
 
@@ -499,14 +493,24 @@ async fn malformed_values_do_not_break_the_view(scene: &Scene<'_>) {
     assert_eq!(cluster.members.len(), 1);
 }
 
-async fn play(stage: &Stage<'_>) {
+/// Plays all scenarios.
+pub(crate) async fn play(server: &dyn Server) {
     let scene = |scope: &str| Scene {
-        stage,
+        server,
         layout: Layout::new("/service/", scope, None),
     };
     let (s1, s2, s3, s4, s5) = (scene("s1"), scene("s2"), scene("s3"), scene("s4"), scene("s5"));
     let (s6, s7, s8, s9, s10) = (scene("s6"), scene("s7"), scene("s8"), scene("s9"), scene("s10"));
     let (s11, s12, s13) = (scene("s11"), scene("s12"), scene("s13"));
+    let of_leases = async {
+        if server.traits().has_leases {
+            tokio::join!(
+                another_ttl_means_another_lease(&s7),
+                a_member_that_comes_back_takes_its_lease_up_again(&s8),
+                two_agents_of_one_name_are_told_apart(&s13),
+            );
+        }
+    };
     tokio::join!(
         one_member_holds_the_leader_key(&s1),
         a_leader_whose_key_was_overwritten_has_lost_it(&s2),
@@ -514,31 +518,27 @@ async fn play(stage: &Stage<'_>) {
         writes_are_guarded(&s4),
         a_member_key_is_written_when_it_changes(&s5),
         keys_of_a_silent_member_run_out(&s6),
-        another_ttl_means_another_lease(&s7),
-        a_member_that_comes_back_takes_its_lease_up_again(&s8),
         malformed_values_do_not_break_the_view(&s10),
         only_a_leader_that_renewed_no_more_is_superseded(&s11),
         a_leader_does_not_take_its_key_back_from_who_led_since(&s12),
-        two_agents_of_one_name_are_told_apart(&s13),
+        of_leases,
     );
     changes_are_told_at_once(&s9).await;
 }
 
 #[tokio::test]
 async fn memory_keeps_the_contract() {
-    play(&Stage::Memory(SharedStore::new())).await;
+    play(&SharedStore::new()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_keeps_the_contract() {
-    let etcd = Etcd::start(1);
-    play(&Stage::Etcd(&etcd)).await;
+    play(&Etcd::start(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_etcd_cluster_keeps_the_contract() {
-    let etcd = Etcd::start(3);
-    play(&Stage::Etcd(&etcd)).await;
+    play(&Etcd::start(3)).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use config::{Etcd3Config, EtcdEndpoints, HostPort};
+use config::{EtcdConfig, EtcdEndpoints, HostPort};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -174,7 +174,7 @@ impl Etcd {
             .unwrap()
     }
 
-    pub(crate) fn config(&self) -> Etcd3Config {
+    pub(crate) fn config(&self) -> EtcdConfig {
         let hosts = self.members.iter();
         let hosts = hosts
             .map(|member| HostPort {
@@ -182,7 +182,7 @@ impl Etcd {
                 port: member.port,
             })
             .collect();
-        Etcd3Config {
+        EtcdConfig {
             endpoints: EtcdEndpoints::Hosts(hosts),
             use_proxies: false,
             https: self.scheme == "https",

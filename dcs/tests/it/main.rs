@@ -7,3 +7,4 @@ mod outage;
 mod refusals;
 mod replaced;
 mod secured;
+mod server;

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use config::Etcd3Config;
+use config::EtcdConfig;
 use ha::cluster::{Cluster, Expired};
 use tamada_dcs::etcd3::Etcd3;
 use tamada_dcs::memory::{Refused, SharedStore};
 use tamada_dcs::{Dcs, Error, Expect, Key, Layout, Renewed, WhenGone};
 
-use crate::contract::{Scene, Stage, TIMING, eventually, identity};
+use crate::contract::{Scene, TIMING, eventually, identity};
 use crate::etcd::Etcd;
 
 /// Makes the store refuse writes, or no longer.
@@ -72,9 +72,8 @@ async fn a_store_in_memory_refuses_writes() {
         (Refused::ReadOnly, "permission denied"),
     ] {
         let store = SharedStore::new();
-        let stage = Stage::Memory(store.clone());
         let scene = Scene {
-            stage: &stage,
+            server: &store,
             layout: Layout::new("/service/", "a", None),
         };
         let (a, b) = (scene.member("a").await, scene.member("b").await);
@@ -83,7 +82,7 @@ async fn a_store_in_memory_refuses_writes() {
     }
 }
 
-async fn member(config: &Etcd3Config, name: &str) -> Etcd3 {
+async fn member(config: &EtcdConfig, name: &str) -> Etcd3 {
     let layout = Layout::new("/service/", "a", None);
     Etcd3::connect(config, layout, Some(identity(name)), TIMING)
         .await

@@ -7,7 +7,7 @@ use tamada_dcs::etcd3::Etcd3;
 use tamada_dcs::memory::SharedStore;
 use tamada_dcs::{Dcs, Error, Expect, Key, Layout, Renewed, WhenGone};
 
-use crate::contract::{LIMIT, Scene, Stage, TIMING, eventually, identity};
+use crate::contract::{LIMIT, Scene, TIMING, eventually, identity};
 use crate::etcd::Etcd;
 
 async fn member(etcd: &Etcd, name: &str) -> Etcd3 {
@@ -102,9 +102,8 @@ async fn an_etcd_that_was_restored_is_accepted() {
 #[tokio::test]
 async fn a_store_in_memory_is_wiped() {
     let store = SharedStore::new();
-    let stage = Stage::Memory(store.clone());
     let scene = Scene {
-        stage: &stage,
+        server: &store,
         layout: Layout::new("service", "batman", None),
     };
     let (a, b) = (scene.member("a").await, scene.member("b").await);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use config::{Etcd3Config, EtcdEndpoints};
+use config::{EtcdConfig, EtcdEndpoints};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tamada_dcs::etcd3::Etcd3;
 use tamada_dcs::{Dcs, Error, Layout, WhenGone};
@@ -11,7 +11,7 @@ use tamada_dcs::{Dcs, Error, Layout, WhenGone};
 use crate::contract::{LIMIT, TIMING, eventually, identity};
 use crate::etcd::Etcd;
 
-async fn connect(config: &Etcd3Config) -> Result<Etcd3, Error> {
+async fn connect(config: &EtcdConfig) -> Result<Etcd3, Error> {
     Etcd3::connect(
         config,
         Layout::new("service", "batman", None),
@@ -158,19 +158,19 @@ async fn tls_with_client_certificates() {
     assert!(connect(&config).await.unwrap().load().await.is_ok(), "by name");
 
     // Without cacert the system's CAs count, which did not sign this one.
-    let by_the_system = Etcd3Config {
+    let by_the_system = EtcdConfig {
         cacert: None,
         ..config.clone()
     };
     let error = connect(&by_the_system).await.err().unwrap();
     assert!(format!("{error:#}").contains("certificate"), "{error:#}");
-    let unchecked = Etcd3Config {
+    let unchecked = EtcdConfig {
         insecure: true,
         ..by_the_system
     };
     assert!(connect(&unchecked).await.unwrap().load().await.is_ok());
     // Without a certificate the client is refused.
-    let anonymous = Etcd3Config {
+    let anonymous = EtcdConfig {
         cert: None,
         key: None,
         ..config.clone()
@@ -181,7 +181,7 @@ async fn tls_with_client_certificates() {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let stranger = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
     let stranger = write(dir.path(), "stranger.pem", &stranger.pem());
-    let error = connect(&Etcd3Config {
+    let error = connect(&EtcdConfig {
         cacert: Some(stranger),
         ..config.clone()
     })
@@ -193,7 +193,7 @@ async fn tls_with_client_certificates() {
         "{error:#}"
     );
     let broken = write(dir.path(), "broken.pem", "x");
-    let error = connect(&Etcd3Config {
+    let error = connect(&EtcdConfig {
         cacert: Some(broken),
         ..config
     })

@@ -34,7 +34,7 @@ pub struct Heartbeat {
 /// Whether a leader whose heartbeat is old may be superseded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Takeover {
-    /// Yes: the leader is of a version that renews its lock by heartbeats only.
+    /// Yes: the leader renews its lock by heartbeats only, for its store or its version has no lease for that.
     Always,
     /// While this lease of the leader exists; the transaction proves that it does.
     WhileLease(i64),
@@ -81,6 +81,13 @@ impl Heartbeat {
         json!({"leader": leader, "ttl_ms": ttl_ms, "takeover": takeover}).to_string()
     }
 
+    /// The key's value in a store where no lease permits the leader to be superseded: once the heartbeat is old, anybody may.
+    #[must_use]
+    pub fn without_lease(leader: &MemberName, ttl: Duration) -> String {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        json!({"leader": leader, "ttl_ms": ttl_ms}).to_string()
+    }
+
     /// What must still be so for the present holder to be superseded once this heartbeat is old; `None` when only the end
     /// of its lease counts.
     #[must_use]
@@ -116,8 +123,9 @@ mod tests {
         let read = Heartbeat::parse(Version(7), &text).expect("a heartbeat");
         assert_eq!((read.leader, read.ttl), ("a".into(), Duration::from_secs(30)));
         assert_eq!(read.takeover, Takeover::WhileLease(7587));
+        let without_lease = Heartbeat::without_lease(&"a".into(), Duration::from_millis(1));
         for (text, takeover) in [
-            (r#"{"leader":"a","ttl_ms":1}"#, Takeover::Always),
+            (without_lease.as_str(), Takeover::Always),
             (r#"{"leader":"a","ttl_ms":1,"takeover":0}"#, Takeover::Never),
             (r#"{"leader":"a","ttl_ms":1,"takeover":"x"}"#, Takeover::Never),
         ] {

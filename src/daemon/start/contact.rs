@@ -103,19 +103,16 @@ async fn connect(
             Ok(store) => return Ok(store),
             Err(error) if is_worth_a_retry(&error) => {
                 tracing::error!("{error:#}");
-                tracing::info!("waiting on {}", store::family(&local.dcs));
+                tracing::info!("waiting on {}", local.dcs.kind().family());
                 tokio::time::sleep(RETRY_INTERVAL).await;
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
 }
 
-fn is_worth_a_retry(error: &anyhow::Error) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(dcs::Error::Unavailable(_) | dcs::Error::Rejected(_))
-    )
+fn is_worth_a_retry(error: &dcs::Error) -> bool {
+    matches!(error, dcs::Error::Unavailable(_) | dcs::Error::Rejected(_))
 }
 
 async fn first_reading(store: &Store) -> Cluster {

@@ -35,7 +35,6 @@ pub(super) enum Claim {
     Unused,
     Idle,
     Told,
-    Other,
     Silent,
     Program,
 }
@@ -127,7 +126,6 @@ fn claim_of(word: &str) -> Claim {
         "unused" => Claim::Unused,
         "idle" => Claim::Idle,
         "told" => Claim::Told,
-        "other" => Claim::Other,
         "silent" => Claim::Silent,
         "program" => Claim::Program,
         _ => panic!("no claim: {word}"),

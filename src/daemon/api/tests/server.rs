@@ -64,7 +64,7 @@ impl LocalServer for Scripted {
 /// The store in memory has no settings.
 #[async_trait]
 impl Reload for Scripted {
-    async fn reload(&self, _config: &config::DcsConfig) -> anyhow::Result<()> {
+    async fn reload(&self, _config: &config::DcsConfig) -> Result<(), dcs::Error> {
         Ok(())
     }
 }

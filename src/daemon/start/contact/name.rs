@@ -154,7 +154,7 @@ mod tests {
 
     #[async_trait]
     impl Reload for NoReload {
-        async fn reload(&self, _: &DcsConfig) -> anyhow::Result<()> {
+        async fn reload(&self, _: &DcsConfig) -> Result<(), dcs::Error> {
             Ok(())
         }
     }

@@ -1,18 +1,18 @@
-//! Which etcd endpoints there are, and which one is in use.
+//! Which endpoints of a store there are, and which one is in use.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
 /// The known endpoints, as URLs.
 #[derive(Debug, Default)]
-pub(super) struct Endpoints {
+pub(crate) struct Endpoints {
     /// The one in use comes first.
     order: Vec<String>,
 }
 
 impl Endpoints {
     /// Begins with these, in an order by chance so that agents spread over the cluster.
-    pub(super) fn new(configured: Vec<String>) -> Self {
+    pub(crate) fn new(configured: Vec<String>) -> Self {
         let mut order = unique(configured);
         shuffle(&mut order);
         Self { order }
@@ -20,7 +20,7 @@ impl Endpoints {
 
     /// Takes over a newer list. The endpoint in use stays in use if it is still there, and the others keep their
     /// order; the second value tells whether it does not.
-    pub(super) fn replace(&mut self, urls: Vec<String>) -> bool {
+    pub(crate) fn replace(&mut self, urls: Vec<String>) -> bool {
         let mut urls = unique(urls);
         if urls.is_empty() {
             return false;
@@ -35,22 +35,22 @@ impl Endpoints {
     }
 
     /// All of them, the one in use first.
-    pub(super) fn order(&self) -> Vec<String> {
+    pub(crate) fn order(&self) -> Vec<String> {
         self.order.clone()
     }
 
     /// How many there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.order.len()
     }
 
     /// The one in use.
-    pub(super) fn current(&self) -> Option<&str> {
+    pub(crate) fn current(&self) -> Option<&str> {
         self.order.first().map(String::as_str)
     }
 
     /// Takes `url` into use, with those before it moving to the end; whether another was in use.
-    pub(super) fn select(&mut self, url: &str) -> bool {
+    pub(crate) fn select(&mut self, url: &str) -> bool {
         match self.order.iter().position(|known| known == url) {
             Some(0) | None => false,
             Some(position) => {
@@ -62,7 +62,7 @@ impl Endpoints {
 }
 
 /// A whole number by chance, for jitter and order. Nothing secret hangs on it.
-pub(super) fn chance() -> u64 {
+pub(crate) fn chance() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 

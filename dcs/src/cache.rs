@@ -29,7 +29,7 @@ struct State {
 }
 
 /// The copy.
-pub(super) struct Cache {
+pub(crate) struct Cache {
     layout: Layout,
     state: Mutex<State>,
     is_ready: watch::Sender<bool>,
@@ -37,7 +37,7 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub(super) fn new(layout: Layout) -> Self {
+    pub(crate) fn new(layout: Layout) -> Self {
         let state = State {
             trouble: Some("the first read is under way".to_owned()),
             ..State::default()
@@ -50,7 +50,7 @@ impl Cache {
         }
     }
 
-    pub(super) fn changes(&self) -> watch::Receiver<Changes> {
+    pub(crate) fn changes(&self) -> watch::Receiver<Changes> {
         self.changes.subscribe()
     }
 
@@ -59,7 +59,7 @@ impl Cache {
     }
 
     /// A fresh read from which the watch goes on.
-    pub(super) fn replace(&self, snapshot: Snapshot) {
+    pub(crate) fn replace(&self, snapshot: Snapshot) {
         let mut state = self.lock();
         // Revisions of different stores have nothing to do with each other.
         let is_same = state.watched.generation == snapshot.generation;
@@ -80,13 +80,13 @@ impl Cache {
     }
 
     /// The copy is no longer kept, until the next [`Cache::replace`].
-    pub(super) fn invalidate(&self, trouble: String) {
+    pub(crate) fn invalidate(&self, trouble: String) {
         self.lock().trouble = Some(trouble);
         self.is_ready.send_replace(false);
     }
 
     /// One change that the watch told.
-    pub(super) fn apply(&self, key: &str, revision: i64, record: Option<Record>) {
+    pub(crate) fn apply(&self, key: &str, revision: i64, record: Option<Record>) {
         let mut state = self.lock();
         if revision
             <= state
@@ -119,7 +119,7 @@ impl Cache {
     }
 
     /// What an answer told about a key at `revision`.
-    pub(super) fn tell(&self, key: &str, revision: i64, record: Option<Record>, is_own: bool) {
+    pub(crate) fn tell(&self, key: &str, revision: i64, record: Option<Record>, is_own: bool) {
         let mut state = self.lock();
         let known = state
             .watched
@@ -141,7 +141,7 @@ impl Cache {
     }
 
     /// One key, as far as is known; `None` when it is absent or nothing is known just now.
-    pub(super) fn get(&self, key: &str) -> Option<Record> {
+    pub(crate) fn get(&self, key: &str) -> Option<Record> {
         let state = self.lock();
         if state.trouble.is_some() {
             return None;
@@ -153,7 +153,7 @@ impl Cache {
     }
 
     /// All keys; waits until they are known, and says why they are not when `deadline` passes.
-    pub(super) async fn snapshot(&self, deadline: Instant) -> Result<Snapshot, String> {
+    pub(crate) async fn snapshot(&self, deadline: Instant) -> Result<Snapshot, String> {
         let mut is_ready = self.is_ready.subscribe();
         let _ = timeout_at(deadline, is_ready.wait_for(|ready| *ready)).await;
         let state = self.lock();

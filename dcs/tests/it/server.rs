@@ -1,0 +1,153 @@
+//! What the contract suite needs of a store besides its verbs: a server to play on, and a foreign hand on it. Another store
+//! adds its server here or in a file of its own, and a test that calls [`crate::contract::play`].
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use config::DcsConfig;
+use tamada_dcs::memory::{MemoryDcs, SharedStore};
+use tamada_dcs::{Dcs, Identity, Layout, Op, Timing, Txn};
+
+use crate::etcd::Etcd;
+
+/// What a store does not do as the others. `docs/stores.md` says what that means for a cluster.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Traits {
+    /// Keys are bound to a lease that an agent finds again after a restart, and that tells two agents of one name apart.
+    pub(crate) has_leases: bool,
+    /// A leader that cannot write its heartbeat may count on its lease alone, so its first heartbeat permits no takeover.
+    pub(crate) has_takeover_lease: bool,
+    /// When the leader key is gone, its holder's lock has expired.
+    pub(crate) absence_is_the_end: bool,
+    /// A renewal leaves the leader key as it is.
+    pub(crate) has_heartbeat: bool,
+}
+
+impl Default for Traits {
+    fn default() -> Self {
+        Self {
+            has_leases: true,
+            has_takeover_lease: true,
+            absence_is_the_end: true,
+            has_heartbeat: true,
+        }
+    }
+}
+
+/// A store that runs, on which every scenario has a scope of its own.
+#[async_trait]
+pub(crate) trait Server: Send + Sync {
+    fn traits(&self) -> Traits {
+        Traits::default()
+    }
+
+    async fn open(&self, layout: &Layout, identity: Identity, timing: Timing) -> Arc<dyn Dcs>;
+
+    /// A foreign hand writes a key, bound to no lease whatever it was bound to before.
+    fn put(&self, key: &str, value: &str);
+
+    /// Time passes for a lease, and its keys go. A store without leases deletes the leader and member keys of `name`.
+    fn expire(&self, layout: &Layout, name: &str, lease: Option<String>);
+
+    /// Deletes all keys that begin with `prefix`.
+    fn wipe(&self, prefix: &str);
+}
+
+/// A server that can be stopped, started with what it had, and suspended.
+pub(crate) trait Process: Server {
+    /// How it is configured.
+    fn config(&self) -> DcsConfig;
+
+    fn stop(&mut self);
+
+    /// Returns when it answers.
+    fn start(&mut self);
+
+    /// `SIGSTOP` or `SIGCONT`: the sockets stay open and nobody answers.
+    fn suspend(&self, is_suspended: bool);
+}
+
+/// Opens a store as the program does.
+pub(crate) async fn open(
+    config: &DcsConfig,
+    layout: &Layout,
+    identity: Identity,
+    timing: Timing,
+) -> Arc<dyn Dcs> {
+    let opened = tamada_dcs::open(config, layout.clone(), Some(identity), timing).await;
+    opened.unwrap().dcs
+}
+
+#[async_trait]
+impl Server for SharedStore {
+    async fn open(&self, layout: &Layout, identity: Identity, timing: Timing) -> Arc<dyn Dcs> {
+        Arc::new(MemoryDcs::new(self, layout, &identity, timing))
+    }
+
+    fn put(&self, key: &str, value: &str) {
+        let put = Op::Put {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            lease: 0,
+        };
+        let put = Txn {
+            then: vec![put],
+            ..Txn::default()
+        };
+        self.with(|store| store.txn(&put));
+    }
+
+    fn expire(&self, _: &Layout, _: &str, lease: Option<String>) {
+        let lease = lease.unwrap().parse().unwrap();
+        self.with(|store| store.revoke(lease));
+    }
+
+    fn wipe(&self, prefix: &str) {
+        self.with(|store| store.delete_range(prefix));
+    }
+}
+
+#[async_trait]
+impl Server for Etcd {
+    async fn open(&self, layout: &Layout, identity: Identity, timing: Timing) -> Arc<dyn Dcs> {
+        open(&DcsConfig::Etcd3(self.config()), layout, identity, timing).await
+    }
+
+    fn put(&self, key: &str, value: &str) {
+        self.ctl(&["put", "--", key, value]).unwrap();
+    }
+
+    fn expire(&self, _: &Layout, _: &str, lease: Option<String>) {
+        let lease: i64 = lease.unwrap().parse().unwrap();
+        self.ctl(&["lease", "revoke", &format!("{lease:x}")]).unwrap();
+    }
+
+    fn wipe(&self, prefix: &str) {
+        self.ctl(&["del", "--prefix", prefix]).unwrap();
+    }
+}
+
+impl Process for Etcd {
+    fn config(&self) -> DcsConfig {
+        DcsConfig::Etcd3(Self::config(self))
+    }
+
+    fn stop(&mut self) {
+        for index in 0..self.members.len() {
+            self.kill(index);
+        }
+    }
+
+    fn start(&mut self) {
+        for index in 0..self.members.len() {
+            self.run(index);
+        }
+        self.wait();
+    }
+
+    fn suspend(&self, is_suspended: bool) {
+        for index in 0..self.members.len() {
+            self.freeze(index, is_suspended);
+        }
+    }
+}
