@@ -416,7 +416,10 @@ impl Dcs for Etcd3 {
                 })?,
         };
         if let Some(holder) = &self.member {
-            holder.seen.store(snapshot.generation, Ordering::Relaxed);
+            let seen = holder.seen.swap(snapshot.generation, Ordering::Relaxed);
+            if seen != snapshot.generation {
+                holder.takeover.clear();
+            }
         }
         Ok(snapshot.cluster(&self.layout))
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use config::EtcdConfig;
 use etcd_client::{Client, ResponseHeader};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -78,7 +78,7 @@ pub(super) struct Answer<T> {
 }
 
 /// The newest state of etcd's consensus that was heard of.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 struct Newest {
     cluster_id: u64,
     raft_term: u64,
@@ -208,20 +208,23 @@ impl Calls {
             last: None,
         };
         let mut pause = FIRST_PAUSE;
+        let generation = self.generation();
         loop {
             let order = lock(&self.endpoints).order();
             for url in &order {
                 if budget.is_spent() {
                     return Err(attempts.give_up());
                 }
+                if self.generation() != generation {
+                    return Err(attempts.replaced());
+                }
                 if let Some(answer) = self.attempt(url, budget, &ask, &mut attempts).await? {
                     self.select(url, &attempts);
                     return Ok(answer);
                 }
             }
-            if attempts.is_doubted && self.accepts_another_store(budget).await {
-                attempts.last = Some((String::new(), REPLACED.into()));
-                return Err(attempts.give_up());
+            if attempts.is_doubted && self.accepts_another_store(budget, generation).await {
+                return Err(attempts.replaced());
             }
             let left = budget.deadline.saturating_duration_since(Instant::now());
             if !budget.is_persistent || left <= pause {
@@ -306,12 +309,8 @@ impl Calls {
             Some(revision) => Err(format!(
                 "it is at revision {revision}, the cluster was at {known}"
             )),
-            None => self.hear(heard.header),
+            None => self.hear(heard.header, heard.revision),
         };
-        if let (Ok(()), Some(revision)) = (&heard_of, heard.revision) {
-            let mut newest = lock(&self.newest);
-            newest.revision = newest.revision.max(revision);
-        }
         if let Err(stale) = heard_of {
             attempts.failed(url, true, stale.into());
             attempts.is_doubted = true;
@@ -325,8 +324,9 @@ impl Calls {
         })
     }
 
-    /// Remembers the newest term; a member that is behind it has lost touch with its cluster, unless all are.
-    pub(super) fn hear(&self, header: Option<(u64, u64)>) -> Result<(), String> {
+    /// Why an answer with this header is not believed. What a quorum has confirmed (`revision`) is the newest state that is
+    /// known. Other answers only have to fit it: a member that is cut off may be in a later raft term than its cluster.
+    pub(super) fn hear(&self, header: Option<(u64, u64)>, revision: Option<i64>) -> Result<(), String> {
         let Some((cluster_id, raft_term)) = header else {
             return Ok(());
         };
@@ -334,9 +334,21 @@ impl Calls {
         if let Some(doubts) = newest.doubts((cluster_id, raft_term)) {
             return Err(doubts);
         }
-        newest.cluster_id = cluster_id;
-        newest.raft_term = newest.raft_term.max(raft_term);
+        if let Some(revision) = revision {
+            newest.cluster_id = cluster_id;
+            newest.raft_term = newest.raft_term.max(raft_term);
+            newest.revision = newest.revision.max(revision);
+        }
         Ok(())
+    }
+
+    /// A change came on a watch of the store of `generation`: whatever a member tells, a quorum has agreed on. Who writes nothing
+    /// would not notice otherwise that a store has gone back.
+    pub(super) fn saw(&self, generation: u64, revision: i64) {
+        let mut newest = lock(&self.newest);
+        if newest.generation == generation {
+            newest.revision = newest.revision.max(revision);
+        }
     }
 
     /// Which store is spoken to: goes up when another one is accepted.
@@ -347,31 +359,26 @@ impl Calls {
     /// An answer was not believed. An etcd that was wiped or restored from a backup at its addresses has the same cluster id
     /// and begins with the first raft term; another etcd cluster has another id. Both are accepted when all endpoints that
     /// answer agree, each by a read that a quorum has confirmed: a member that has only lost touch answers no such read.
-    async fn accepts_another_store(&self, budget: Budget) -> bool {
+    /// Several calls may doubt at the same time, each with the store of `generation`: the first of them accepts the other store.
+    async fn accepts_another_store(&self, budget: Budget, generation: u64) -> bool {
         let order = lock(&self.endpoints).order();
-        let known = lock(&self.newest).revision;
-        let mut heard = Vec::new();
-        for url in &order {
-            let until = budget.deadline.min(Instant::now() + budget.slice);
-            let asked = timeout_at(until, async {
-                let client = self.client(url, budget.slice).await?;
-                let response = client.kv_client().get(self.probe.as_str(), None).await?;
-                let heard = Heard::confirmed((), response.header());
-                Ok::<_, LinkError>(heard.header.zip(heard.revision))
-            });
-            if let Ok(Ok(Some((header, revision)))) = asked.await {
-                heard.push((header, revision));
-            }
-        }
+        let known = *lock(&self.newest);
+        // At the same time: an endpoint that does not answer takes the others no time.
+        let asked = order.iter().map(|url| self.ask_quorum(url, budget));
+        let heard: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
         let mut newest = lock(&self.newest);
+        if newest.generation != generation {
+            return true;
+        }
         let Some(&((cluster_id, _), _)) = heard.first() else {
             return false;
         };
+        // Compared with what was known before they were asked: a quorum of the same store is never behind that.
         let is_other =
-            |header: (u64, u64), revision: i64| newest.doubts(header).is_some() || revision < known;
+            |header: (u64, u64), revision: i64| known.doubts(header).is_some() || revision < known.revision;
         let agree =
             |(header, revision): &((u64, u64), i64)| header.0 == cluster_id && is_other(*header, *revision);
-        if !heard.iter().all(agree) {
+        if known.generation != generation || !heard.iter().all(agree) {
             return false;
         }
         let raft_term = heard.iter().map(|((_, term), _)| *term).max().unwrap_or_default();
@@ -382,10 +389,11 @@ impl Calls {
             .unwrap_or_default();
         tracing::warn!(
             "all {} endpoints of etcd that answer are at revision {revision} in raft term {raft_term} of cluster \
-             {cluster_id:x}, after revision {known} in term {} of cluster {:x}: etcd was wiped or restored, or is another one",
+             {cluster_id:x}, after revision {} in term {} of cluster {:x}: etcd was wiped or restored, or is another one",
             heard.len(),
-            newest.raft_term,
-            newest.cluster_id
+            known.revision,
+            known.raft_term,
+            known.cluster_id
         );
         *newest = Newest {
             cluster_id,
@@ -396,6 +404,31 @@ impl Calls {
         drop(newest);
         self.moves.send_modify(|count| *count += 1);
         true
+    }
+
+    /// The state of the consensus by a read that a quorum has confirmed; `None` without an answer.
+    async fn ask_quorum(&self, url: &str, budget: Budget) -> Option<((u64, u64), i64)> {
+        let until = budget.deadline.min(Instant::now() + budget.slice);
+        let asked = timeout_at(until, async {
+            let client = self.client(url, budget.slice).await?;
+            let response = client.kv_client().get(self.probe.as_str(), None).await?;
+            let heard = Heard::confirmed((), response.header());
+            Ok::<_, LinkError>(heard.header.zip(heard.revision))
+        });
+        asked.await.ok()?.ok()?
+    }
+
+    /// Fails if another store answers than before.
+    pub(super) async fn confirm_store(&self, budget: Budget) -> Result<(), Error> {
+        let probe = self.probe.clone();
+        let read = self.run("look whether it is the same store", budget, move |client| {
+            let probe = probe.clone();
+            Box::pin(async move {
+                let response = client.kv_client().get(probe, None).await?;
+                Ok(Heard::confirmed((), response.header()))
+            })
+        });
+        read.await.map(|_| ())
     }
 
     /// A client for the endpoint, and its connection's authentication, made if there is none.
@@ -509,6 +542,11 @@ impl Attempts {
             endpoint: url.to_owned(),
             source,
         }
+    }
+
+    fn replaced(mut self) -> Error {
+        self.last = Some((String::new(), REPLACED.into()));
+        self.give_up()
     }
 
     fn give_up(self) -> Error {

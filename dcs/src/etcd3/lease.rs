@@ -130,6 +130,8 @@ impl Lease {
                 }
             }
             tracing::info!("lease {} is gone", known.id);
+            // A store that was wiped knows none of the leases: nothing is bound to a new one there before the keys were read.
+            calls.confirm_store(budget).await?;
         } else if let Some(known) = *held
             && known.seconds.is_some_and(|seconds| seconds > wanted)
         {
@@ -236,6 +238,12 @@ impl Takeover {
             Ok(id) => *lock(&self.present) = Some((id, since)),
             Err(error) => tracing::debug!("{error:#}"),
         }
+    }
+
+    /// The leases of another store are worth nothing.
+    pub(super) fn clear(&self) {
+        *lock(&self.present) = None;
+        *lock(&self.revoked) = None;
     }
 
     pub(super) fn is_revoked(&self, id: i64) -> bool {

@@ -99,13 +99,14 @@ async fn follow(calls: &Calls, cache: &Cache, layout: &Layout) -> Follow {
         Ok(stream) => stream,
         Err(error) => return Follow::NotBegun(format!("{error:#}")),
     };
+    let generation = snapshot.generation;
     cache.replace(snapshot);
     tokio::select! {
         changed = moves.changed() => match changed {
             Ok(()) => Follow::Moved,
             Err(_) => Follow::Ended("it is being shut down".to_owned()),
         },
-        trouble = listen(calls, cache, stream) => {
+        trouble = listen(calls, cache, generation, stream) => {
             calls.leave(&url);
             Follow::Ended(format!("etcd at {url}: {trouble}"))
         }
@@ -137,7 +138,7 @@ async fn open(calls: &Calls, layout: &Layout, revision: i64) -> Result<WatchStre
 }
 
 /// Applies what the stream tells, until it ends; why it did.
-async fn listen(calls: &Calls, cache: &Cache, mut stream: WatchStream) -> String {
+async fn listen(calls: &Calls, cache: &Cache, generation: u64, mut stream: WatchStream) -> String {
     loop {
         // A stream on which nothing happens is asked whether it lives: a dead peer sends no reset.
         let timing = calls.timing();
@@ -164,7 +165,7 @@ async fn listen(calls: &Calls, cache: &Cache, mut stream: WatchStream) -> String
         let header = response
             .header()
             .map(|header| (header.cluster_id(), header.raft_term()));
-        if let Err(stale) = calls.hear(header) {
+        if let Err(stale) = calls.hear(header, None) {
             return stale;
         }
         if response.canceled() {
@@ -176,6 +177,7 @@ async fn listen(calls: &Calls, cache: &Cache, mut stream: WatchStream) -> String
                 EventType::Put => Some(convert::record(kv)),
                 EventType::Delete => None,
             };
+            calls.saw(generation, kv.mod_revision());
             cache.apply(&convert::key(kv), kv.mod_revision(), record);
         }
     }

@@ -108,10 +108,14 @@ impl Etcd {
 
     /// Waits until every running member has its place in the quorum.
     pub(crate) fn wait(&self) {
+        self.wait_for(&self.urls());
+    }
+
+    fn wait_for(&self, urls: &[String]) {
         let limit = Instant::now() + Duration::from_secs(20);
-        for url in self.urls() {
+        for url in urls {
             loop {
-                let health = self.ctl_at(&url, &["get", "x"]);
+                let health = self.ctl_at(url, &["get", "x"]);
                 if health.is_ok()
                     || health
                         .as_ref()
@@ -204,7 +208,12 @@ impl Etcd {
 
     /// All members stop, lose what they had, and start again with the same flags: empty, or with what a snapshot held.
     pub(crate) fn replace(&mut self, snapshot: Option<&std::path::Path>) {
-        for index in 0..self.members.len() {
+        self.replace_first(self.members.len(), snapshot);
+    }
+
+    /// As [`Etcd::replace`], the first `count` members only.
+    pub(crate) fn replace_first(&mut self, count: usize, snapshot: Option<&std::path::Path>) {
+        for index in 0..count {
             self.kill(index);
             let data = self.dir.path().join(format!("m{index}"));
             std::fs::remove_dir_all(&data).unwrap();
@@ -224,10 +233,10 @@ impl Etcd {
                 assert!(restored.status.success(), "{restored:?}");
             }
         }
-        for index in 0..self.members.len() {
+        for index in 0..count {
             self.run(index);
         }
-        self.wait();
+        self.wait_for(&self.urls()[..count]);
     }
 
     /// `SIGSTOP` or `SIGCONT`: the sockets stay open and nobody answers.
