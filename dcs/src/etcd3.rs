@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use self::calls::{Answer, Budget, Calls, Heard};
 use self::lease::{Lease, Takeover};
 use crate::cache::Cache;
+use crate::clock::SendingClock;
 use crate::verbs::{self, Claim, Guarded, Lock};
 use crate::{
     Changes, Dcs, Error, Expect, Failure, Identity, Key, Layout, OpResult, Record, Renewed, Timing, Txn,
@@ -44,6 +45,7 @@ struct Holder {
     name: MemberName,
     lease: Lease,
     takeover: Takeover,
+    clock: SendingClock,
     cache: Arc<Cache>,
     /// The store that was read last.
     seen: AtomicU64,
@@ -116,6 +118,7 @@ impl Etcd3 {
                 name: identity.name,
                 lease,
                 takeover: Takeover::default(),
+                clock: SendingClock::new(),
                 cache,
                 seen: AtomicU64::new(calls.generation()),
                 tasks,
@@ -337,6 +340,7 @@ impl Etcd3 {
             lease,
             ttl: self.calls.timing().ttl,
             takeover: holder.takeover.id(),
+            sent: Some(holder.clock.now()),
         }
     }
 

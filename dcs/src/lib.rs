@@ -1,6 +1,7 @@
 //! Where the cluster's state is kept: the [`Dcs`] trait, etcd v3, and a store in memory with etcd's semantics.
 
 mod cache;
+mod clock;
 mod endpoints;
 mod error;
 mod layout;

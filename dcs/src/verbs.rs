@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use ha::cluster::{Expired, Heartbeat, Version};
+use ha::cluster::{Expired, Heartbeat, Sent, Version};
 use ha::pg::MemberName;
 
 use crate::{Compare, Expect, Key, Layout, Op, OpResult, Record, Txn, TxnResult};
@@ -30,6 +30,8 @@ pub(crate) struct Claim<'a> {
     pub(crate) ttl: Duration,
     /// The lease without which this leader cannot be superseded.
     pub(crate) takeover: Option<i64>,
+    /// When the claim was made, at the latest.
+    pub(crate) sent: Option<Sent>,
 }
 
 impl Claim<'_> {
@@ -51,7 +53,7 @@ impl Claim<'_> {
     fn heartbeat(self, lease: i64) -> Op {
         Op::Put {
             key: self.layout.heartbeat(),
-            value: Heartbeat::to_json(self.name, self.ttl, self.takeover),
+            value: Heartbeat::to_json(self.name, self.ttl, self.takeover, self.sent),
             lease,
         }
     }

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use failover::{Failover, FailoverKind};
-pub use heartbeat::{Expired, Heartbeat, Takeover};
+pub use heartbeat::{Expired, Heartbeat, KnownHeartbeat, Sent, Takeover};
 pub use history::{History, HistoryLine};
 pub use leader::Leader;
 pub use member::{Member, MemberData, PendingRestartReason, ScheduledRestart};

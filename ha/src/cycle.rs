@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, Expired, MemberData};
+use crate::cluster::{Cluster, Expired, KnownHeartbeat, MemberData};
 use crate::decide::replaced_store;
 use crate::facts::{
     Answer, CrashRecovery, DataDirectory, DcsFailure, Divergence, FailsafeReply, Given, LockAnswer, Moment,
@@ -299,18 +299,16 @@ impl<'a> Cycle<'a> {
         self.expired = None;
         let now = self.now();
         let heartbeat = cluster.heartbeat.as_ref();
-        let known = heartbeat.map(|heartbeat| match self.memory.heartbeat {
-            Some((version, since)) if version == heartbeat.version => (version, since),
-            Some(_) | None => (heartbeat.version, now),
-        });
+        let known = heartbeat.map(|heartbeat| KnownHeartbeat::of(heartbeat, self.memory.heartbeat, now));
         self.memory.heartbeat = known;
-        let (Some(leader), Some(heartbeat), Some((_, since))) = (&cluster.leader, heartbeat, known) else {
+        let (Some(leader), Some(heartbeat), Some(known)) = (&cluster.leader, heartbeat, known) else {
             return Arc::clone(cluster);
         };
         let Some(expired) = heartbeat.expired(leader).filter(|_| leader.name != *self.me()) else {
             return Arc::clone(cluster);
         };
         // Two clocks that count the same time may differ a little.
+        let since = known.sent_before;
         let over = since.after(heartbeat.ttl).after(heartbeat.ttl / 50);
         if now < over {
             self.again_at(over);

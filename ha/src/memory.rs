@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, Origin, Version};
+use crate::cluster::{Cluster, KnownHeartbeat, Origin, Version};
 use crate::facts::{Moment, Source};
 use crate::pg::{Lsn, MemberName, Role, ServerState, SlotName, SystemIdentifier, Timeline, Xid};
 use crate::step::RequestId;
@@ -206,8 +206,8 @@ pub struct Memory {
     /// Another store has answered than before.
     #[serde(default)]
     pub replaced_store: Option<ReplacedStore>,
-    /// The newest heartbeat of a leader, and since when it is known here.
-    pub heartbeat: Option<(Version, Moment)>,
+    /// The newest heartbeat of a leader.
+    pub heartbeat: Option<KnownHeartbeat>,
     /// The operator's scripts were last told of a leader here: before the key is released they are told that it is none.
     #[serde(default)]
     pub told_as_leader: bool,

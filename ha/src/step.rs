@@ -376,6 +376,10 @@ pub enum Task {
     Promote {
         /// Our lock is good until then: not a moment later may the promotion be started.
         lock_valid_until: Moment,
+        /// The archive may have WAL that this member lacks. It has none when the former leader was stopped in an
+        /// orderly way and this member has its shutdown checkpoint.
+        #[serde(default)]
+        archive_may_have_more: bool,
     },
     /// Let a server that crashed recover in single-user mode, so that pg_rewind can work on it.
     CrashRecovery,

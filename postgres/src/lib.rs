@@ -19,6 +19,7 @@ pub mod follow;
 mod lifecycle;
 pub mod parameters;
 pub mod process;
+mod promotion;
 pub mod rewind;
 mod server;
 pub mod session;

@@ -459,7 +459,8 @@ impl Server {
     }
 
     /// Promotes the standby as `pg_ctl promote` does and waits until it takes writes. `is_allowed` is asked right
-    /// before the signal, after everything that has to be waited for.
+    /// before the signal, after everything that has to be waited for. `archive_may_have_more`: the archive may have WAL
+    /// that this server lacks.
     ///
     /// # Errors
     /// [`Error::Unsuitable`] with the words of `is_allowed` when that refuses: nothing has happened then.
@@ -467,12 +468,13 @@ impl Server {
     pub async fn promote(
         &self,
         is_allowed: impl FnOnce() -> std::result::Result<(), String>,
+        archive_may_have_more: bool,
         deadline: Instant,
     ) -> Result<()> {
         let postmaster = self.postmaster()?.ok_or(Error::NotRunning)?;
         let data_dir = self.data_dir();
         let watch = Watch::new(&[&data_dir, &data_dir.join("global")]);
-        if let Err(error) = self.stop_restoring(deadline).await {
+        if let Err(error) = self.stop_restoring(archive_may_have_more, deadline).await {
             tracing::warn!("the promotion may have to wait for restore_command: {error}");
         }
         is_allowed().map_err(Error::Unsuitable)?;

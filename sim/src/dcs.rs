@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ::dcs::memory::{Refused, Session, Store};
 use ::dcs::{Expect, Key, Layout, Renewed, Snapshot, WhenGone};
-use ha::cluster::Cluster;
+use ha::cluster::{Cluster, Sent};
 use ha::facts::{Answer, DcsFailure, LockAnswer, Moment};
 use ha::pg::MemberName;
 
@@ -254,6 +254,12 @@ impl World {
 
     fn apply(&mut self, id: Id, session: &mut Session, call: &Call) -> Answer {
         let is_repeat = call.attempt > 1;
+        // Each life of an agent is another one: a number of its own.
+        let agent = id as u64 * 1_000_000 + self.members[id].agent.life;
+        session.send_at(Sent::new(
+            u32::try_from(agent).unwrap_or_default(),
+            call.sent_at.0,
+        ));
         let store = &mut self.dcs.store;
         let held = || LockAnswer::Held {
             sent_at: call.sent_at,

@@ -88,7 +88,7 @@ impl World {
             Task::Restart {
                 start_as, timeout, ..
             } => self.begin_restart(id, start_as, timeout),
-            Task::Promote { lock_valid_until } => {
+            Task::Promote { lock_valid_until, .. } => {
                 let delay = self.random.mostly(1, 40, 5, 3000);
                 self.later(id, delay, move |world, id| world.promote(id, lock_valid_until));
                 // A slot that somebody was warned of is no better for the next promotion.

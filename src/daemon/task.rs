@@ -228,7 +228,10 @@ async fn run(task: Task, context: Context) -> TaskOutcome {
             slots,
             follow,
         } => slots::copy(context, &leader, &slots, follow).await,
-        Task::Promote { lock_valid_until } => promote::promote(context, lock_valid_until).await,
+        Task::Promote {
+            lock_valid_until,
+            archive_may_have_more,
+        } => promote::promote(context, lock_valid_until, archive_may_have_more).await,
         Task::CrashRecovery => rewind::recover(context).await,
         Task::Rewind { source } => rewind::rewind(context, &source).await,
     };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ha::cluster::{Cluster, Expired, Heartbeat, Takeover, Version};
+use ha::cluster::{Cluster, Expired, Heartbeat, Sent, Takeover, Version};
 use ha::pg::MemberName;
 
 use super::{Refused, Store};
@@ -23,6 +23,8 @@ pub struct Session {
     ttl: Duration,
     /// The lease without which this leader cannot be superseded.
     takeover: Option<i64>,
+    /// When the next verb is sent, for the heartbeat.
+    sent: Option<Sent>,
 }
 
 /// How many former leases are known: keys are bound to the last ones.
@@ -40,6 +42,7 @@ impl Session {
             former: Vec::new(),
             ttl,
             takeover: None,
+            sent: None,
         }
     }
 
@@ -52,6 +55,11 @@ impl Session {
 
     fn knows(&self, lease: i64) -> bool {
         self.lease == Some(lease) || self.former.contains(&lease)
+    }
+
+    /// The next verb is sent at this moment of the member's clock.
+    pub fn send_at(&mut self, sent: Sent) {
+        self.sent = Some(sent);
     }
 
     /// The present lease.
@@ -235,6 +243,7 @@ impl Session {
             lease,
             ttl: self.ttl,
             takeover: self.takeover,
+            sent: self.sent,
         }
     }
 

@@ -7,6 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::pg::{Lsn, SlotName};
 
+const FINAL: &str = "shutdown_checkpoint";
+
 /// What the leader last published about its position and its slots.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Status {
@@ -16,6 +18,10 @@ pub struct Status {
     pub slots: Option<BTreeMap<SlotName, Lsn>>,
     /// Slots of members that are to be kept although the member is away.
     pub retain_slots: Option<Vec<SlotName>>,
+    /// The leader was stopped in an orderly way, and its shutdown checkpoint begins at `optime`: no WAL comes after it.
+    /// Not in Patroni.
+    #[serde(default)]
+    pub is_final: bool,
 }
 
 impl Status {
@@ -49,6 +55,7 @@ impl Status {
             optime: object.get("optime").and_then(number),
             slots,
             retain_slots,
+            is_final: object.get(FINAL) == Some(&Value::Bool(true)),
         }
     }
 
@@ -67,6 +74,9 @@ impl Status {
         if let Some(names) = self.retain_slots.as_ref().filter(|names| !names.is_empty()) {
             object.insert("retain_slots".to_owned(), json!(names));
         }
+        if self.is_final {
+            object.insert(FINAL.to_owned(), json!(true));
+        }
         Value::Object(object).to_string()
     }
 }
@@ -82,6 +92,9 @@ mod tests {
     #[test]
     fn status_reads_what_it_prints() {
         let text = r#"{"optime":67108968,"slots":{"b":67108968},"retain_slots":["b","c"]}"#;
+        assert_eq!(Status::parse(text).to_json(), text);
+        let text = r#"{"optime":67108968,"shutdown_checkpoint":true}"#;
+        assert!(Status::parse(text).is_final);
         assert_eq!(Status::parse(text).to_json(), text);
         assert_eq!(Status::parse("67108968").optime, Some(Lsn(67_108_968)));
         assert_eq!(Status::parse("nonsense"), Status::default());

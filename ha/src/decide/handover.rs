@@ -219,6 +219,7 @@ pub(super) fn cut_off(c: &mut Cycle<'_>) -> Flow<Option<Reason>> {
 fn at(cluster: &Cluster, checkpoint: Lsn) -> Status {
     Status {
         optime: Some(checkpoint),
+        is_final: true,
         ..cluster.status.clone()
     }
 }
@@ -325,7 +326,11 @@ fn start_again(c: &mut Cycle<'_>, failover: Option<&Failover>, why: String) -> F
 
 /// The agent ends and its server is stopped; the key is ours. `Some`: not yet.
 pub(super) fn before_exit(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<Reason>> {
-    let is_alone = !cluster.members.iter().any(|member| &member.name != c.me());
+    // Nobody loses what nobody else may lead with.
+    let is_alone = !cluster
+        .members
+        .iter()
+        .any(|member| &member.name != c.me() && !member.data.tags.nofailover());
     let Some(control) = stopped_primary(c)?.filter(|_| !standby_cluster::is_one(c)) else {
         if is_unreadable(c)? {
             // What this member has is not known, and so nobody is known to have it.

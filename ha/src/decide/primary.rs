@@ -41,6 +41,7 @@ pub(super) fn hold(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
                 optime: sql.position(),
                 slots,
                 retain_slots,
+                is_final: false,
             },
         )?;
     }
@@ -101,8 +102,11 @@ pub(super) fn enforce(
         return Ok(Reason::NotPromotingLockLost);
     };
     slots::warn_before_promotion(c, cluster)?;
+    let position = observe::server(c)?.sql.and_then(|sql| sql.position());
+    let has_the_end = cluster.status.is_final && position > cluster.status.optime;
     c.begin(Task::Promote {
         lock_valid_until: lock.valid_until,
+        archive_may_have_more: !has_the_end,
     })?;
     Ok(becomes_one)
 }

@@ -440,6 +440,7 @@ fn publish_position(c: &mut Cycle<'_>) -> Flow<()> {
             c,
             &Status {
                 optime: position,
+                is_final: false,
                 ..cluster.status.clone()
             },
         )?;

@@ -121,7 +121,10 @@ impl Chronicle {
         let from = before.as_ref().and_then(|seen| seen.leader.clone());
         // What this member has done itself is told as its own deed.
         if from != now.leader && now.leader.as_ref() != Some(me) {
-            let renewed = look.before.heartbeat.map(|(_, since)| read_at.since(since));
+            let renewed = look
+                .before
+                .heartbeat
+                .map(|known| read_at.since(known.sent_before));
             let what = What::Leader {
                 silent_for: renewed.filter(|_| now.leader.is_none() && from.is_some()),
                 from,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tamada_ha::cluster::{
     Cluster, ConfigKey, Failover, Heartbeat, History, Leader, Member, MemberData, Origin, Origins, Promotion,
-    Status, SyncState, Tags, Takeover, Version,
+    Sent, Status, SyncState, Tags, Takeover, Version,
 };
 use tamada_ha::facts::{
     Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, FailsafeReply,
@@ -145,6 +145,7 @@ impl Choices {
             optime: Some(self.lsn()),
             slots: self.one_in(2).then(|| [(feed, self.lsn())].into()),
             retain_slots: self.one_in(2).then(|| vec![SlotName(self.name().to_owned())]),
+            is_final: self.one_in(2),
         };
         Ok(Arc::new(Cluster {
             initialize,
@@ -162,6 +163,9 @@ impl Choices {
                     1 => Takeover::WhileLease(5),
                     _ => Takeover::Never,
                 },
+                sent: self
+                    .one_in(2)
+                    .then(|| Sent::new(1, Duration::from_secs(self.below(40)))),
             }),
             status,
             members,
@@ -641,7 +645,7 @@ fn check(seen: &Seen) {
     for task in tasks {
         assert!(may_begin(&given.config, task), "{task:?} in a standby cluster");
         match task {
-            Task::Promote { lock_valid_until } => {
+            Task::Promote { lock_valid_until, .. } => {
                 let locks: Vec<_> = seen
                     .facts
                     .journal

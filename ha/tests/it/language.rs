@@ -490,6 +490,7 @@ impl World {
             },
             "promote" => Task::Promote {
                 lock_valid_until: Moment(Duration::from_secs(40)),
+                archive_may_have_more: true,
             },
             "crash-recovery" => Task::CrashRecovery,
             "rewind" => Task::Rewind { source: source() },
@@ -760,6 +761,7 @@ fn read_cluster(words: &Words<'_>) -> Result<Cluster, DcsFailure> {
         }),
         status: Status {
             optime: words.number("optime").map(Lsn),
+            is_final: words.has("final"),
             ..Status::default()
         },
         failover: words.value("failover").and_then(|request| {
@@ -779,6 +781,7 @@ fn read_cluster(words: &Words<'_>) -> Result<Cluster, DcsFailure> {
                 leader: leader.into(),
                 ttl: Duration::from_secs(30),
                 takeover: Takeover::Always,
+                sent: None,
             }
         }),
         sync: words.value("sync").map_or_else(SyncState::default, |members| {
@@ -1359,7 +1362,17 @@ fn show_task(task: &Task) -> String {
             format!("stop {mode:?} for {purpose:?}{first}")
         }
         Task::Restart { start_as, .. } => format!("restart {}", start(start_as)),
-        Task::Promote { lock_valid_until } => format!("promote before {} s", lock_valid_until.0.as_secs()),
+        Task::Promote {
+            lock_valid_until,
+            archive_may_have_more,
+        } => {
+            let restores = if *archive_may_have_more {
+                ""
+            } else {
+                " without the archive"
+            };
+            format!("promote before {} s{restores}", lock_valid_until.0.as_secs())
+        }
         Task::Rewind { source } => format!("rewind from {}", name(Some(source))),
         Task::CopyLogicalSlots {
             leader,

@@ -211,35 +211,6 @@ impl Server {
         Ok(wanted)
     }
 
-    /// Before a promotion: the startup process would run `restore_command` for several files that are not there, and wait for each. What
-    /// it has begun it ends first. Before version 14 the setting needs a restart.
-    pub(crate) async fn stop_restoring(&self, deadline: Instant) -> Result<()> {
-        let text = fs::read_to_string(self.config_path()).unwrap_or_default();
-        let mut present = postgresql_conf::read_settings(&text);
-        present.retain(|name, _| is_recovery_parameter(name));
-        let restores = present
-            .get("restore_command")
-            .is_some_and(|command| !command.is_empty());
-        if !restores || !self.version(deadline).await?.is_at_least(14) {
-            return Ok(());
-        }
-        let current = locked(&self.shared.follow).current.clone();
-        let without = match current {
-            Some(Recovery::Follow(mut follow)) => {
-                follow
-                    .overrides
-                    .insert("restore_command".to_owned(), String::new());
-                Recovery::Follow(follow)
-            }
-            Some(Recovery::Primary | Recovery::Custom(_) | Recovery::Keep) | None => {
-                present.insert("restore_command".to_owned(), String::new());
-                Recovery::Custom(present)
-            }
-        };
-        self.write_postgresql_conf(Some(&without), deadline).await?;
-        self.reload()
-    }
-
     /// `hba_file` or `ident_file`: the user's own, or the default one in `config_dir`.
     fn access_file(&self, parameter: &str, default: &str) -> PathBuf {
         self.custom_access_file(parameter, default)

@@ -64,7 +64,7 @@ async fn a_logical_slot_is_copied_and_used_after_the_promotion(installation: Ins
     let moved = b.server.slots(soon()).await.unwrap();
     assert_eq!(moved[0].confirmed_flush_lsn, Some(to));
 
-    b.server.promote(|| Ok(()), soon()).await.unwrap();
+    b.server.promote(|| Ok(()), true, soon()).await.unwrap();
     let rows = b.sql("SELECT string_agg(data, ';') FROM pg_logical_slot_get_changes('feed', NULL, NULL) WHERE data LIKE 'table%'");
     assert_eq!(rows, "table public.t: INSERT: a[integer]:2");
 }

@@ -43,7 +43,7 @@ async fn a_copy_follows_and_is_promoted(installation: Installation) {
 
     let refused = b
         .server
-        .promote(|| Err("the lease has run out".to_owned()), soon())
+        .promote(|| Err("the lease has run out".to_owned()), true, soon())
         .await
         .unwrap_err()
         .to_string();
@@ -51,14 +51,19 @@ async fn a_copy_follows_and_is_promoted(installation: Installation) {
         refused.contains("the lease has run out") && b.status().await.in_recovery,
         "{refused}"
     );
-    b.server.promote(|| Ok(()), soon()).await.unwrap();
+    b.server.promote(|| Ok(()), true, soon()).await.unwrap();
     b.sql("INSERT INTO t VALUES (8)");
     assert_eq!(b.status().await.timeline, Some(Timeline(2)));
     assert_eq!(b.server.recovery_signal(), tamada_postgres::RecoverySignal::None);
     let (history, _) = b.server.history_file(Timeline(2)).unwrap().unwrap();
     assert_eq!(history[0].timeline, Timeline(1));
     assert!(b.server.history_file(Timeline(9)).unwrap().is_none());
-    let again = b.server.promote(|| Ok(()), soon()).await.unwrap_err().to_string();
+    let again = b
+        .server
+        .promote(|| Ok(()), true, soon())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(again.contains("not a standby"), "{again}");
     b.server.checkpoint(soon()).await.unwrap();
     assert_eq!(b.status().await.control_timeline, Timeline(2));

@@ -17,7 +17,7 @@ tests![
 async fn a_former_primary_that_wrote_on_is_rewound(installation: Installation) {
     let a = Node::primary(&installation, "a").await;
     let b = a.replica("b").await;
-    b.server.promote(|| Ok(()), soon()).await.unwrap();
+    b.server.promote(|| Ok(()), true, soon()).await.unwrap();
     a.sql("CREATE TABLE lost AS SELECT 1 AS a");
     b.sql("CREATE TABLE kept AS SELECT 2 AS a");
     let options = StopOptions {
@@ -64,7 +64,7 @@ async fn a_clean_switchover_needs_no_rewind(installation: Installation) {
     let b = a.replica("b").await;
     a.sql("CREATE TABLE t AS SELECT 1 AS a");
     a.stop().await;
-    b.server.promote(|| Ok(()), soon()).await.unwrap();
+    b.server.promote(|| Ok(()), true, soon()).await.unwrap();
     let facts = a.server.divergence(&b.source(), soon()).await.unwrap();
     let switch = facts.leader.history[0].switch_lsn;
     assert!(facts.local.lsn < switch, "{facts:?}");
@@ -110,7 +110,7 @@ async fn facts_of_running_servers(installation: Installation) {
 
 /// `a` has written on after `b` was promoted, crashed and has recovered.
 async fn parted(a: &Node, b: &Node) {
-    b.server.promote(|| Ok(()), soon()).await.unwrap();
+    b.server.promote(|| Ok(()), true, soon()).await.unwrap();
     b.server.checkpoint(soon()).await.unwrap();
     a.sql("CREATE TABLE lost AS SELECT 1 AS a");
     let options = StopOptions {

@@ -56,7 +56,7 @@ async fn a_standby_notices_a_dead_source_within_ttl(installation: Installation) 
     assert_eq!(b.server.postmaster().unwrap().unwrap().pid(), postmaster);
 
     // A primary has nothing of it, and no restart waits.
-    b.server.promote(|| Ok(()), soon()).await.unwrap();
+    b.server.promote(|| Ok(()), true, soon()).await.unwrap();
     until("the promoted server has a primary's settings", async || {
         show(&b) == ["1min", "5s"]
     })

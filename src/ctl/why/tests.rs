@@ -70,8 +70,11 @@ fn ended(task: Task, milliseconds: u64) -> What {
 }
 
 fn promoted(milliseconds: u64) -> What {
-    let lock_valid_until = Moment::default();
-    ended(Task::Promote { lock_valid_until }, milliseconds)
+    let task = Task::Promote {
+        lock_valid_until: Moment::default(),
+        archive_may_have_more: false,
+    };
+    ended(task, milliseconds)
 }
 
 fn check(mut events: Vec<Event>, silent: &[(&str, &str)], expected: &Expect) {

@@ -128,6 +128,7 @@ mod tests {
     fn promote() -> Task {
         Task::Promote {
             lock_valid_until: Moment(Duration::from_secs(30)),
+            archive_may_have_more: false,
         }
     }
 

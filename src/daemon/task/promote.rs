@@ -7,7 +7,11 @@ use super::{Context, Result, failed, no_deadline};
 use crate::daemon::clock;
 
 /// Runs the operator's script, then promotes, if the lock is still good in the very moment of the signal.
-pub(super) async fn promote(context: &Context, lock_valid_until: ha::facts::Moment) -> Result<TaskOutcome> {
+pub(super) async fn promote(
+    context: &Context,
+    lock_valid_until: ha::facts::Moment,
+    archive_may_have_more: bool,
+) -> Result<TaskOutcome> {
     if !context
         .server
         .run_pre_promote(no_deadline())
@@ -31,7 +35,7 @@ pub(super) async fn promote(context: &Context, lock_valid_until: ha::facts::Mome
     };
     context
         .server
-        .promote(is_allowed, no_deadline())
+        .promote(is_allowed, archive_may_have_more, no_deadline())
         .await
         .map_err(failed)?;
     context.tell_coordinator(Moment::AfterPromote).await;
