@@ -10,6 +10,7 @@ help: ## list the targets
 
 deps: ## install what is missing on this machine
 	@./scripts/install-deps.sh
+	@./scripts/get-cargo-deny.sh
 
 deps-demo:
 	@./scripts/install-deps.sh demo

@@ -63,6 +63,7 @@ prepare "Patroni" ./scripts/get-patroni.sh "$target/patroni"
 if [ "$which" = all ] && [ "$(id -u)" -eq 0 ]; then
     prepare "a Debian for hosts" ./scripts/debian-hosts.sh root "$target/debian-forky"
 fi
+[ "$which" != all ] || prepare "cargo-deny" ./scripts/get-cargo-deny.sh
 prepare "crates" cargo fetch --locked --quiet
 
 : "${TAMADA_TEST_PG_BIN:=$(printf '%s:' /usr/lib/postgresql/*/bin)$target/pg18/bin}"
@@ -78,9 +79,16 @@ step "format" cargo fmt --all --check
 step "tidy" cargo xtask tidy
 step "clippy" cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 if command -v cargo-deny >/dev/null; then
-    step "licences and sources" cargo deny --locked check bans licenses sources
+    checks=(bans licenses sources)
+    # The list of advisories comes from outside of the registry, which not every machine reaches.
+    if timeout 120 cargo deny --locked fetch db >/dev/null 2>&1; then
+        checks+=(advisories)
+    else
+        skipped+=("advisories (their list cannot be fetched here: https://github.com/rustsec/advisory-db)")
+    fi
+    step "cargo deny: $(list "${checks[@]}")" cargo deny --locked check "${checks[@]}"
 else
-    skipped+=("licences and sources (no cargo-deny here)")
+    skipped+=("licences, sources, advisories (no cargo-deny here: make deps installs it)")
 fi
 long_ones=()
 if command -v cargo-nextest >/dev/null; then

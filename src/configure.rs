@@ -2,6 +2,7 @@
 //! server that runs already (Patroni documentation, "Validating", "Generating").
 
 mod generate;
+mod parameters;
 mod sample;
 mod validate;
 

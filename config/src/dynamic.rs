@@ -64,6 +64,9 @@ pub struct DynamicConfig {
     pub synchronous_mode_strict: bool,
     /// `synchronous_node_count`; default 1; at least 1 when strict.
     pub synchronous_node_count: u32,
+    /// `synchronized_standby_slots: members`: which slots logical replication waits for follows from the members; `false`
+    /// (default): the parameter of that name says so. Patroni has no such setting.
+    pub derives_synchronized_standby_slots: bool,
     /// `failsafe_mode`
     pub failsafe_mode: bool,
     /// `pause`
@@ -204,6 +207,7 @@ impl DynamicConfig {
             synchronous_mode_strict: strict,
             synchronous_node_count: saturated(reader.count("synchronous_node_count", 1, None))
                 .max(u32::from(strict)),
+            derives_synchronized_standby_slots: reader.is_derived("synchronized_standby_slots"),
             failsafe_mode: reader.flag("failsafe_mode"),
             pause: reader.flag("pause"),
             member_slots_ttl: reader.seconds("member_slots_ttl", 1800, Some("s")),
@@ -294,6 +298,18 @@ impl<'a> Reader<'a> {
             );
             default
         })
+    }
+
+    /// `members` or `off`.
+    fn is_derived(&mut self, key: &str) -> bool {
+        let Some(value) = self.get(key) else {
+            return false;
+        };
+        let word = crate::settings::word(value, &["members", "off"]);
+        if word.is_none() {
+            self.reject(key, "members or off", value, "using the default off");
+        }
+        word == Some("members")
     }
 
     /// A number that may not be negative.

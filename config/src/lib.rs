@@ -41,7 +41,7 @@ pub use local_dcs::{
 pub use number::{parse_bool, parse_int, parse_major_version, parse_real, parse_server_version};
 pub use postgresql::{Callbacks, ParameterRole, PostgresqlSettings, ReplicaMethod, StandbyDefaults};
 pub use problem::{Problem, Problems, Severity};
-pub use secret::Secret;
+pub use secret::{HIDDEN, Secret, shown_parameter};
 pub use tags::Tags;
 pub use validate::{validate, validate_strictly};
 pub use value::{Entry, Kind, Map, Position, Value};

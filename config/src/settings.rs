@@ -5,6 +5,7 @@ mod check;
 pub mod schema;
 mod table;
 
+pub use check::nearest;
 pub(crate) use check::{GUARD_MODES, file_mode, unknown_in, word};
 pub use check::{check_bootstrap, check_dynamic, check_local};
 pub use table::{DYNAMIC, LOCAL};

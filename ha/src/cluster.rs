@@ -34,12 +34,20 @@ use crate::pg::{MemberName, SystemIdentifier, Timeline};
 pub struct Version(pub i64);
 
 /// The key `config`: the dynamic configuration as it stands in the DCS.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct ConfigKey {
     /// The key's revision, for compare-and-set and to see a change.
     pub version: Version,
     /// The JSON object.
     pub value: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Its values may hold secrets, such as commands with a token: the log of a member that runs at level DEBUG shows the names.
+impl std::fmt::Debug for ConfigKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&String> = self.value.keys().collect();
+        write!(f, "ConfigKey {{ version: {:?}, value: {names:?} }}", self.version)
+    }
 }
 
 /// Everything the DCS holds about one cluster, at one moment.

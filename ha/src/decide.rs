@@ -29,7 +29,7 @@ mod synchronous;
 mod task;
 pub(crate) mod unresponsive;
 
-pub use slots::forces_hot_standby_feedback;
+pub use slots::{forces_hot_standby_feedback, synchronized_standby_slots};
 
 use std::sync::Arc;
 use std::time::Duration;

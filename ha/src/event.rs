@@ -215,6 +215,13 @@ pub enum What {
         /// Why; empty when it has one.
         why: String,
     },
+    /// Connections that are not a member's own use its name to stream WAL, or do not any more.
+    Stranger {
+        /// Whose name it is.
+        name: MemberName,
+        /// They have ended, or the name is nobody's any more.
+        is_gone: bool,
+    },
     /// Something of another version of this program.
     #[serde(skip)]
     Other {
@@ -339,6 +346,7 @@ impl What {
             Self::Fencing { .. } => "fencing",
             Self::Fenced { .. } => "fenced",
             Self::Guard { .. } => "guard",
+            Self::Stranger { .. } => "stranger",
             Self::Other { kind, .. } => kind,
         }
     }

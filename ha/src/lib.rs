@@ -22,5 +22,7 @@ pub mod standby_names;
 pub mod step;
 
 pub use cycle::{Entry, Facts, STEPS_MAX};
-pub use decide::{decide, forces_hot_standby_feedback, patience, renewal_meanwhile};
+pub use decide::{
+    decide, forces_hot_standby_feedback, patience, renewal_meanwhile, synchronized_standby_slots,
+};
 pub use lease::Renewal;

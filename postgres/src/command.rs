@@ -52,7 +52,13 @@ impl Invocation {
     /// A command line of the configuration, split as a shell would.
     pub(crate) fn of_command_line(command: &str) -> Result<Self> {
         let mut words = split_words(command)
-            .ok_or_else(|| Error::Setting(format!("the command {command:?} has an unclosed quote")))?
+            .ok_or_else(|| {
+                // All of it is not shown: an argument may be a secret.
+                let first = command.split_whitespace().next().unwrap_or_default();
+                Error::Setting(format!(
+                    "the command that begins with {first:?} has an unclosed quote"
+                ))
+            })?
             .into_iter();
         let program = words
             .next()

@@ -38,7 +38,7 @@ pub use data_directory::{DataDirectory, RecoverySignal};
 pub use error::{Error, Result, Whose};
 pub use follow::{Drift, Follow, Recovery, Source};
 pub use lifecycle::{StartOptions, Started, StopMode, StopOptions, StopProgress, Stopped};
-pub use parameters::Applied;
+pub use parameters::{Applied, Complaint, parameter_complaints, parameter_names};
 pub use process::{Launcher, Postmaster, Readiness};
 pub use rewind::{Divergence, LeaderFacts, LocalPosition};
 pub use server::{Server, ServerOptions};

@@ -9,6 +9,8 @@ use crate::connection::{Purpose, quote_literal};
 use crate::files::postgresql_conf::{RECOVERY_PARAMETERS, is_recovery_parameter, read_settings};
 use crate::server::locked;
 use crate::{Instant, Recovery, Result, Server, ServerVersion};
+pub use check::{Complaint, parameter_complaints, parameter_names};
+use config::shown_parameter;
 use ha::cluster::PendingRestartReason;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -125,7 +127,10 @@ impl Server {
         let defaults = self.standby_defaults(recovery.as_ref());
         let changes = self.changes(&wanted, &defaults, deadline).await?;
         for change in &changes {
-            let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "default".to_owned());
+            let text = |value: &Option<String>| match value {
+                Some(value) => shown_parameter(&change.name, value).to_owned(),
+                None => "default".to_owned(),
+            };
             let restart = if change.needs_restart {
                 " (restart might be required)"
             } else {
@@ -311,6 +316,11 @@ impl Server {
             }
         }
         self.explain_failure(&mut reasons);
+        for (name, reason) in &mut reasons {
+            for value in [&mut reason.old_value, &mut reason.new_value] {
+                *value = shown_parameter(name, value).to_owned();
+            }
+        }
         Ok(reasons)
     }
 

@@ -5,7 +5,9 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 
-use config::{DcsConfig, HostPort, ListenAddress, LocalConfig, Map, Problem, Problems, Value};
+use config::{
+    DcsConfig, EtcdConfig, EtcdEndpoints, HostPort, ListenAddress, LocalConfig, Map, Problem, Problems, Value,
+};
 
 use super::{complain, major_version, program};
 use crate::daemon::ConfigurationSource;
@@ -41,8 +43,15 @@ pub(super) fn run(path: Option<&Path>, ignore_listen_port: bool, print: bool) ->
             problems: Problems::default(),
         };
         host.ports(&local, ignore_listen_port);
-        host.store(&local.dcs);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        host.placeholders();
+        host.store(&local, &runtime);
         host.programs(&local);
+        for (path, message) in runtime.block_on(super::parameters::problems(&tree, &local)) {
+            host.error(&path, message);
+        }
         host.data_directory(&local);
         host.files();
         problems.0.extend(host.problems.0);
@@ -95,16 +104,39 @@ impl Host<'_> {
         }
     }
 
-    fn store(&mut self, dcs: &DcsConfig) {
-        let kind = dcs.kind().name();
+    /// What `--generate-sample-config` leaves to the operator.
+    fn placeholders(&mut self) {
+        let mut found = Vec::new();
+        find_placeholders(self.tree, "", &mut found);
+        for path in found {
+            self.error(&path, format!("is still {}: fill it in", super::sample::UNKNOWN));
+        }
+    }
+
+    fn store(&mut self, local: &LocalConfig, runtime: &tokio::runtime::Runtime) {
+        let kind = local.dcs.kind().name();
         let path = ["proxy", "url", "hosts", "host"]
             .map(|key| format!("{kind}.{key}"))
             .into_iter()
             .find(|path| self.value(path).is_some())
             .unwrap_or_else(|| kind.to_owned());
-        for server in dcs.servers() {
-            if let Err(why) = reach(&server) {
+        let servers = local.dcs.servers();
+        for server in servers
+            .iter()
+            .filter(|server| server.host != super::sample::UNKNOWN)
+        {
+            if let Err(why) = reach(server) {
                 self.error(&path, format!("{server} is not reachable: {why}"));
+                continue;
+            }
+            let Some(alone) = with_one_endpoint(local, server) else {
+                continue;
+            };
+            if let Err(why) = runtime.block_on(speaks_etcd(&alone)) {
+                self.error(
+                    &path,
+                    format!("{server} answers, but cannot be used as etcd: {why}"),
+                );
             }
         }
     }
@@ -216,6 +248,45 @@ fn is_taken(listen: &ListenAddress) -> bool {
         };
         reach(&address).is_ok()
     })
+}
+
+/// The configuration with this endpoint of etcd alone, if the store is etcd.
+fn with_one_endpoint(local: &LocalConfig, endpoint: &HostPort) -> Option<LocalConfig> {
+    let DcsConfig::Etcd3(etcd) = &local.dcs else {
+        return None;
+    };
+    let mut alone = local.clone();
+    alone.dcs = DcsConfig::Etcd3(EtcdConfig {
+        endpoints: EtcdEndpoints::Hosts(vec![endpoint.clone()]),
+        ..etcd.clone()
+    });
+    Some(alone)
+}
+
+/// Whether the store answers as such, and takes the credentials.
+async fn speaks_etcd(local: &LocalConfig) -> Result<(), String> {
+    let timing = dcs::Timing {
+        ttl: CONNECT_TIMEOUT * 4,
+        loop_wait: CONNECT_TIMEOUT,
+        retry_timeout: CONNECT_TIMEOUT,
+    };
+    let connected = crate::daemon::store::connect(local, None, timing);
+    match tokio::time::timeout(CONNECT_TIMEOUT * 3, connected).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(format!("{error:#}")),
+        Err(_) => Err("it does not answer in time".to_owned()),
+    }
+}
+
+fn find_placeholders(map: &Map, above: &str, found: &mut Vec<String>) {
+    for (key, value) in map.iter() {
+        let path = format!("{above}{key}");
+        if value.as_str() == Some(super::sample::UNKNOWN) {
+            found.push(path);
+        } else if let Some(inner) = value.as_map() {
+            find_placeholders(inner, &format!("{path}."), found);
+        }
+    }
 }
 
 /// A connection, or why there was none.

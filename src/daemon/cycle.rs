@@ -13,7 +13,7 @@ use ha::event::{Chronicle, Record};
 use ha::facts::{Answer, Given, LockAnswer, TaskStatus};
 use ha::memory::Memory;
 use ha::pg::{Role, ServerState};
-use ha::step::{Action, Exit, Outcome, Question, Step, Task, TaskOutcome};
+use ha::step::{Action, Exit, Key, Outcome, Question, Step, Task, TaskOutcome};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -69,6 +69,18 @@ pub(crate) struct Daemon {
     pub(crate) is_stopping: bool,
 }
 
+/// A step in the log. The values of the key `config` may hold secrets.
+struct Shown<'a>(&'a Step);
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Step::Act(Action::Write { key: Key::Config, .. }) => f.write_str("Act(Write { key: Config })"),
+            step => write!(f, "{step:?}"),
+        }
+    }
+}
+
 impl Daemon {
     /// Runs cycles until the decision is to end.
     pub(crate) async fn run(mut self) -> Exit {
@@ -98,7 +110,7 @@ impl Daemon {
             if let Answer::Lock(lock) = &answer {
                 self.lock_was_answered(lock);
             }
-            tracing::debug!("{step:?} -> {answer:?}");
+            tracing::debug!("{} -> {answer:?}", Shown(&step));
             // What the cluster has agreed on holds from the very cycle on that reads it.
             if let (Step::Observe(Question::Cluster), Answer::Cluster(Ok(cluster))) = (&step, &answer)
                 && facts.journal.iter().all(|entry| entry.is_meanwhile)
@@ -394,6 +406,7 @@ impl Daemon {
             dcs_refuses_writes: self.memory.writes_refused.clone(),
             watchdog_failed: self.guard_is_wanting() || self.world.watchdog.is_wanting(),
             guard_is_missing: self.world.guard.as_ref().map(super::guard::Guard::is_missing),
+            strangers: self.memory.synchronous.strangers_told.len(),
             failsafe_until: self.memory.failsafe.until,
             failsafe_members: self.memory.failsafe.members.clone(),
             failed_handover: self.memory.handover.failed.clone(),

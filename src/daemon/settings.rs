@@ -9,7 +9,7 @@ use config::{
 };
 use ha::cluster::{Cluster, Tags};
 use ha::facts::Node;
-use ha::pg::{MemberName, Role};
+use ha::pg::{MemberName, Role, SlotName};
 
 /// The settings in force.
 pub(crate) struct Settings {
@@ -19,8 +19,33 @@ pub(crate) struct Settings {
     /// The server program's version as in `server_version_num`; `None` while it could not be asked.
     server_version: Option<u32>,
     role: Option<ParameterRole>,
+    members: FromMembers,
+}
+
+/// What of the parameters follows from the members as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FromMembers {
     /// `hot_standby_feedback` is on whatever the configuration says, while this is no primary.
     forces_feedback: bool,
+    /// `synchronized_standby_slots`, where it is not the user's own.
+    synchronized_standby_slots: Option<String>,
+}
+
+impl FromMembers {
+    fn of(node: &Node, config: &DynamicConfig, cluster: &Cluster) -> Self {
+        let slots = ha::synchronized_standby_slots(node, config, cluster);
+        let names = |slots: Vec<SlotName>| {
+            slots
+                .into_iter()
+                .map(|slot| slot.0)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        Self {
+            forces_feedback: ha::forces_hot_standby_feedback(node, config, cluster),
+            synchronized_standby_slots: slots.map(names),
+        }
+    }
 }
 
 impl Settings {
@@ -40,16 +65,16 @@ impl Settings {
             PostgresqlSettings::new(&local, &config, server_version.map(major), role)?;
         log_problems(&warnings);
         let node = Arc::new(node(&local, &config, &postgresql, server_version));
-        let forces_feedback = ha::forces_hot_standby_feedback(&node, &config, cluster);
+        let members = FromMembers::of(&node, &config, cluster);
         let settings = Self {
             local,
             config,
             node,
             server_version,
             role,
-            forces_feedback,
+            members,
         };
-        settings.force_feedback(&mut postgresql);
+        settings.force(&mut postgresql);
         Ok((settings, postgresql))
     }
 
@@ -60,13 +85,13 @@ impl Settings {
     pub(crate) fn replaced(&self, change: Change) -> Result<(Self, PostgresqlSettings), Problems> {
         let (mut local, mut config) = (Arc::clone(&self.local), Arc::clone(&self.config));
         let (mut version, mut role) = (self.server_version, self.role);
-        let mut forces_feedback = self.forces_feedback;
+        let mut members = self.members.clone();
         match change {
             Change::Local(new) => local = new,
             Change::Dynamic(new) => config = new,
             Change::Role(new) => role = parameter_role(new),
             Change::ServerVersion(new) => version = Some(new),
-            Change::ForcesFeedback(new) => forces_feedback = new,
+            Change::Members(new) => members = new,
         }
         let (mut postgresql, warnings) = PostgresqlSettings::new(&local, &config, version.map(major), role)?;
         log_problems(&warnings);
@@ -77,23 +102,26 @@ impl Settings {
             node,
             server_version: version,
             role,
-            forces_feedback,
+            members,
         };
-        settings.force_feedback(&mut postgresql);
+        settings.force(&mut postgresql);
         Ok((settings, postgresql))
     }
 
-    fn force_feedback(&self, postgresql: &mut PostgresqlSettings) {
-        if self.forces_feedback && self.role != Some(ParameterRole::Primary) {
-            let parameters = &mut postgresql.parameters;
+    fn force(&self, postgresql: &mut PostgresqlSettings) {
+        let parameters = &mut postgresql.parameters;
+        if self.members.forces_feedback && self.role != Some(ParameterRole::Primary) {
             parameters.insert("hot_standby_feedback".to_owned(), "on".to_owned());
+        }
+        if let Some(slots) = &self.members.synchronized_standby_slots {
+            parameters.insert("synchronized_standby_slots".to_owned(), slots.clone());
         }
     }
 
     /// Whether settings made for this cluster, with its members as they are, would be others: what has changed.
     pub(crate) fn change_for(&self, cluster: &Cluster) -> Option<Change> {
-        let forces = ha::forces_hot_standby_feedback(&self.node, &self.config, cluster);
-        (forces != self.forces_feedback).then_some(Change::ForcesFeedback(forces))
+        let members = FromMembers::of(&self.node, &self.config, cluster);
+        (members != self.members).then_some(Change::Members(members))
     }
 
     /// Whether settings made for this role would be others.
@@ -113,7 +141,7 @@ pub(crate) enum Change {
     Dynamic(Arc<DynamicConfig>),
     Role(Role),
     ServerVersion(u32),
-    ForcesFeedback(bool),
+    Members(FromMembers),
 }
 
 fn major(server_version: u32) -> u32 {

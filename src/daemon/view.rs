@@ -59,6 +59,8 @@ pub struct View {
     pub watchdog_failed: bool,
     /// Whether the guard that the configuration asks for is missing; `None` when it asks for none.
     pub guard_is_missing: Option<bool>,
+    /// As the primary: how many members' names are used by connections that are not theirs.
+    pub strangers: usize,
     /// Until when a check of the failsafe members lets this cluster go on without the DCS.
     pub failsafe_until: Option<Moment>,
     /// The key `failsafe` as last read or written.
@@ -132,6 +134,7 @@ impl View {
             dcs_refuses_writes: None,
             watchdog_failed: false,
             guard_is_missing: None,
+            strangers: 0,
             failsafe_until: None,
             failsafe_members: None,
             failed_handover: None,

@@ -92,7 +92,37 @@ fn a_configuration_is_checked() {
         &["postgres, initdb, pg_controldata, pg_basebackup not found in /etc"],
     );
 
+    // PostgreSQL's parameters, by the word of its program.
+    let endpoint = cluster.etcd.endpoints()[0].clone();
+    let parameters = good
+        .replace("max_connections: 60", "max_conections: 60")
+        .replace("max_wal_senders: 10", "max_wal_senders: 999999999")
+        .replace(
+            "shared_buffers: 16MB",
+            "shared_buffers: 12XB\n    archive_comand: upload --token hunter2",
+        );
+    refused(
+        &parameters,
+        &[
+            "bootstrap.dcs.postgresql.parameters.max_conections: PostgreSQL has no such parameter: did you mean max_connections?",
+            "bootstrap.dcs.postgresql.parameters.max_wal_senders: \"999999999\" is out of PostgreSQL's range: 262143 is the most",
+            "postgresql.parameters.archive_comand: PostgreSQL has no such parameter: did you mean archive_command?",
+            "postgresql.parameters.shared_buffers: PostgreSQL does not take the value \"12XB\" for it",
+        ],
+    );
+    assert!(!check(&parameters, &[]).stderr.contains("hunter2"));
+
     // What this host has to say.
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    refused(
+        &good.replace(&endpoint, &format!("127.0.0.1:{port}")),
+        &[&format!(
+            "etcd3.hosts: 127.0.0.1:{port} answers, but cannot be used as etcd"
+        )],
+    );
+    drop(other);
+    a_sample_that_is_filled_in_is_right(&cluster, &endpoint);
     let taken = TcpListener::bind(("127.0.0.1", member.postgresql_port)).unwrap();
     refused(
         &good,
@@ -121,6 +151,38 @@ fn a_configuration_is_checked() {
         silent.stderr
     );
     assert!(silent.stderr.contains("is not reachable"), "{}", silent.stderr);
+}
+
+fn a_sample_that_is_filled_in_is_right(cluster: &Cluster, endpoint: &str) {
+    let file = cluster.directory.make("sample").join("sample.yml");
+    let file = file.to_str().unwrap();
+    let mut made = command(&cluster.directory, &cluster.tamada);
+    made.args(["run", "--generate-sample-config", file])
+        .env("PATRONI_SCOPE", "batman")
+        .env("PATRONI_POSTGRESQL_BIN_DIR", &cluster.postgresql.bin)
+        .env("PATRONI_ETCD3_HOSTS", endpoint)
+        .env("PATRONI_POSTGRESQL_CONNECT_ADDRESS", "192.0.2.1:5432")
+        .env("PATRONI_RESTAPI_CONNECT_ADDRESS", "192.0.2.1:8008");
+    assert_eq!(run(made).code, Some(0));
+    let check = || tamada(cluster, &["--validate-config", "-i", file]);
+    let output = check();
+    let todo: Vec<&str> = output.stderr.lines().collect();
+    assert!(
+        todo.len() == 4
+            && todo
+                .iter()
+                .all(|line| line.ends_with("is still #FIXME: fill it in")),
+        "{}",
+        output.stderr
+    );
+    let data = cluster.directory.make("sample").join("data");
+    let text = fs::read_to_string(file).unwrap();
+    let text = text
+        .replace("password: '#FIXME'", "password: sesame-42")
+        .replace("data_dir: '#FIXME'", &format!("data_dir: {}", data.display()));
+    fs::write(file, text).unwrap();
+    let output = check();
+    assert_eq!((output.code, &*output.stderr), (Some(0), ""), "{}", output.stderr);
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod demo;
 mod documentation;
 mod drop_in;
 mod explain;
+mod failover_slots;
 mod guard;
 mod hang;
 mod lease;

@@ -487,7 +487,8 @@ fn first(path: &str) -> &str {
 }
 
 /// The known key that differs least, if it differs little.
-fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (key.chars().count() / 3).max(1);
     known
         .filter(|known| *known != "*")

@@ -312,6 +312,12 @@ pub const DYNAMIC: &[Setting] = &[
     row("synchronous_mode", Word(&["on", "off", "quorum"]), "off", Reload),
     row("synchronous_mode_strict", Bool, "off", Reload),
     row("synchronous_node_count", Int(0, MAX), "1", Reload),
+    own(
+        "synchronized_standby_slots",
+        Word(&["members", "off"]),
+        "off",
+        Reload,
+    ),
     row("failsafe_mode", Bool, "off", Reload),
     row("pause", Bool, "off", Reload),
     row("member_slots_ttl", Quantity(0, MAX, "s"), "1800", Reload),

@@ -262,6 +262,66 @@ fn no_number_is_too_large() {
     }
 }
 
+/// Of every setting that is a number: what its range holds is taken, what it does not is refused or warned about, and no number of
+/// any size is a panic.
+#[test]
+fn every_number_has_its_range() {
+    let mut drawn = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut draw = move || {
+        drawn = drawn
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (drawn >> 1).cast_signed() >> (drawn % 60)
+    };
+    let mut looked_at = 0;
+    for row in LOCAL.iter().chain(DYNAMIC).filter(|row| !row.path.contains('*')) {
+        let (Expected::Int(min, max) | Expected::Quantity(min, max, _)) = row.expected else {
+            continue;
+        };
+        let is_dynamic = DYNAMIC.iter().any(|dynamic| dynamic.path == row.path);
+        looked_at += 1;
+        let mut numbers = vec![min, max, min.saturating_add(1), max.saturating_sub(1)];
+        numbers.extend([
+            i64::MIN,
+            i64::MAX,
+            -1,
+            0,
+            1,
+            min.saturating_sub(1),
+            max.saturating_add(1),
+        ]);
+        numbers.extend((0..40).map(|_| draw()));
+        for number in numbers {
+            let said = if is_dynamic {
+                let document = json!({row.path: number});
+                let (config, problems) = DynamicConfig::read(&document, Minimums::TAMADA);
+                let (local, _) = LocalConfig::read(tree(FILE)).unwrap();
+                PostgresqlSettings::new(&local, &config, Some(180_000), None).unwrap();
+                let mut file = tree(FILE);
+                set(&mut file, &["bootstrap", "dcs", row.path], &Value::from(number));
+                let strict = tamada_config::validate_strictly(&file);
+                let is_about = |path: &str| path.ends_with(row.path);
+                let is_wrong = strict.errors().any(|problem| is_about(&problem.path));
+                assert!(
+                    is_wrong || (min..=max).contains(&number),
+                    "{}: {number}: {problems}",
+                    row.path
+                );
+                // The rule of the timers is another one.
+                is_wrong && !matches!(row.path, "ttl" | "loop_wait" | "retry_timeout")
+            } else {
+                load(row.path, &Value::from(number)).is_err()
+            };
+            if (min..=max).contains(&number) {
+                assert!(!said, "{}: {number} is within its range", row.path);
+            } else if !is_dynamic {
+                assert!(said, "{}: {number} is beyond its range", row.path);
+            }
+        }
+    }
+    assert!(looked_at > 15, "{looked_at} settings are numbers");
+}
+
 /// Options that the program gives itself, however they are spelt.
 #[test]
 fn options_of_our_own_are_ignored_in_any_spelling() {

@@ -7,7 +7,7 @@ mod wanted;
 
 pub(super) use logical::{copy_missing, notice_primary, warn_before_promotion};
 pub(super) use published::to_publish;
-pub use wanted::forces_hot_standby_feedback;
+pub use wanted::{forces_hot_standby_feedback, synchronized_standby_slots};
 
 use wanted::{Kind, Wanted};
 

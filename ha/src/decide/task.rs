@@ -21,6 +21,7 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
         return;
     };
     explain(c, task, outcome);
+    let as_ended = outcome;
     let outcome = match (task, outcome) {
         (Task::Restart { .. }, _) => outcome,
         // The server runs as was wanted.
@@ -67,7 +68,8 @@ pub(super) fn absorb(c: &mut Cycle<'_>) {
         Task::Start { start_as, .. } => {
             crash::has_replayed(c, success && *start_as == StartAs::Primary);
             absorb_start(c, start_as, outcome);
-            answer_restart(c, outcome);
+            // Who has asked for a restart wants the new settings.
+            answer_restart(c, as_ended);
         }
         // Cut off from here, to be told to end at once.
         Task::Stop { .. } if *outcome == TaskOutcome::Cancelled => {}

@@ -77,6 +77,7 @@ impl Chronicle {
         lock(&mut look);
         self.actions(&mut look);
         server(&mut look);
+        strangers(&mut look);
         self.status(&mut look);
         look.events.sort_by_key(|(moment, _)| *moment);
         let given = &facts.given;
@@ -373,6 +374,19 @@ fn server(look: &mut Look<'_>) {
                 state,
             },
         );
+    }
+}
+
+fn strangers(look: &mut Look<'_>) {
+    let (before, after) = (&look.before.synchronous, &look.after.synchronous);
+    let come = after.strangers_told.difference(&before.strangers_told);
+    let gone = before.strangers_told.difference(&after.strangers_told);
+    let told = come
+        .map(|name| (name.clone(), false))
+        .chain(gone.map(|name| (name.clone(), true)));
+    let told: Vec<(MemberName, bool)> = told.collect();
+    for (name, is_gone) in told {
+        look.tell(look.ended_at, What::Stranger { name, is_gone });
     }
 }
 

@@ -173,6 +173,16 @@ impl What {
             Self::Guard {
                 is_missing: false, ..
             } => f.write_str("PostgreSQL has its guard again"),
+            Self::Stranger { name, is_gone: false } => write!(
+                f,
+                "a connection that is not {name}'s own streams WAL under its name: commits do not wait for {name}"
+            ),
+            Self::Stranger { name, is_gone: true } => {
+                write!(
+                    f,
+                    "no foreign connection streams WAL under the name of {name} any more"
+                )
+            }
             Self::Other { text, .. } => f.write_str(text),
         }
     }

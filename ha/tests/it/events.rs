@@ -185,6 +185,11 @@ fn a_dcs_that_is_away() {
 }
 
 #[test]
+fn a_connection_under_a_members_name() {
+    check(include_str!("scenarios/sync_stranger.txt"), &expect![[r#""#]]);
+}
+
+#[test]
 fn all_is_well() {
     check(
         include_str!("scenarios/steady_leader.txt"),

@@ -522,6 +522,8 @@ impl World {
                     Some("source-lost") => TaskOutcome::SourceNotReady(Some("no answer".to_owned())),
                     Some("refused") => TaskOutcome::PrePromoteFailed,
                     Some("timed-out") => TaskOutcome::TimedOut,
+                    Some("former-settings") => TaskOutcome::FormerSettings("the reason".to_owned()),
+                    Some("settings-refused") => TaskOutcome::SettingsRefused("the reason".to_owned()),
                     Some(other) => panic!("outcome {other}"),
                 };
                 TaskStatus::Done { task, outcome }

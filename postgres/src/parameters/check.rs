@@ -5,12 +5,13 @@ use crate::command::Invocation;
 use crate::files::memory_file::MemoryFile;
 use crate::files::postgresql_conf::line;
 use crate::{Instant, Result};
+use config::{HIDDEN, shown_parameter};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What is wrong with one parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Complaint {
+pub enum Complaint {
     /// The server does not know it, or cannot take it from a file.
     Unknown(String),
     /// Its value is none.
@@ -19,11 +20,51 @@ enum Complaint {
     OutOfRange(String, String),
 }
 
+/// All that a server program finds wrong with parameters.
+///
+/// # Errors
+/// It cannot be run.
+pub async fn parameter_complaints(
+    program: &Path,
+    parameters: &BTreeMap<String, String>,
+    deadline: Instant,
+) -> Result<Vec<Complaint>> {
+    let mut found = Vec::new();
+    judge(program, parameters, deadline, |complaint, _| {
+        found.push(complaint.clone())
+    })
+    .await?;
+    Ok(found)
+}
+
+/// The names of the parameters that a server program knows, without those of extensions and developers.
+///
+/// # Errors
+/// It cannot be run.
+pub async fn parameter_names(program: &Path, deadline: Instant) -> Result<Vec<String>> {
+    let output = Invocation::new(program, ["--describe-config"])
+        .run(deadline)
+        .await?;
+    let text = output.into_success()?;
+    let names = text.lines().filter_map(|line| line.split('\t').next());
+    Ok(names.map(str::to_owned).collect())
+}
+
 /// The parameters that the program accepts, with numbers out of range moved to their bounds. What was changed is logged.
 pub(crate) async fn accepted(
     program: &Path,
     parameters: &BTreeMap<String, String>,
     deadline: Instant,
+) -> Result<BTreeMap<String, String>> {
+    judge(program, parameters, deadline, log).await
+}
+
+/// The parameters that the program accepts. `tell` gets each complaint with the value that it is about.
+async fn judge(
+    program: &Path,
+    parameters: &BTreeMap<String, String>,
+    deadline: Instant,
+    mut tell: impl FnMut(&Complaint, &str),
 ) -> Result<BTreeMap<String, String>> {
     // Where that is not possible the start tells what is wrong with them.
     let mut file = match MemoryFile::new("the file with the parameters to check", "") {
@@ -62,32 +103,45 @@ pub(crate) async fn accepted(
             return Ok(accepted);
         }
         for complaint in complaints {
-            mend(&mut accepted, complaint);
+            mend(&mut accepted, &complaint, &mut tell);
         }
     }
     Ok(accepted)
 }
 
-fn mend(parameters: &mut BTreeMap<String, String>, complaint: Complaint) {
+fn mend(
+    parameters: &mut BTreeMap<String, String>,
+    complaint: &Complaint,
+    tell: &mut impl FnMut(&Complaint, &str),
+) {
+    let before = match complaint {
+        Complaint::Unknown(name) | Complaint::Invalid(name) => parameters.remove(name),
+        Complaint::OutOfRange(name, bound) if parameters.get(name) == Some(bound) => {
+            parameters.remove(name);
+            None
+        }
+        Complaint::OutOfRange(name, bound) => parameters.insert(name.clone(), bound.clone()),
+    };
+    if let Some(value) = before {
+        tell(complaint, &value);
+    }
+}
+
+fn log(complaint: &Complaint, value: &str) {
     match complaint {
+        // What it is a misspelling of may be a command or a connection string.
         Complaint::Unknown(name) => {
-            if let Some(value) = parameters.remove(&name) {
-                tracing::warn!("Removing unexpected parameter={name} value={value} from the config");
-            }
+            tracing::warn!("Removing unexpected parameter={name} value={HIDDEN} from the config");
         }
         Complaint::Invalid(name) => {
-            if let Some(value) = parameters.remove(&name) {
-                tracing::warn!(
-                    "parameter {name} is left out: PostgreSQL does not take the value {value:?} for it"
-                );
-            }
+            let shown = shown_parameter(name, value);
+            tracing::warn!(
+                "parameter {name} is left out: PostgreSQL does not take the value {shown:?} for it"
+            );
         }
         Complaint::OutOfRange(name, bound) => {
-            if parameters.get(&name) == Some(&bound) {
-                parameters.remove(&name);
-            } else if let Some(value) = parameters.insert(name.clone(), bound.clone()) {
-                tracing::warn!("parameter {name}={value} is out of range, {bound} is used instead");
-            }
+            let shown = shown_parameter(name, value);
+            tracing::warn!("parameter {name}={shown} is out of range, {bound} is used instead");
         }
     }
 }

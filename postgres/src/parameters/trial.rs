@@ -6,12 +6,15 @@ use crate::command::Invocation;
 use crate::connection::Purpose;
 use crate::files::configuration::directories;
 use crate::files::{ensure_directory, with_suffix};
+use crate::process::PidFile;
 use crate::server::locked;
 use crate::{Error, Instant, Recovery, Result, Server};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +23,9 @@ const TRIAL_TIME: Duration = Duration::from_secs(20);
 
 /// How long the running server may take to check the rules of `pg_hba.conf`.
 const RULES_TIME: Duration = Duration::from_secs(2);
+
+/// Where the server has its temporary files (PostgreSQL source, `PG_TEMP_FILES_DIR`).
+const TEMPORARY_FILES: &str = "base/pgsql_tmp";
 
 const KIBIBYTES_PER_MEBIBYTE: u64 = 1024;
 
@@ -73,13 +79,33 @@ impl Server {
             .collect();
         let trial = self.try_program(&self.config_path(), &replaced, deadline).await;
         let Trial::Failed(why) = trial else {
-            return trial;
+            return match self.unusable_listen(deadline).await {
+                Some(why) => Trial::Failed(why),
+                None => trial,
+            };
         };
         // Where the settings that the server runs with fail in the same way, the trial shows nothing.
         match self.try_last_working(deadline).await {
             Some(Trial::Failed(same)) if same == why => Trial::Unknown(why),
             Some(_) | None => Trial::Failed(why),
         }
+    }
+
+    async fn unusable_listen(&self, deadline: Instant) -> Option<String> {
+        let hosts = self.value_after_restart("listen_addresses", deadline).await?;
+        let port = self.value_after_restart("port", deadline).await?;
+        let wanted: u16 = port.trim().parse().ok()?;
+        let running = PidFile::read(&self.data_dir()).ok().flatten();
+        // The port that the running server holds is free when it has stopped.
+        let is_ours = running.is_some_and(|file| file.port == Some(wanted));
+        // Names are resolved, which may take its time.
+        let tried =
+            tokio::task::spawn_blocking(move || refused_addresses(&hosts, if is_ours { 0 } else { wanted }));
+        let refused = tokio::time::timeout_at(deadline, tried).await.ok()?.ok()??;
+        Some(format!(
+            "could not create any TCP/IP sockets: PostgreSQL cannot listen on port {wanted} of {refused}; check \
+             postgresql.listen"
+        ))
     }
 
     /// The files as a start would write them.
@@ -138,14 +164,26 @@ impl Server {
     }
 
     /// A directory that looks like ours as far as a start looks before it touches data: the control file, and links to
-    /// files that settings may name by a relative path.
+    /// files that settings may name by a relative path. It lies where the server has its temporary files: on a file system
+    /// that works, in no base backup, and removed by the next start if this process is killed.
     fn trial_directory(&self) -> Result<tempfile::TempDir> {
         let data_dir = self.data_dir();
+        let private = fs::Permissions::from_mode(0o700);
+        let parent = data_dir.join(TEMPORARY_FILES);
+        match fs::DirBuilder::new()
+            .mode(0o750 & mode_of(&data_dir))
+            .create(&parent)
+        {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Error::file("create the directory", &parent)(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
         let made = tempfile::Builder::new()
-            .prefix("tamada-trial-")
-            .permissions(fs::Permissions::from_mode(0o700))
-            .tempdir();
-        let made = made.map_err(Error::file("create a directory in", std::env::temp_dir()))?;
+            .prefix("pgsql_tmp_trial")
+            .permissions(private)
+            .tempdir_in(&parent);
+        let made = made.map_err(Error::file("create a directory in", &parent))?;
         let global = made.path().join("global");
         fs::create_dir(&global).map_err(Error::file("create the directory", &global))?;
         let control = data_dir.join("global/pg_control");
@@ -171,6 +209,33 @@ impl Server {
         let rows = self.query_kept(Purpose::Heartbeat, "asking for $libdir", sql, deadline);
         Some(PathBuf::from(rows.await.ok()?.first()?.get(0)?))
     }
+}
+
+fn mode_of(directory: &Path) -> u32 {
+    fs::metadata(directory).map_or(0o700, |meta| meta.permissions().mode())
+}
+
+/// The addresses of `listen_addresses` and why nobody can listen there, if that is so of all: the server starts when it has one.
+fn refused_addresses(hosts: &str, port: u16) -> Option<String> {
+    let mut refused = Vec::new();
+    for host in hosts.split(',').map(str::trim).filter(|host| !host.is_empty()) {
+        match can_listen(host, port) {
+            Ok(()) => return None,
+            Err(error) => refused.push(format!("{host}: {error}")),
+        }
+    }
+    (!refused.is_empty()).then(|| refused.join(", "))
+}
+
+/// Listens for a moment, as the server would.
+fn can_listen(host: &str, port: u16) -> io::Result<()> {
+    if host == "*" {
+        let any = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
+        return any
+            .or_else(|_| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))
+            .map(drop);
+    }
+    TcpListener::bind((host, port)).map(drop)
 }
 
 struct ProgramTrial {

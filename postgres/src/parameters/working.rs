@@ -9,6 +9,7 @@ use crate::files::postgresql_conf::{is_recovery_parameter, line, read_settings};
 use crate::files::{mode_for, write_if_changed};
 use crate::server::locked;
 use crate::{Instant, Result, Server};
+use config::shown_parameter;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -94,6 +95,8 @@ impl Server {
             .iter()
             .map(|row| (text(row, "name"), text(row, "setting")))
             .filter(|(name, _)| !SKIPPED.contains(&name.as_str()) && !is_recovery_parameter(name))
+            // It would stand in the list of processes.
+            .filter(|(name, setting)| shown_parameter(name, setting) == setting)
             .map(|(name, setting)| line(&name, &setting))
             .collect();
         let file = self.running_file();

@@ -2,6 +2,7 @@
 
 use crate::harness::{Installation, Node, soon, tests};
 use std::fs;
+use std::net::TcpListener;
 use tamada_postgres::Recovery;
 
 tests![
@@ -16,7 +17,7 @@ tests![
 ];
 
 /// Settings with which PostgreSQL does not start, and a part of its reason.
-const DEADLY: [(&str, &str); 9] = [
+const DEADLY: [(&str, &str); 10] = [
     (
         "postgresql: {parameters: {shared_preload_libraries: pg_cronn}}",
         "could not access file \"pg_cronn\"",
@@ -47,6 +48,10 @@ const DEADLY: [(&str, &str); 9] = [
         "postgresql: {pg_hba: [local all all trust, host all all nonsense]}",
         "pg_hba.conf line",
     ),
+    (
+        "postgresql: {listen: '192.0.2.1,192.0.2.2:5439'}",
+        "cannot listen on port 5439 of 192.0.2.1",
+    ),
 ];
 
 async fn settings_that_would_stop_the_server_are_found_before(installation: Installation) {
@@ -54,7 +59,7 @@ async fn settings_that_would_stop_the_server_are_found_before(installation: Inst
     node.server.pending_restart(soon()).await.unwrap();
     for (more, reason) in DEADLY {
         // Before version 15 the program computes less of what it needs.
-        let is_computed = !["could not access", "pg_hba", "/proc/nothing"]
+        let is_computed = !["could not access", "pg_hba", "/proc/nothing", "cannot listen"]
             .iter()
             .any(|word| reason.contains(word));
         if is_computed && node.server.version(soon()).await.unwrap().major() < 15 {
@@ -68,8 +73,19 @@ async fn settings_that_would_stop_the_server_are_found_before(installation: Inst
         }
         assert_eq!(node.sql("SELECT 1"), "1");
     }
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    node.configure(&format!("postgresql: {{listen: '127.0.0.1:{port}'}}"));
+    let found = node.server.restart_obstacle(false, soon()).await.unwrap();
+    assert!(
+        found.contains(&format!("cannot listen on port {port}")),
+        "{found}"
+    );
     for harmless in [
         "",
+        "postgresql: {listen: '192.0.2.1,127.0.0.1:5439'}",
+        "postgresql: {parameters: {shared_buffers: 12XB, wal_compression: perhaps, pg_stat_statements.max: 5}}",
+        "postgresql: {parameters: {min_wal_size: 2GB, max_wal_size: 1GB}}",
         "postgresql: {parameters: {shared_preload_libraries: auto_explain, shared_buffers: 32MB}}",
         "postgresql: {parameters: {max_connections: 150, no_such_parameter: 1, work_mem: much}}",
     ] {
@@ -80,6 +96,9 @@ async fn settings_that_would_stop_the_server_are_found_before(installation: Inst
             "{harmless}"
         );
     }
+    let temporary = node.data_dir().join("base/pgsql_tmp");
+    let left: Vec<_> = fs::read_dir(temporary).unwrap().collect();
+    assert!(left.is_empty(), "trials leave nothing behind: {left:?}");
 }
 
 async fn a_server_starts_with_the_settings_that_worked(installation: Installation) {

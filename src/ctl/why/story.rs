@@ -91,6 +91,7 @@ pub(super) fn is_told(event: &Event) -> bool {
         | What::Synchronous { .. }
         | What::Configuration { .. }
         | What::Guard { .. }
+        | What::Stranger { .. }
         | What::Other { .. } => false,
     }
 }

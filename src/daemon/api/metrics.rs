@@ -39,6 +39,11 @@ pub(crate) fn text(view: &View, now: Moment, server: Shown<'_>, rooms: &[Room]) 
             u8::from(is_missing),
         );
     }
+    metrics.sample(
+        "tamada_member_names_taken",
+        "As the primary: how many members' names are used for streaming by connections that are not theirs.",
+        view.strangers,
+    );
     put_rooms(&mut metrics, rooms);
     metrics.text
 }

@@ -22,8 +22,8 @@ pub(super) enum OperationStatus {
 /// Why nothing came of it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("{url} is no address of pg-backup-api: {source}")]
-    Url { url: String, source: UrlError },
+    #[error("the address of pg-backup-api is none: {0}")]
+    Url(UrlError),
     #[error(transparent)]
     Setup(#[from] net::http::SetupError),
     #[error(transparent)]
@@ -63,10 +63,7 @@ impl<'a> Api<'a> {
             auth: None,
             user_agent: format!("patroni_barman/{}", crate::PATRONI_VERSION),
         })?;
-        let base = Url::parse(&options.api_url).map_err(|source| Error::Url {
-            url: options.api_url.clone(),
-            source,
-        })?;
+        let base = Url::parse(&options.api_url).map_err(Error::Url)?;
         let api = Self {
             client,
             base,
@@ -78,6 +75,7 @@ impl<'a> Api<'a> {
         let response = api.send(&Method::GET, &url, None).await?;
         if response.json() != Some(Value::from("OK")) {
             let answer = response.body;
+            let url = without_credentials(&url);
             return Err(Error::NotOk { url, answer });
         }
         Ok(api)
@@ -108,10 +106,7 @@ impl<'a> Api<'a> {
     }
 
     fn url(&self, path: &str) -> Result<String, Error> {
-        let joined = self.base.join(path).map_err(|source| Error::Url {
-            url: self.base.to_string(),
-            source,
-        })?;
+        let joined = self.base.join(path).map_err(Error::Url)?;
         Ok(joined.into())
     }
 
@@ -132,7 +127,7 @@ impl<'a> Api<'a> {
                 return Ok(found);
             }
             let error = Error::Malformed {
-                url: url.to_owned(),
+                url: without_credentials(url),
                 field,
                 attempts: attempt,
                 status: response.status.as_u16(),
@@ -177,4 +172,15 @@ impl<'a> Api<'a> {
         tokio::time::sleep(self.wait).await;
         true
     }
+}
+
+/// The address as an error may show it.
+fn without_credentials(url: &str) -> String {
+    let Ok(mut url) = Url::parse(url) else {
+        return "the API".to_owned();
+    };
+    // They fail for addresses that can hold neither.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.into()
 }

@@ -8,7 +8,7 @@ use crate::cascade::Cascade;
 use crate::cluster::{Cluster, Member, Tags};
 use crate::cycle::Cycle;
 use crate::facts::{LogicalSlot, Node, Slot};
-use crate::pg::{MemberName, SlotName};
+use crate::pg::{MemberName, ReplicationState, ServerState, SlotName};
 use crate::reason::notes;
 
 /// A slot that should be there.
@@ -168,6 +168,39 @@ pub fn forces_hot_standby_feedback(node: &Node, config: &DynamicConfig, cluster:
         || (node.use_slots && others.any(|member| passes(&member.name, &member.data.tags)))
 }
 
+/// Since then logical replication can wait for physical slots.
+const SYNCHRONIZED_SLOTS_SINCE: u32 = 170_000;
+
+/// The slots for which logical replication waits, where that is to follow from the members (`synchronized_standby_slots:
+/// members`): those of replicas that stream from the leader and may take over. A member that is down or is being copied holds
+/// up no logical replication. `None`: the user's own list counts.
+#[must_use]
+pub fn synchronized_standby_slots(
+    node: &Node,
+    config: &DynamicConfig,
+    cluster: &Cluster,
+) -> Option<Vec<SlotName>> {
+    let is_derived =
+        config.derives_synchronized_standby_slots && node.server_version >= SYNCHRONIZED_SLOTS_SINCE;
+    if !is_derived || !node.use_slots {
+        return None;
+    }
+    let cascade = Cascade::new(cluster);
+    let is_waited_for = |member: &&Member| {
+        let data = &member.data;
+        data.state == Some(ServerState::Running)
+            && data.replication_state == Some(ReplicationState::Streaming)
+            && !data.tags.nofailover()
+            && cascade.instead_of_leader(&member.name).is_none()
+    };
+    let mut slots: Vec<SlotName> = streaming(&node.name, cluster)
+        .filter(is_waited_for)
+        .map(|member| member.name.slot_name())
+        .collect();
+    slots.sort();
+    Some(slots)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,5 +258,63 @@ mod tests {
             let slot = upstream_slot(&member.name, &member.data.tags, &cluster);
             assert_eq!(slot.as_ref().map(|slot| slot.0.as_str()), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn logical_replication_waits_for_replicas_that_stream_and_may_take_over() {
+        let text = |name: &str, more: &str| format!(r#"{{"role":"replica",{more},"tags":{{{name}}}}}"#);
+        let streams = r#""state":"running","replication_state":"streaming""#;
+        let members = [
+            ("a", r#"{"role":"primary","state":"running"}"#.to_owned()),
+            ("b", text("", streams)),
+            ("b-2", text("", streams)),
+            ("down", text("", r#""state":"stopped""#)),
+            ("copied", text("", r#""state":"creating replica""#)),
+            (
+                "archive",
+                text(
+                    "",
+                    r#""state":"running","replication_state":"in archive recovery""#,
+                ),
+            ),
+            ("never", text(r#""nofailover":true"#, streams)),
+            ("apart", text(r#""nostream":true"#, streams)),
+            ("behind", text(r#""replicatefrom":"b""#, streams)),
+            ("alone", text(r#""replicatefrom":"nobody""#, streams)),
+        ];
+        let members = members.map(|(name, data)| Member {
+            name: name.into(),
+            version: Version(1),
+            session: String::new(),
+            data: MemberData {
+                conn_url: Some("postgres://host:5432/postgres".to_owned()),
+                ..MemberData::parse(&data)
+            },
+        });
+        let cluster = Cluster {
+            members: members.into(),
+            ..cluster()
+        };
+        let slots = |me: &str, version: u32, document: serde_json::Value| {
+            let (config, _) = DynamicConfig::read(&document, config::Minimums::TAMADA);
+            let node: Node = serde_json::from_value(serde_json::json!({
+                "name": me, "scope": "demo", "conn_url": "", "api_url": "", "proxy_url": null, "tags": {}, "version": "4.1.5",
+                "may_bootstrap": true, "has_custom_bootstrap": false, "use_slots": config.use_slots(),
+                "has_method_without_leader": false, "use_pg_rewind": true, "remove_data_directory_on_rewind_failure": false,
+                "remove_data_directory_on_diverged_timelines": false, "config_json": "{}", "server_version": version,
+            }))
+            .expect("a node");
+            let slots = synchronized_standby_slots(&node, &config, &cluster)?;
+            Some(slots.into_iter().map(|slot| slot.0).collect::<Vec<_>>().join(","))
+        };
+        let on = serde_json::json!({"synchronized_standby_slots": "members"});
+        assert_eq!(slots("a", 180_001, on.clone()).as_deref(), Some("alone,b,b_2"));
+        assert_eq!(slots("b", 180_001, on.clone()).as_deref(), Some("alone,b_2"));
+        assert_eq!(slots("a", 160_004, on), None);
+        let off = serde_json::json!({"synchronized_standby_slots": false});
+        assert_eq!(slots("a", 180_001, off), None);
+        let without =
+            serde_json::json!({"synchronized_standby_slots": "members", "postgresql": {"use_slots": false}});
+        assert_eq!(slots("a", 180_001, without), None);
     }
 }

@@ -118,6 +118,7 @@ pub(crate) fn replica(config: &Value) -> View {
         dcs_refuses_writes: None,
         watchdog_failed: false,
         guard_is_missing: None,
+        strangers: 0,
         failsafe_until: None,
         failsafe_members: None,
         failed_handover: None,

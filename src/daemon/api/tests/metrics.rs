@@ -179,6 +179,17 @@ fn labels_are_escaped() {
 }
 
 #[test]
+fn strangers_under_the_names_of_members_show() {
+    let mut view = primary(&json!({}));
+    for strangers in [0, 2] {
+        view.strangers = strangers;
+        let text = metrics(&view, Some(&primary_sql()));
+        let sample = format!("tamada_member_names_taken{{scope=\"demo\",name=\"a\"}} {strangers}");
+        assert!(text.lines().any(|line| line == sample), "{text}");
+    }
+}
+
+#[test]
 fn a_guard_that_is_missing_shows() {
     let mut view = primary(&json!({}));
     for (is_missing, sample) in [
