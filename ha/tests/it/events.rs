@@ -186,7 +186,18 @@ fn a_dcs_that_is_away() {
 
 #[test]
 fn a_connection_under_a_members_name() {
-    check(include_str!("scenarios/sync_stranger.txt"), &expect![[r#""#]]);
+    check(include_str!("scenarios/sync_stranger.txt"), &expect![[r#"
+        10.000 synchronous: synchronous standbys: b
+        10.000 status: no action. I am (a), the leader with the lock
+        11.000 done: wrote {"leader":"a","quorum":0,"sync_standby":null} into the key sync
+        11.000 done: set synchronous_standby_names to "c"
+        12.000 synchronous: there are no synchronous standbys
+        12.000 stranger: a connection that is not b's own streams WAL under its name: commits do not wait for b
+        13.000 configuration: the cluster's configuration has changed: synchronous_mode_strict
+        13.000 synchronous: synchronous standbys: b
+        13.000 done: wrote {"leader":"a","quorum":0,"sync_standby":null} into the key sync
+        13.000 done: created the slot c
+    "#]]);
 }
 
 #[test]
