@@ -454,6 +454,36 @@ pub struct Source {
     pub conn_url: String,
     /// The slot to use on it.
     pub slot: Option<SlotName>,
+    /// How soon a connection that failed is tried again.
+    #[serde(default)]
+    pub retry: Retry,
+    /// Streaming works, so that no `restore_command` is in force: a promotion would wait for it.
+    #[serde(default)]
+    pub only_streams: bool,
+}
+
+/// How soon a standby connects again to a source that has refused it or does not answer (`wal_retrieve_retry_interval`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub enum Retry {
+    /// At once: it is new, or was there a moment ago.
+    #[default]
+    AtOnce,
+    /// It has failed for some time.
+    Soon,
+    /// It has failed for long.
+    Later,
+}
+
+impl Retry {
+    /// The interval; `None` for the default of a standby.
+    #[must_use]
+    pub fn interval(self) -> Option<Duration> {
+        match self {
+            Self::AtOnce => None,
+            Self::Soon => Some(Duration::from_secs(5)),
+            Self::Later => Some(Duration::from_secs(30)),
+        }
+    }
 }
 
 impl Source {

@@ -295,9 +295,18 @@ pub struct Memory {
     pub synchronous: Synchronous,
     /// Leading without the DCS.
     pub failsafe: Failsafe,
+    /// Why this standby does not stream although its source runs.
+    #[serde(default)]
+    pub trouble: Option<String>,
+    /// This standby streams, or did so a moment ago: it needs no archive.
+    #[serde(default)]
+    pub only_streams: bool,
     /// A planned stop of the primary.
     #[serde(default)]
     pub handover: Handover,
+    /// The source that this standby does not stream from although it runs: its address, and since when.
+    #[serde(default)]
+    pub unanswered: Option<(String, Moment)>,
     /// The loop of `replicatefrom` that this member has broken, and said so.
     #[serde(default)]
     pub replication_loop: Vec<MemberName>,
@@ -357,6 +366,9 @@ impl Memory {
             synchronous: Synchronous::default(),
             failsafe: Failsafe::default(),
             handover: Handover::default(),
+            unanswered: None,
+            only_streams: false,
+            trouble: None,
             replication_loop: Vec::new(),
         }
     }

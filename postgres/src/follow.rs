@@ -10,6 +10,7 @@ use config::Role;
 use ha::pg::SlotName;
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::Duration;
 use tokio_postgres::SimpleQueryRow;
 
 /// Settings that may stand in a file of the user's without being ours.
@@ -64,6 +65,10 @@ pub struct Follow {
     /// Settings that go before `recovery_conf`: `restore_command`, `archive_cleanup_command` and
     /// `recovery_min_apply_delay` of `standby_cluster`.
     pub overrides: BTreeMap<String, String>,
+    /// `wal_retrieve_retry_interval`, unless somebody has set it; `None`: that of a standby whose source answers.
+    pub retry: Option<Duration>,
+    /// The configured `restore_command` is not in force. Before version 14 that would take a restart, and it stays.
+    pub only_streams: bool,
 }
 
 /// What a server does once it is started.
@@ -151,6 +156,16 @@ impl Server {
             && self.passfile_differs(&self.replication_conninfo(source))
         {
             reload.push("passfile".to_owned());
+        }
+        let interval = |recovery: Option<&Recovery>| {
+            self.standby_defaults(recovery)
+                .remove("wal_retrieve_retry_interval")
+        };
+        let wanted_interval = interval(Some(&Recovery::Follow(follow.clone())));
+        if let (Some(wanted), Some(present)) = (wanted_interval, interval(None))
+            && wanted != present
+        {
+            reload.push("wal_retrieve_retry_interval".to_owned());
         }
         Ok(match (reload.is_empty(), restart.is_empty()) {
             (true, true) => Drift::Same,

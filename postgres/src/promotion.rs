@@ -27,43 +27,72 @@ const ARCHIVE_PATIENCE: Duration = Duration::from_secs(30);
 const NOT_THERE_MAX: i32 = 125;
 
 impl Server {
-    /// Takes `restore_command` out of force, unless `archive_may_have_more` and it has. What the startup process has begun it ends first.
-    /// Before version 14 the setting needs a restart, and stays.
+    /// Takes `restore_command` out of force, or puts it into force if `archive_may_have_more` and it has, or does not answer.
+    /// What the startup process has begun it ends first. Before version 14 the setting needs a restart, and stays.
     ///
     /// # Errors
-    /// The archive or the server did not answer: the setting stays in force.
+    /// The configuration could not be written, or the server's version is not known.
     pub(crate) async fn stop_restoring(&self, archive_may_have_more: bool, deadline: Instant) -> Result<()> {
         let text = fs::read_to_string(self.config_path()).unwrap_or_default();
         let mut present = postgresql_conf::read_settings(&text);
         present.retain(|name, _| is_recovery_parameter(name));
-        let Some(command) = present
-            .get("restore_command")
-            .filter(|command| !command.trim().is_empty())
+        let current = locked(&self.shared.follow).current.clone();
+        let is_in_force = |command: &&String| !command.trim().is_empty();
+        let in_force = present.get("restore_command").filter(is_in_force).cloned();
+        // A standby that streams has none in force.
+        let Some(command) = in_force
+            .clone()
+            .or_else(|| self.configured_restore_command(current.as_ref()))
         else {
             return Ok(());
         };
         if !self.version(deadline).await?.is_at_least(14) {
             return Ok(());
         }
-        if archive_may_have_more && self.archive_has_more(command, deadline).await? {
-            tracing::info!("The archive has WAL that this server lacks: it is restored before the promotion");
+        let is_needed = archive_may_have_more && self.archive_may_be_needed(&command, deadline).await;
+        if is_needed == in_force.is_some() {
             return Ok(());
         }
-        let current = locked(&self.shared.follow).current.clone();
-        let without = match current {
+        let wanted = match current {
             Some(Recovery::Follow(mut follow)) => {
-                follow
-                    .overrides
-                    .insert("restore_command".to_owned(), String::new());
+                follow.only_streams = !is_needed;
                 Recovery::Follow(follow)
             }
             Some(Recovery::Primary | Recovery::Custom(_) | Recovery::Keep) | None => {
-                present.insert("restore_command".to_owned(), String::new());
+                let command = if is_needed { command } else { String::new() };
+                present.insert("restore_command".to_owned(), command);
                 Recovery::Custom(present)
             }
         };
-        self.write_postgresql_conf(Some(&without), deadline).await?;
+        self.write_postgresql_conf(Some(&wanted), deadline).await?;
         self.reload()
+    }
+
+    /// Whether the archive has WAL that this server lacks. One that does not answer is left to PostgreSQL.
+    async fn archive_may_be_needed(&self, command: &str, deadline: Instant) -> bool {
+        match self.archive_has_more(command, deadline).await {
+            Ok(true) => {
+                tracing::info!(
+                    "The archive has WAL that this server lacks: it is restored before the promotion"
+                );
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::warn!("the promotion may have to wait for restore_command: {error}");
+                true
+            }
+        }
+    }
+
+    fn configured_restore_command(&self, current: Option<&Recovery>) -> Option<String> {
+        let settings = self.settings();
+        let overridden = match current {
+            Some(Recovery::Follow(follow)) => follow.overrides.get("restore_command"),
+            _ => None,
+        };
+        let configured = overridden.or_else(|| settings.recovery_conf.get("restore_command"));
+        configured.filter(|command| !command.trim().is_empty()).cloned()
     }
 
     /// Whether the archive has the segment in which this server's WAL ends, or the history of a newer timeline.

@@ -108,7 +108,7 @@ impl World {
         }
         if server.process == Process::Standby
             && !self.plan.is_old_postgresql
-            && server.running_source != source
+            && !is_same_source(server.running_source.as_ref(), source.as_ref())
         {
             server.running_source = source;
             if server.receiver.is_some() {
@@ -116,6 +116,16 @@ impl World {
             }
         }
     }
+}
+
+/// Whatever the pace.
+pub(crate) fn is_same_source(one: Option<&Source>, other: Option<&Source>) -> bool {
+    let plain = |source: &Source| Source {
+        retry: ha::facts::Retry::AtOnce,
+        only_streams: false,
+        ..source.clone()
+    };
+    one.map(plain) == other.map(plain)
 }
 
 fn store_key(key: ha::step::Key) -> ::dcs::Key {

@@ -371,7 +371,7 @@ impl World {
 
     fn recovery_drift(&self, id: Id, source: Option<&Source>) -> RecoveryDrift {
         let server = &self.members[id].server;
-        if server.running_source.as_ref() == source {
+        if crate::actions::is_same_source(server.running_source.as_ref(), source) {
             RecoveryDrift::None
         } else if self.plan.is_old_postgresql {
             RecoveryDrift::Restart

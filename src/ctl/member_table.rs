@@ -434,7 +434,7 @@ fn remark_lines(view: &View, group: u32) -> impl Iterator<Item = String> {
     own.map(|remark| {
         let state = match remark.server {
             Some((role, state)) => format!("{role}, {state}: "),
-            None => "start failed: ".to_owned(),
+            None => remark.label.to_owned(),
         };
         format!(" {}: {state}{}\n", remark.member, remark.reason)
     })
@@ -600,6 +600,7 @@ mod tests {
             group: 0,
             member: name.into(),
             server,
+            label: "start failed: ",
             reason: reason.to_owned(),
         };
         view.remarks = vec![

@@ -1,13 +1,13 @@
-//! What a table of members needs to be told beside the keys in the DCS: why a server does not start, that a leader's key says
-//! more than its server does, how far a copy is. Each is asked of the member itself, at most for a second; a member that
-//! does not answer is shown as its key has it.
+//! What a table of members needs to be told beside the keys in the DCS: why a server does not start or does not follow, that a
+//! leader's key says more than its server does, that the DCS refuses writes, how far a copy is. Each is asked of the member
+//! itself, at most for a second; a member that does not answer is shown as its key has it.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use ha::cluster::{Cluster, Member};
-use ha::event::What;
-use ha::pg::{MemberName, Role, ServerState};
+use ha::event::{Event, What};
+use ha::pg::{MemberName, ReplicationState, Role, ServerState};
 use ha::step::{Task, TaskOutcome};
 use net::http::Method;
 use serde_json::Value;
@@ -31,6 +31,8 @@ pub(crate) struct Remark {
     pub(crate) member: MemberName,
     /// What its server is by its own word, where its key says something else.
     pub(crate) server: Option<(Role, ServerState)>,
+    /// What the reason is for, where no column says so.
+    pub(crate) label: &'static str,
     /// Why; empty when nothing is known.
     pub(crate) reason: String,
 }
@@ -40,28 +42,73 @@ pub(crate) async fn add(session: &Session, view: &mut View) {
     let mut remarks = Vec::new();
     for (group, cluster) in &mut view.groups {
         show_copies(session, cluster).await;
-        let asked = cluster
-            .members
-            .iter()
-            .map(|member| remark(session, cluster, member));
+        let shown = &*cluster;
+        let asked = shown.members.iter().map(|member| async move {
+            if needs_events(shown, member) {
+                events(session, member).await
+            } else {
+                None
+            }
+        });
+        let told = join_all(asked).await;
+        let asked = cluster.members.iter().zip(&told);
+        let asked = asked.map(|(member, told)| remark(session, cluster, member, told.as_deref()));
         for (member, found) in cluster.members.iter().zip(join_all(asked).await) {
-            remarks.extend(found.map(|(server, reason)| Remark {
+            remarks.extend(found.map(|found| Remark {
                 group: *group,
                 member: member.name.clone(),
-                server,
-                reason,
+                server: found.server,
+                label: found.label,
+                reason: found.reason,
             }));
         }
     }
     view.remarks = remarks;
 }
 
-type Found = (Option<(Role, ServerState)>, String);
+/// The parts of a [`Remark`] that are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Found {
+    server: Option<(Role, ServerState)>,
+    label: &'static str,
+    reason: String,
+}
 
-async fn remark(session: &Session, cluster: &Cluster, member: &Member) -> Option<Found> {
+impl Found {
+    fn new(label: &'static str, reason: String) -> Self {
+        Self {
+            server: None,
+            label,
+            reason,
+        }
+    }
+}
+
+/// Whether a member's events may give a reason.
+fn needs_events(cluster: &Cluster, member: &Member) -> bool {
+    member.data.state == Some(ServerState::StartFailed) || is_wanting(cluster, member)
+}
+
+/// `told`: the member's newest events, if it was asked for them and has answered.
+async fn remark(
+    session: &Session,
+    cluster: &Cluster,
+    member: &Member,
+    told: Option<&[Event]>,
+) -> Option<Found> {
     let data = &member.data;
     if data.state == Some(ServerState::StartFailed) {
-        return Some((None, failed_start(session, member).await?));
+        let reason = failed_start(told?)?;
+        return Some(Found::new("start failed: ", reason));
+    }
+    if is_wanting(cluster, member) {
+        if let Some(reason) = told.and_then(failed_job) {
+            return Some(Found::new("", reason));
+        }
+        let asked = session.request(member, (Method::GET, "patroni"), None, LIMIT);
+        let document = asked.await.ok()?.json()?;
+        let trouble = document.get(TROUBLE)?.as_str()?;
+        return Some(Found::new("", one_line(trouble)));
     }
     let says_primary = cluster.is_leader(&member.name)
         && data.state == Some(ServerState::Running)
@@ -70,7 +117,30 @@ async fn remark(session: &Session, cluster: &Cluster, member: &Member) -> Option
         return None;
     }
     let asked = session.request(member, (Method::GET, "patroni"), None, LIMIT);
-    contradiction(&asked.await.ok()?.json()?)
+    let document = asked.await.ok()?.json()?;
+    contradiction(&document).or_else(|| refused_writes(&document))
+}
+
+/// Under which key of its status document a member says why it does not stream.
+pub(crate) const TROUBLE: &str = "tamada_trouble";
+
+/// A member that should stream and does not.
+fn is_wanting(cluster: &Cluster, member: &Member) -> bool {
+    let data = &member.data;
+    let streams = data.state == Some(ServerState::Running)
+        && data.replication_state == Some(ReplicationState::Streaming);
+    cluster.leader_name().is_some_and(|leader| leader != &member.name) && !streams && !data.tags.nostream()
+}
+
+/// The store takes no writes of the leader.
+fn refused_writes(document: &Value) -> Option<Found> {
+    let why = document.get("dcs_refuses_writes")?.as_str()?;
+    let reason = format!(
+        "the DCS refuses writes ({}): this member leads by its lease alone, no other member can take over, and the keys of \
+         all members are out of date; see docs/failure-modes.md",
+        one_line(why)
+    );
+    Some(Found::new("", reason))
 }
 
 /// What a server is that is no running primary, although its member holds the leader key and its key says so.
@@ -91,14 +161,22 @@ fn contradiction(document: &Value) -> Option<Found> {
         return None;
     }
     let reason = "it holds the leader key, but its server is no running primary: the DCS has not taken its newest state";
-    Some((Some((role, state)), reason.to_owned()))
+    Some(Found {
+        server: Some((role, state)),
+        ..Found::new("", reason.to_owned())
+    })
 }
 
-/// Why the last start of the server failed, from the member's events.
-async fn failed_start(session: &Session, member: &Member) -> Option<String> {
+/// The newest events of a member.
+async fn events(session: &Session, member: &Member) -> Option<Vec<Event>> {
     let endpoint = format!("events?limit={EVENTS}");
-    let told = event_log::ask(session, member, &endpoint, LIMIT).await.ok()?;
-    let failure = told.events.iter().rev().find_map(|event| match &event.what {
+    let told = event_log::ask(session, member, &endpoint, LIMIT).await;
+    told.ok().map(|told| told.events)
+}
+
+/// Why the last start of the server failed.
+fn failed_start(events: &[Event]) -> Option<String> {
+    let failure = events.iter().rev().find_map(|event| match &event.what {
         What::TaskEnded {
             task: Task::Start { .. } | Task::Restart { .. },
             outcome: TaskOutcome::Failed(why),
@@ -107,6 +185,28 @@ async fn failed_start(session: &Session, member: &Member) -> Option<String> {
         _ => None,
     })?;
     Some(one_line(failure))
+}
+
+/// Why the last job that should have brought a server to follow the leader failed: a copy, a rewind, a start.
+fn failed_job(events: &[Event]) -> Option<String> {
+    let last = events.iter().rev().find_map(|event| match &event.what {
+        What::TaskEnded {
+            task:
+                Task::Start { .. }
+                | Task::Restart { .. }
+                | Task::Clone { .. }
+                | Task::Rewind { .. }
+                | Task::CrashRecovery
+                | Task::CopyLogicalSlots { .. },
+            outcome,
+            ..
+        } => Some(outcome),
+        _ => None,
+    });
+    match last? {
+        TaskOutcome::Failed(why) | TaskOutcome::SourceNotReady(Some(why)) => Some(one_line(why)),
+        _ => None,
+    }
 }
 
 /// A reason of several lines, such as the end of a server's log, in one.
@@ -185,9 +285,22 @@ mod tests {
             ("primary", "crashed", Some((Role::Primary, ServerState::Crashed))),
         ] {
             let found = contradiction(&json!({"role": role, "state": state}));
-            assert_eq!(found.and_then(|(server, _)| server), expected, "{role} {state}");
+            assert_eq!(found.and_then(|found| found.server), expected, "{role} {state}");
         }
         assert_eq!(contradiction(&json!({})), None);
+    }
+
+    #[test]
+    fn a_store_that_refuses_writes_is_a_reason() {
+        let document = json!({"role": "primary", "state": "running", "dcs_refuses_writes": "no space"});
+        let found = contradiction(&document)
+            .or_else(|| refused_writes(&document))
+            .unwrap();
+        assert!(
+            found.reason.starts_with("the DCS refuses writes (no space): "),
+            "{found:?}"
+        );
+        assert_eq!(refused_writes(&json!({"role": "primary"})), None);
     }
 
     #[test]

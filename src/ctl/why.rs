@@ -15,6 +15,7 @@ use super::console::print;
 use super::error::Error;
 use super::event_log::{self, EventLog};
 use super::events::local;
+use super::remarks;
 use super::session::Session;
 use super::table::{Format, separated};
 use super::view::{RoleFilter, View};
@@ -49,7 +50,8 @@ impl Why {
         let (_, store) = session
             .store_or_scope(self.cluster_name, session.group_or_own(self.group))
             .await?;
-        let view = store.view().await?;
+        let mut view = store.view().await?;
+        remarks::add(session, &mut view).await;
         let members = view.members(RoleFilter::Any);
         if let Some(name) = &self.member_name
             && !members.iter().any(|member| &member.name.0 == name)
@@ -95,6 +97,9 @@ fn now(view: &View, log: &EventLog, about: Option<&str>) -> Vec<String> {
         if is_meant && !is_leader {
             lines.push(why_not(log, member.name.as_str()));
         }
+    }
+    for remark in &view.remarks {
+        lines.push(format!("{}: {}{}", remark.member, remark.label, remark.reason));
     }
     lines
 }

@@ -404,6 +404,7 @@ impl Daemon {
             next_run: self.schedule.next_run(),
             dcs_last_seen: seen.dcs_last_seen,
             dcs_refuses_writes: self.memory.writes_refused.clone(),
+            trouble: (self.memory.trouble.clone()).filter(|_| self.memory.role == Role::Replica),
             watchdog_failed: self.guard_is_wanting() || self.world.watchdog.is_wanting(),
             guard_is_missing: self.world.guard.as_ref().map(super::guard::Guard::is_missing),
             strangers: self.memory.synchronous.strangers_told.len(),

@@ -432,6 +432,8 @@ pub(crate) fn follow_of(
     Ok(postgres::Follow {
         source: connectable.map(source_of).transpose()?,
         overrides,
+        retry: source.and_then(|source| source.retry.interval()),
+        only_streams: source.is_some_and(|source| source.only_streams),
     })
 }
 

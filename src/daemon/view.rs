@@ -55,6 +55,8 @@ pub struct View {
     pub dcs_last_seen: i64,
     /// As the leader: why the DCS refuses writes, while it does.
     pub dcs_refuses_writes: Option<String>,
+    /// As a standby: why it does not stream.
+    pub trouble: Option<String>,
     /// A watchdog is required and cannot be used.
     pub watchdog_failed: bool,
     /// Whether the guard that the configuration asks for is missing; `None` when it asks for none.
@@ -132,6 +134,7 @@ impl View {
             next_run: now,
             dcs_last_seen: super::clock::epoch_seconds(),
             dcs_refuses_writes: None,
+            trouble: None,
             watchdog_failed: false,
             guard_is_missing: None,
             strangers: 0,

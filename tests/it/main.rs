@@ -14,6 +14,7 @@ mod harness;
 mod host;
 
 mod acceptance;
+mod archive;
 mod bad_input;
 mod broken_settings;
 mod callbacks;
@@ -46,6 +47,7 @@ mod reinitialize;
 mod rest;
 mod running;
 mod scripts;
+mod store;
 mod supervise;
 mod switchover;
 mod synchronous;

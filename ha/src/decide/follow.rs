@@ -1,16 +1,23 @@
 //! Somebody else leads, or nobody does and it shall not be us: follow.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{observe, origin, primary, rewind, standby_cluster};
 use crate::cascade::Cascade;
 use crate::cluster::{Cluster, Member, MemberData};
 use crate::cycle::{Cycle, Flow};
-use crate::facts::{RecoveryDrift, Source};
+use crate::facts::{RecoveryDrift, Retry, Source};
 use crate::memory::RewindState;
-use crate::pg::{MemberName, ReplicationState, Role};
+use crate::pg::{MemberName, ReplicationState, Role, ServerState};
 use crate::reason::{Reason, notes};
 use crate::step::{Action, StartAs, StopMode, StopPurpose, Task};
+
+/// How long a source may refuse a standby that tries again at once.
+const REFUSED: Duration = Duration::from_secs(15);
+
+/// How long it may refuse one that tries again every few seconds.
+const REFUSED_LONG: Duration = Duration::from_secs(120);
 
 pub(super) fn leader(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Reason> {
     let Some(leader) = cluster.leader_name().cloned() else {
@@ -57,6 +64,11 @@ pub(super) fn follow(
     standby_cluster::assume_role(c);
     warn_of_loop(c, cluster);
     let target = target(c, cluster);
+    if target.is_none() {
+        // Whoever leads next is asked at once.
+        c.memory.unanswered = None;
+        c.memory.trouble = None;
+    }
     if paused && target.is_none() {
         return Ok(Reason::NoAction(c.me().clone()));
     }
@@ -99,6 +111,12 @@ fn warn_of_loop(c: &mut Cycle<'_>, cluster: &Cluster) {
 
 /// Brings the recovery settings in line with what this member is to follow.
 pub(super) fn change_source(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<Source>) -> Flow<()> {
+    let (retry, only_streams) = pace(c, cluster, target.as_ref())?;
+    let target = target.map(|source| Source {
+        retry,
+        only_streams,
+        ..source
+    });
     match c.recovery_drift(target.clone())? {
         RecoveryDrift::None => {
             notice_new_timeline(c, cluster);
@@ -106,6 +124,10 @@ pub(super) fn change_source(c: &mut Cycle<'_>, cluster: &Cluster, target: Option
         }
         RecoveryDrift::Reload => {
             arm_rewind_check(c);
+            if let (Some(interval), Some(why)) = (retry.interval(), &c.memory.trouble) {
+                let note = notes::tried_again_later(why, interval);
+                c.note(note);
+            }
             drop(c.perform(Action::Follow(target))?);
         }
         RecoveryDrift::Restart => {
@@ -119,6 +141,58 @@ pub(super) fn change_source(c: &mut Cycle<'_>, cluster: &Cluster, target: Option
         }
     }
     Ok(())
+}
+
+/// How often the source is asked, and whether the archive is left alone.
+///
+/// A source that runs and has refused this standby for some time is asked more seldom, as each attempt leaves lines in two logs.
+/// Another source, or one that was not running, is asked at once.
+///
+/// A standby that streams has no `restore_command` in force. Otherwise, when the primary stops:
+/// 1. The WAL receiver ends, and the startup process runs `restore_command`, once for each timeline that it knows.
+/// 2. This member takes the leader key and asks for the promotion.
+/// 3. The promotion waits until all of these commands have ended.
+///
+/// The archive is asked again when the leader lives and this standby has not streamed for `ttl`: a leader that died has been
+/// superseded by then.
+fn pace(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<&Source>) -> Flow<(Retry, bool)> {
+    let sql = observe::server(c)?.sql;
+    let state = sql.as_ref().and_then(|sql| sql.replication_state);
+    let streams = state == Some(ReplicationState::Streaming);
+    let upstream = target.and_then(|source| source.member.as_ref());
+    let is_member = upstream.is_some();
+    c.memory.only_streams = is_member && (streams || sql.is_some() && c.memory.only_streams);
+    let upstream = upstream.and_then(|name| cluster.member(name));
+    let runs = upstream.is_none_or(|member| member.data.state == Some(ServerState::Running));
+    let Some(source) = target.filter(|_| sql.is_some() && !streams && runs) else {
+        c.memory.unanswered = None;
+        c.memory.trouble = None;
+        return Ok((Retry::AtOnce, c.memory.only_streams));
+    };
+    let now = c.now();
+    let since = match &c.memory.unanswered {
+        Some((conn_url, since)) if *conn_url == source.conn_url => *since,
+        Some(_) | None => now,
+    };
+    c.memory.unanswered = Some((source.conn_url.clone(), since));
+    let lasted = now.since(since);
+    let restores_after = c.config().ttl;
+    if lasted >= restores_after {
+        c.memory.only_streams = false;
+    }
+    // Of a remote primary it is not known when it stops, starts, or moves.
+    let longest = if is_member { Retry::Later } else { Retry::Soon };
+    let retry = match lasted {
+        lasted if lasted < REFUSED => Retry::AtOnce,
+        lasted if lasted < REFUSED_LONG => Retry::Soon,
+        _ => longest,
+    };
+    c.memory.trouble = (retry > Retry::AtOnce).then(|| notes::does_not_stream(source));
+    let changes = [REFUSED, REFUSED_LONG, restores_after];
+    if let Some(next) = changes.into_iter().filter(|limit| *limit > lasted).min() {
+        c.again_at(since.after(next));
+    }
+    Ok((retry, c.memory.only_streams))
 }
 
 /// Since version 14 replay pauses by itself when the primary's settings need more than this server has, and goes on
@@ -155,6 +229,8 @@ pub(super) fn source(c: &Cycle<'_>, member: &Member) -> Option<Source> {
         member: Some(member.name.clone()),
         conn_url: member.data.conn_url.clone()?,
         slot: c.node().use_slots.then(|| c.me().slot_name()),
+        retry: Retry::AtOnce,
+        only_streams: false,
     })
 }
 

@@ -61,6 +61,13 @@ pub(crate) fn notice(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Arc<Cluster> 
     if filled.sync.is_empty() {
         filled.sync.clone_from(&before.sync);
     }
+    if replaced.led && !replaced.is_written {
+        // What this member is about to write there is so for the rest of this cycle, too.
+        filled.initialize.clone_from(&before.initialize);
+        filled.config.clone_from(&before.config);
+        filled.history.clone_from(&before.history);
+        filled.origins.clone_from(&before.origins);
+    }
     // A request from the time of the backup was carried out long ago.
     if !is_led_here {
         filled.failover = None;

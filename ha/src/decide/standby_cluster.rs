@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{follow, observe, primary, release};
 use crate::cluster::Cluster;
 use crate::cycle::{Cycle, Flow};
-use crate::facts::Source;
+use crate::facts::{Retry, Source};
 use crate::pg::{MemberName, ReplicationState, Role, ServerState, Timeline};
 use crate::reason::{Reason, notes};
 use crate::step::{Callback, StartAs, StopPurpose};
@@ -38,6 +38,8 @@ pub(super) fn remote(c: &Cycle<'_>) -> Option<Source> {
         member: None,
         conn_url: conn_url.unwrap_or_default(),
         slot: slot.map(|name| MemberName::from(name).slot_name()),
+        retry: Retry::AtOnce,
+        only_streams: false,
     })
 }
 

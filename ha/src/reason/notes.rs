@@ -501,6 +501,19 @@ pub(crate) fn stranger(name: &MemberName, slot: &SlotName, use_slots: bool) -> N
     ))
 }
 
+/// Why a standby does not stream, as far as it is known here.
+pub(crate) fn does_not_stream(source: &Source) -> String {
+    format!(
+        "this member does not stream from {}, which runs: the reason is in the logs of PostgreSQL on both sides (pg_hba.conf, \
+         password, replication slot, WAL that was removed)",
+        source.name()
+    )
+}
+
+pub(crate) fn tried_again_later(why: &str, interval: Duration) -> Note {
+    Note::warning(format!("{why}; it tries again every {} s", interval.as_secs()))
+}
+
 pub(crate) fn replication_loop(all: &[&MemberName]) -> Note {
     let way: Vec<&str> = all.iter().chain(all.first()).map(|name| name.as_str()).collect();
     Note::warning(format!(

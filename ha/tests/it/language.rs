@@ -59,8 +59,8 @@ use tamada_ha::event::{Chronicle, Event, Record};
 use tamada_ha::facts::{
     Accepts, Answer, CheckpointStatus, CrashRecovery, DataDirectory, DcsFailure, Divergence, FailsafeReply,
     Given, LocalHistory, LockAnswer, LogicalSlot, Moment, Node, Peer, PeerAnswer, PeerStatus, PlannedRestart,
-    Progress, RecoveryDrift, RemoteHistory, Request, RestartConditions, Running, Server, Slot, SlotHorizons,
-    Source, SqlFacts, TaskStatus, Unresponsive, WalSender,
+    Progress, RecoveryDrift, RemoteHistory, Request, RestartConditions, Retry, Running, Server, Slot,
+    SlotHorizons, Source, SqlFacts, TaskStatus, Unresponsive, WalSender,
 };
 use tamada_ha::failsafe::{Accepted, Ping};
 use tamada_ha::memory::{Bootstrap, Lock, Memory, RewindState};
@@ -428,6 +428,8 @@ impl World {
             member: Some(from.into()),
             conn_url: conn_url(from),
             slot: None,
+            retry: Retry::AtOnce,
+            only_streams: false,
         };
         let task = match words.0.get(1).copied().unwrap_or_default() {
             "bootstrap" => Task::Bootstrap,
@@ -661,6 +663,8 @@ fn remote() -> Source {
         member: None,
         conn_url: "host='10.0.0.9' port='5432'".to_owned(),
         slot: None,
+        retry: Retry::AtOnce,
+        only_streams: false,
     }
 }
 
@@ -1261,7 +1265,13 @@ fn show(step: &Step) -> String {
             format!("write {} {value} if {expect:?}", key.as_str()).replace("if Anything", "in any case")
         }
         Step::Act(Action::Delete { key, .. }) => format!("delete {}", key.as_str()),
-        Step::Act(Action::Follow(source)) => format!("follow {}", name(source.as_ref())),
+        Step::Act(Action::Follow(source)) => {
+            let pace = source.as_ref().and_then(|source| source.retry.interval());
+            let pace = pace.map_or(String::new(), |pace| format!(" every {} s", pace.as_secs()));
+            let restores = source.as_ref().is_none_or(|source| !source.only_streams);
+            let archive = if restores { "" } else { " without an archive" };
+            format!("follow {}{pace}{archive}", name(source.as_ref()))
+        }
         Step::Act(Action::RunCallbacks(callbacks)) => {
             let shown = |(callback, role): &(Callback, Role)| format!(" {} {role}", callback.as_str());
             let shown: String = callbacks.iter().map(shown).collect();

@@ -158,11 +158,17 @@ impl Server {
                 let overridden = follow.overrides.get("restore_command");
                 let restores = overridden.or_else(|| settings.recovery_conf.get("restore_command"));
                 if let Some(interval) = defaults.get_mut("wal_retrieve_retry_interval")
+                    && !follow.only_streams
                     && restores.is_some_and(|command| !command.is_empty())
                 {
                     // Each time before it connects, the startup process asks the archive for two files.
                     interval.clear();
                     interval.push_str("1s");
+                }
+                if let (Some(interval), Some(retry)) =
+                    (defaults.get_mut("wal_retrieve_retry_interval"), follow.retry)
+                {
+                    *interval = format!("{}s", retry.as_secs());
                 }
                 defaults
             }
@@ -185,6 +191,12 @@ impl Server {
                 wanted.retain(|name, _| !is_target_or_source(name));
                 wanted.extend(follow.overrides.clone());
                 wanted.insert("recovery_target_timeline".to_owned(), "latest".to_owned());
+                if let Some(command) = wanted.get_mut("restore_command")
+                    && follow.only_streams
+                    && version.is_at_least(14)
+                {
+                    command.clear();
+                }
                 for target in ["", "_name", "_time", "_xid", "_lsn"] {
                     wanted.insert(format!("recovery_target{target}"), String::new());
                 }

@@ -163,6 +163,9 @@ fn put_cluster(view: &View, now: Moment, put: &mut impl FnMut(&str, Value) -> Op
     if let Some(why) = &view.dcs_refuses_writes {
         put("dcs_refuses_writes", why.as_str().into());
     }
+    if let Some(why) = &view.trouble {
+        put("tamada_trouble", why.as_str().into());
+    }
     put("dcs_last_seen", view.dcs_last_seen.into());
 }
 

@@ -5,9 +5,12 @@ use super::ports;
 use super::process::{Process, command, run};
 use super::wait::{eventually, seconds};
 use rustix::process::Signal;
+use std::path::Path;
 
 pub struct Etcd {
     members: Vec<EtcdMember>,
+    /// More options for etcd.
+    pub options: Vec<String>,
 }
 
 struct EtcdMember {
@@ -28,6 +31,7 @@ impl Etcd {
         };
         Self {
             members: (1..=size).map(member).collect(),
+            options: Vec::new(),
         }
     }
 
@@ -42,12 +46,7 @@ impl Etcd {
     /// Starts all that are down, and waits until they answer.
     #[track_caller]
     pub fn start(&mut self, directory: &Directory) {
-        let cluster: Vec<String> = self
-            .members
-            .iter()
-            .map(|member| format!("{}=http://127.0.0.1:{}", member.name, member.peer_port))
-            .collect();
-        let cluster = cluster.join(",");
+        let cluster = self.initial_cluster();
         for member in self.members.iter_mut().filter(|member| member.process.is_none()) {
             let peer = format!("http://127.0.0.1:{}", member.peer_port);
             let client = format!("http://127.0.0.1:{}", member.client_port);
@@ -76,6 +75,7 @@ impl Etcd {
                 &peer,
             ]);
             etcd.arg("--data-dir").arg(directory.path().join(&member.name));
+            etcd.args(&self.options);
             member.process = Some(Process::spawn(directory, &member.name, etcd));
         }
         eventually("etcd answers", seconds(20), || {
@@ -93,6 +93,46 @@ impl Etcd {
         self.members
             .iter_mut()
             .for_each(|member| drop(member.process.take()));
+    }
+
+    fn initial_cluster(&self) -> String {
+        let peer = |member: &EtcdMember| format!("{}=http://127.0.0.1:{}", member.name, member.peer_port);
+        self.members.iter().map(peer).collect::<Vec<_>>().join(",")
+    }
+
+    /// All stop, lose what they had, and start again at their addresses: empty, or with what a snapshot holds.
+    #[track_caller]
+    pub fn replace(&mut self, directory: &Directory, snapshot: Option<&Path>) {
+        self.kill();
+        for member in &self.members {
+            let data = directory.path().join(&member.name);
+            std::fs::remove_dir_all(&data).unwrap();
+            let Some(snapshot) = snapshot else { continue };
+            let mut etcdctl = command(directory, "etcdctl");
+            etcdctl
+                .env("ETCDCTL_API", "3")
+                .args(["snapshot", "restore"])
+                .arg(snapshot);
+            etcdctl.args(["--name", &member.name, "--initial-cluster-token", "test"]);
+            etcdctl.args(["--initial-cluster", &self.initial_cluster()]);
+            etcdctl.arg("--initial-advertise-peer-urls");
+            etcdctl.arg(format!("http://127.0.0.1:{}", member.peer_port));
+            etcdctl.arg("--data-dir").arg(data);
+            let output = run(etcdctl);
+            assert_eq!(output.code, Some(0), "{}", output.stderr);
+        }
+        self.start(directory);
+    }
+
+    /// Saves a snapshot.
+    #[track_caller]
+    pub fn save(&self, directory: &Directory, path: &Path) {
+        let mut etcdctl = command(directory, "etcdctl");
+        etcdctl.env("ETCDCTL_API", "3");
+        etcdctl.arg(format!("--endpoints={}", self.endpoints().remove(0)));
+        etcdctl.args(["snapshot", "save"]).arg(path);
+        let output = run(etcdctl);
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
     }
 
     /// Kills one, which a cluster of three survives.

@@ -116,6 +116,7 @@ pub(crate) fn replica(config: &Value) -> View {
         next_run: NOW.after(Duration::from_secs(10)),
         dcs_last_seen: 1_767_607_200,
         dcs_refuses_writes: None,
+        trouble: None,
         watchdog_failed: false,
         guard_is_missing: None,
         strangers: 0,
