@@ -23,13 +23,14 @@ use self::calls::{Answer, Budget, Calls, Heard};
 use self::lease::{Lease, Takeover};
 use crate::cache::Cache;
 use crate::clock::SendingClock;
-use crate::verbs::{self, Claim, Guarded, Lock};
+use crate::verbs::{self, Claim, Guarded, Held, Lock};
 use crate::{
     Changes, Dcs, Error, Expect, Failure, Identity, Key, Layout, OpResult, Record, Renewed, Timing, Txn,
     TxnResult, WhenGone,
 };
 
 const RENEW: &str = "renew the leader key";
+const RELEASE: &str = "release the leader key";
 
 /// A connection to an etcd cluster.
 pub struct Etcd3 {
@@ -333,6 +334,22 @@ impl Etcd3 {
         Ok(())
     }
 
+    async fn release(
+        &self,
+        budget: Budget,
+        held: Held,
+        status: Option<&str>,
+    ) -> Result<Answer<TxnResult>, Error> {
+        let release = |status| verbs::release_leader(&self.layout, held, status);
+        match self.unbound(RELEASE, budget, &release(status)).await {
+            // A full etcd takes no position, but it deletes.
+            Err(Error::Rejected(_)) if status.is_some() => {
+                self.unbound(RELEASE, budget, &release(None)).await
+            }
+            answer => answer,
+        }
+    }
+
     fn claim<'a>(&'a self, holder: &'a Holder, lease: i64) -> Claim<'a> {
         Claim {
             layout: &self.layout,
@@ -528,28 +545,33 @@ impl Dcs for Etcd3 {
     }
 
     async fn release_leader(&self, status: Option<&str>) -> Result<bool, Error> {
-        const OPERATION: &str = "release the leader key";
-        let holder = self.holder(OPERATION)?;
-        let release = |status| verbs::release_leader(&self.layout, &holder.name, status);
+        let holder = self.holder(RELEASE)?;
         let budget = self.calls.brief();
-        let answer = match self.unbound(OPERATION, budget, &release(status)).await {
-            // A full etcd takes no position, but it deletes.
-            Err(Error::Rejected(_)) if status.is_some() => {
-                self.unbound(OPERATION, budget, &release(None)).await?
+        let (leader, heartbeat) = (self.layout.leader(), self.layout.heartbeat());
+        let knows = |lease| holder.lease.knows(lease);
+        let cached = (holder.cache.get(&leader), holder.cache.get(&heartbeat));
+        let mut held =
+            Held::new(cached.0.as_ref(), cached.1.as_ref(), &holder.name, knows).unwrap_or(Held::NOTHING);
+        let mut is_released = false;
+        // The copy may be behind, or not there: then the answer tells what there is.
+        for _ in 0..3 {
+            let answer = self.release(budget, held, status).await?;
+            is_released |= verbs::is_released(&answer.value, answer.is_repeat);
+            if answer.value.succeeded {
+                let revision = answer.value.revision;
+                // First the position: who finds the key gone finds it, too.
+                if let Some(value) = status {
+                    let record = record(value, revision, 0);
+                    self.learn(&self.layout.key(Key::Status), revision, Some(record));
+                }
+                self.learn(&leader, revision, None);
+                break;
             }
-            answer => answer?,
-        };
-        let is_released = verbs::is_released(&answer.value, answer.is_repeat);
-        if answer.value.succeeded {
-            let revision = answer.value.revision;
-            // First the position: who finds the key gone finds it, too.
-            if let Some(value) = status {
-                let record = record(value, revision, 0);
-                self.learn(&self.layout.key(Key::Status), revision, Some(record));
-            }
-            self.learn(&self.layout.leader(), revision, None);
-        } else {
-            self.learn_found(&self.layout.leader(), &answer.value);
+            self.learn_found(&leader, &answer.value);
+            let Some(found) = Held::found(&answer.value, &holder.name, knows) else {
+                break;
+            };
+            held = found;
         }
         Ok(is_released)
     }

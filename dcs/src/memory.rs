@@ -5,5 +5,6 @@ mod session;
 mod store;
 
 pub use self::dcs::{MemoryDcs, SharedStore};
+pub use crate::verbs::Held;
 pub use session::Session;
 pub use store::{Event, Refused, Store};

@@ -137,7 +137,9 @@ pub trait Dcs: Send + Sync {
     /// The store did not answer or refused.
     async fn take_leader(&self) -> Result<bool, Error>;
 
-    /// Writes `status` if given, then deletes the leader key, both only if the key is ours. `false`: it is not.
+    /// Writes `status` if given, then deletes the leader key, both only if this very agent holds the key. `false`: it does
+    /// not, but another member, another agent of this name, or a later life of this agent. A request that arrives late has
+    /// no effect once the key was acquired or renewed again.
     ///
     /// # Errors
     /// The store did not answer or refused: the key may be gone.

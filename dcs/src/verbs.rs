@@ -201,17 +201,57 @@ pub(crate) fn take_leader(claim: Claim<'_>) -> Txn {
     }
 }
 
+/// The revisions at which the leader key and the heartbeat were written, as a release expects to find them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    leader: i64,
+    heartbeat: i64,
+}
+
+impl Held {
+    /// What a member has that does not hold the key as far as it knows: the guard never holds.
+    pub(crate) const NOTHING: Self = Self {
+        leader: -1,
+        heartbeat: -1,
+    };
+
+    /// The key of this very agent, or one that is bound to no lease and carries its name. `knows` as for [`lock`].
+    pub(crate) fn new(
+        leader: Option<&Record>,
+        heartbeat: Option<&Record>,
+        name: &MemberName,
+        knows: impl Fn(i64) -> bool,
+    ) -> Option<Self> {
+        let leader = leader.filter(|it| it.value == name.0 && (it.lease == 0 || knows(it.lease)))?;
+        Some(Self {
+            leader: leader.mod_revision,
+            heartbeat: heartbeat.map_or(0, |record| record.mod_revision),
+        })
+    }
+
+    /// The same, from what a refused release found.
+    pub(crate) fn found(result: &TxnResult, name: &MemberName, knows: impl Fn(i64) -> bool) -> Option<Self> {
+        Self::new(found(result), heartbeat(result), name, knows)
+    }
+}
+
 /// Status and deletion in one transaction: whoever sees the key gone finds the last position.
-pub(crate) fn release_leader(layout: &Layout, name: &MemberName, status: Option<&str>) -> Txn {
+///
+/// The guard is the revision of the key and of the heartbeat, not the name: a request that the network delivers late, or
+/// that a killed agent had sent, must not delete a key that was acquired or renewed since.
+pub(crate) fn release_leader(layout: &Layout, held: Held, status: Option<&str>) -> Txn {
     let status = status.map(|value| Op::Put {
         key: layout.key(Key::Status),
         value: value.to_owned(),
         lease: 0,
     });
     Txn {
-        compare: vec![Compare::Value(layout.leader(), name.0.clone())],
+        compare: vec![
+            Compare::ModRevision(layout.leader(), held.leader),
+            Compare::ModRevision(layout.heartbeat(), held.heartbeat),
+        ],
         then: status.into_iter().chain([Op::Delete(layout.leader())]).collect(),
-        otherwise: vec![Op::Get(layout.leader())],
+        otherwise: lock_keys(layout),
     }
 }
 

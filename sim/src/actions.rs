@@ -32,7 +32,8 @@ impl World {
             Action::TakeLeader => self.call_dcs(id, Request::Take),
             Action::ReleaseLeader { status } => {
                 self.notice_release(id);
-                self.call_dcs(id, Request::Release(status.map(|status| status.to_json())));
+                let held = self.members[id].agent.session.held(&self.dcs.store);
+                self.call_dcs(id, Request::Release(status.map(|status| status.to_json()), held));
             }
             Action::Write { key, value, expect } => {
                 self.call_dcs(id, Request::Write(store_key(key), value, store_expect(expect)));

@@ -28,6 +28,8 @@ pub(crate) struct Agent {
     pub(crate) is_alive: bool,
     /// Goes up whenever a process begins.
     pub(crate) life: u64,
+    /// When this life began.
+    pub(crate) booted_at: Duration,
     memory: Memory,
     /// The cycle that is going on, and its step that waits for an answer.
     pub(crate) cycle: Option<(Facts, Step)>,
@@ -71,6 +73,7 @@ impl Agent {
         Self {
             is_alive: false,
             life: 0,
+            booted_at: Duration::ZERO,
             memory: Memory::new(Role::Uninitialized, ServerState::Stopped),
             cycle: None,
             session: session(node, None, plan.ttl()),
@@ -205,6 +208,7 @@ impl World {
         member.agent.generation = generation;
         member.agent.is_alive = true;
         member.agent.life = life;
+        member.agent.booted_at = self.now;
         member.agent.jobs = jobs;
         member.agent.call = calls + 1;
         member.agent.guard_deadline = guard_deadline;

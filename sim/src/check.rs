@@ -106,7 +106,8 @@ impl World {
             return;
         }
         let lost = self.ledger.settle(&self.wal, position);
-        let is_accepted = self.accepts_loss;
+        // Which standbys were waited for stood in a store that is gone.
+        let is_accepted = self.accepts_loss || self.knows_new_store_only(id);
         // Another member may be promoted before the one that was asked for.
         self.accepts_loss &= self.dcs.newest().failover.is_some();
         let Lost {

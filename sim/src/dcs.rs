@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::dcs::memory::{Refused, Session, Store};
+use ::dcs::memory::{Held, Refused, Session, Store};
 use ::dcs::{Expect, Key, Layout, Renewed, Snapshot, WhenGone};
 use ha::cluster::{Cluster, Sent};
 use ha::facts::{Answer, DcsFailure, LockAnswer, Moment};
@@ -23,6 +23,8 @@ pub(crate) struct Dcs {
     /// What the store held, and since when, newest last.
     readings: VecDeque<Reading>,
     next_expiry: Option<Duration>,
+    /// When another store last took the place of this one.
+    pub(crate) replaced_at: Option<Duration>,
 }
 
 /// What the store held from a moment on. It is taken apart only when somebody looks.
@@ -62,6 +64,7 @@ impl Dcs {
             stood_still: Duration::ZERO,
             readings: VecDeque::from([Reading::new(Duration::ZERO, Snapshot::default())]),
             next_expiry: None,
+            replaced_at: None,
         }
     }
 
@@ -88,7 +91,7 @@ pub(crate) enum Request {
     Supersede(ha::cluster::Expired),
     Renew(WhenGone),
     Take,
-    Release(Option<String>),
+    Release(Option<String>, Held),
     Write(Key, String, Expect),
     Delete(Key, Expect),
     Touch(String),
@@ -213,7 +216,7 @@ impl World {
             | Request::Supersede(_)
             | Request::Renew(_)
             | Request::Take
-            | Request::Release(_) => Answer::Lock(LockAnswer::Unknown(failure)),
+            | Request::Release(..) => Answer::Lock(LockAnswer::Unknown(failure)),
             Request::Write(..) | Request::Delete(..) => Answer::Written(Err(failure)),
             Request::Touch(_) => Answer::Done(Err(failure.0)),
         };
@@ -260,6 +263,7 @@ impl World {
             u32::try_from(agent).unwrap_or_default(),
             call.sent_at.0,
         ));
+        let is_awaited = self.is_awaited(id, call);
         let store = &mut self.dcs.store;
         let held = || LockAnswer::Held {
             sent_at: call.sent_at,
@@ -287,10 +291,15 @@ impl World {
                 Err(refused) => LockAnswer::Unknown(DcsFailure(refused.to_string())),
             }),
             Request::Take => lock(session.take_leader(store)),
-            Request::Release(status) => match session.release_leader(store, status.as_deref()) {
-                Ok(_) => Answer::Lock(LockAnswer::NotHeld),
-                Err(refused) => lock(Err(refused)),
-            },
+            Request::Release(status, held) => {
+                let mut released = session.release_leader(store, *held, status.as_deref());
+                // Who still waits reads what there is, and tries again; what arrives late does not.
+                if released == Ok(false) && is_awaited {
+                    let held = session.held(store);
+                    released = session.release_leader(store, held, status.as_deref());
+                }
+                lock(released.map(|_| false))
+            }
             Request::Write(key, value, expect) => match session.write(store, *key, value, *expect) {
                 Ok(None) if is_repeat => unknown(),
                 Ok(written) => Answer::Written(Ok(written)),
@@ -324,6 +333,15 @@ impl World {
     fn advance_store(&mut self) {
         let now = self.now.saturating_sub(self.dcs.stood_still);
         self.dcs.store.advance(now);
+        self.store_changed();
+    }
+
+    /// The keys and leases of `backup`, or of an empty store, take the place of those that there are.
+    pub(crate) fn put_store(&mut self, backup: &Store) {
+        self.advance_store();
+        self.dcs.store.restore(backup);
+        self.dcs.next_expiry = None;
+        self.dcs.replaced_at = Some(self.now);
         self.store_changed();
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ::dcs::Key;
+use ::dcs::memory::Refused;
 use ha::cluster::Failover;
 use ha::facts::{Request, RestartConditions};
 use ha::step::RequestId;
@@ -96,6 +97,10 @@ impl World {
             Fault::RemoteFailover => self.fail_over_remotely(),
             Fault::ChangePlaces => self.change_places(),
             Fault::StallReceiver => self.stall_receiver(duration),
+            Fault::FullStore => self.refuse_writes(Refused::Full, duration),
+            Fault::ReadOnlyStore => self.refuse_writes(Refused::ReadOnly, duration),
+            Fault::WipeStore => self.wipe_store(),
+            Fault::RestoreStore => self.restore_store_after(duration),
         }
     }
 
@@ -394,6 +399,7 @@ impl World {
         if self.dcs.is_down {
             self.restore_dcs(Duration::ZERO, true);
         }
+        self.accept_writes();
         self.slow = crate::world::Slow::default();
         self.heal_network();
         self.remote_is_up();
@@ -404,7 +410,7 @@ impl World {
             self.members[id].server.stuck_until = Duration::ZERO;
         }
         self.resume_streams();
-        if self.is_paused {
+        if self.is_paused || self.config_says_pause() {
             self.set_pause(false);
         }
         for id in 0..self.members.len() {

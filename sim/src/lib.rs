@@ -23,6 +23,7 @@ pub mod run;
 mod server;
 mod slot_work;
 mod slots;
+mod store_faults;
 mod task;
 mod wal;
 mod workload;

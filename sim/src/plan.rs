@@ -65,6 +65,14 @@ pub enum Fault {
     ChangePlaces,
     /// A WAL receiver stays connected and takes nothing.
     StallReceiver,
+    /// The store is full: leases are kept alive, and nothing is written.
+    FullStore,
+    /// The members lose their permission to write to the store.
+    ReadOnlyStore,
+    /// The store is wiped.
+    WipeStore,
+    /// The store is restored from a backup.
+    RestoreStore,
 }
 
 /// All kinds but those that need a guard to be harmless.
@@ -91,10 +99,15 @@ const KINDS: [Fault; 20] = [
     Fault::LoseSight,
 ];
 
-/// `ttl`, `loop_wait` and `retry_timeout`: any that are legal with a `ttl` of 3 to 300 s, short ones more often, and often
+/// `ttl`, `loop_wait` and `retry_timeout`: any that are legal with a `ttl` of 3 s to an hour, short ones more often, and often
 /// with no second to spare.
 fn timers(random: &mut Random) -> (u64, u64, u64) {
-    let longest = [10, 10, 30, 300][random.index(4)];
+    let longest = match random.below(40) {
+        0 => 3600,
+        1..10 => 300,
+        10..20 => 30,
+        _ => 10,
+    };
     let ttl = 3 + random.below(longest - 2);
     let retry_timeout = 1 + random.below((ttl - 1) / 2);
     let room = ttl - 2 * retry_timeout;
@@ -247,6 +260,7 @@ impl Plan {
         random.next();
         self.has_logical_slot = self.use_slots && !self.has_remote && random.percent(35);
         self.choose_cascades(&mut random.clone());
+        self.choose_store(&mut random.clone());
     }
 
     /// Some clusters have members that do not stream from the leader, or stop taking WAL.
@@ -269,6 +283,30 @@ impl Plan {
         } else if random.percent(20) && self.synchronous_by_quorum.is_none() && !self.is_failsafe {
             self.without_stream = Some(self.members - 1);
         }
+    }
+
+    /// Some clusters have a store that refuses writes or is replaced.
+    fn choose_store(&mut self, random: &mut Random) {
+        for _ in 0..3 {
+            random.next();
+        }
+        // People write the configuration of a standby cluster while the store is to take it.
+        if self.has_remote || !random.percent(30) {
+            return;
+        }
+        let kinds = [
+            Fault::FullStore,
+            Fault::ReadOnlyStore,
+            Fault::WipeStore,
+            Fault::RestoreStore,
+        ];
+        let chosen: Vec<Fault> = kinds.into_iter().filter(|_| random.percent(50)).collect();
+        if chosen.contains(&Fault::WipeStore) {
+            // A member without data that finds an empty store, and no other member, has to begin a new cluster.
+            self.faults
+                .retain(|fault| !matches!(fault, Fault::LoseData | Fault::ForeignData));
+        }
+        self.faults.extend(chosen);
     }
 
     /// Some clusters replicate from another one.

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use ::dcs::memory::{Refused, Store};
 use ha::step::Key;
 
 use crate::check::Violation;
@@ -75,11 +76,14 @@ fn live(world: &mut World) {
     if !form(world) {
         return;
     }
+    let backup = world.dcs.store.clone();
     let end = world.now + world.plan.chaos;
     world.begin_faults(end);
     world.run_until(end);
     heal(world);
     hand_over(world);
+    fill_the_dcs(world);
+    replace_the_dcs(world, &backup);
     lose_the_dcs(world);
 }
 
@@ -307,6 +311,87 @@ fn hand_over_standby_cluster(world: &mut World, calm: Duration) {
         world.run_until(end);
     }
     world.marks.hit("standby cluster: there and back in quiet");
+}
+
+/// A store that refuses writes takes no primary away: the lease alone is the lock then.
+fn fill_the_dcs(world: &mut World) {
+    let why = [
+        (Fault::FullStore, Refused::Full),
+        (Fault::ReadOnlyStore, Refused::ReadOnly),
+    ];
+    for (fault, why) in why {
+        let Some(primary) = calm_primary(world, fault, "before the store is full") else {
+            continue;
+        };
+        let patience = world.plan.ttl() * 4;
+        world.refuse_writes(why, patience * 2);
+        let end = world.now + patience;
+        if world.run_until_true(end, |world| !world.takes_writes(primary)) && world.violation.is_none() {
+            world.break_rule(
+                primary,
+                &format!("stopped because the store refuses writes: {why}"),
+            );
+        }
+        world.accept_writes();
+        if settle(world, "after the store was full") && !world.takes_writes(primary) {
+            world.break_rule(primary, "has lost its place because the store refused writes");
+        }
+        world.marks.hit("store: the primary stayed while it was full");
+    }
+}
+
+/// A store that was wiped, or restored from a backup, takes no primary away, and nobody's data is touched.
+fn replace_the_dcs(world: &mut World, backup: &Store) {
+    for (fault, store) in [
+        (Fault::WipeStore, Store::new()),
+        (Fault::RestoreStore, backup.clone()),
+    ] {
+        let Some(primary) = calm_primary(world, fault, "before the store is replaced") else {
+            continue;
+        };
+        let config = world
+            .dcs
+            .newest()
+            .config
+            .as_ref()
+            .map(|config| config.value.clone());
+        world.keeps_data = true;
+        world.replace_store(&store);
+        let end = world.now + world.plan.ttl() * 3;
+        if world.run_until_true(end, |world| !world.takes_writes(primary)) && world.violation.is_none() {
+            world.break_rule(primary, "stopped because the store was replaced");
+        }
+        if settle(world, "after the store was replaced") {
+            let now = world
+                .dcs
+                .newest()
+                .config
+                .as_ref()
+                .map(|config| config.value.clone());
+            if !world.takes_writes(primary) {
+                world.break_rule(primary, "has lost its place because the store was replaced");
+            } else if now != config {
+                world.break_rule_text(format!("the replaced store says {now:?}, not {config:?}"));
+            }
+        }
+        world.keeps_data = false;
+        world.marks.hit(match fault {
+            Fault::WipeStore => "store: the primary stayed when it was wiped",
+            _ => "store: the primary stayed when it was restored",
+        });
+    }
+}
+
+/// The primary of a cluster in which nothing is wrong, where `fault` is in play.
+fn calm_primary(world: &mut World, fault: Fault, when: &str) -> Option<usize> {
+    let is_whole = !world.members.iter().any(|member| member.is_foreign);
+    let is_in_play = world.plan.faults.contains(&fault);
+    if world.violation.is_some() || !is_in_play || !is_whole || !settle(world, when) {
+        return None;
+    }
+    let end = world.now + world.plan.loop_wait() * 3 + Duration::from_secs(2);
+    world.run_until(end);
+    settle(world, when).then(|| world.ids().find(|id| world.takes_writes(*id)))?
 }
 
 /// With `failsafe_mode` a cluster in which nothing else is wrong keeps its primary however long the DCS is away.

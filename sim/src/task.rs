@@ -57,6 +57,9 @@ impl World {
             stage: Stage::Working,
         });
         self.note(id, || format!("job: {task:?}"));
+        if matches!(task, Task::Bootstrap | Task::Clone { .. } | Task::Rewind { .. }) {
+            self.check_data_is_kept(id, &task.label());
+        }
         match task {
             Task::Bootstrap => self.begin_bootstrap(id),
             Task::PostBootstrap => {

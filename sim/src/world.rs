@@ -141,6 +141,8 @@ pub(crate) struct World {
     pub(crate) handover: Option<Handover>,
     /// The leader key was released for a switchover when nothing was wrong: by whom, and when.
     pub(crate) released: Option<Handover>,
+    /// Nothing is wrong but that the store is another one: no member's data is touched.
+    pub(crate) keeps_data: bool,
 }
 
 /// A switchover or a graceful stop that began when nothing was wrong: no acknowledged write may get lost in it.
@@ -190,6 +192,7 @@ impl World {
             next_request: 0,
             handover: None,
             released: None,
+            keeps_data: false,
         };
         world.create_remote();
         for id in world.ids() {

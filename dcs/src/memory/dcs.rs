@@ -253,7 +253,8 @@ impl Dcs for MemoryDcs {
 
     async fn release_leader(&self, status: Option<&str>) -> Result<bool, Error> {
         self.run("release the leader key", |session, store| {
-            session.release_leader(store, status)
+            let held = session.held(store);
+            session.release_leader(store, held, status)
         })
     }
 

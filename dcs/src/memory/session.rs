@@ -6,7 +6,7 @@ use ha::cluster::{Cluster, Expired, Heartbeat, Sent, Takeover, Version};
 use ha::pg::MemberName;
 
 use super::{Refused, Store};
-use crate::verbs::{self, Claim, Guarded, Lock};
+use crate::verbs::{self, Claim, Guarded, Held, Lock};
 use crate::{Expect, Identity, Key, Layout, Renewed, Txn, TxnResult, WhenGone};
 
 /// The length of the lease that permits a leader to be superseded, in `ttl`s.
@@ -189,12 +189,28 @@ impl Session {
         Ok(result.is_some_and(|result| result.succeeded))
     }
 
-    /// See [`crate::Dcs::release_leader`].
+    /// The leader key as this agent holds it now, for [`Session::release_leader`].
+    #[must_use]
+    pub fn held(&self, store: &Store) -> Held {
+        let (leader, heartbeat) = (
+            store.get(&self.layout.leader()),
+            store.get(&self.layout.heartbeat()),
+        );
+        let knows = |lease| self.knows(lease);
+        Held::new(leader, heartbeat, &self.name, knows).unwrap_or(Held::NOTHING)
+    }
+
+    /// See [`crate::Dcs::release_leader`]; `held` is what [`Session::held`] returned when the request was sent.
     ///
     /// # Errors
     /// The store refuses.
-    pub fn release_leader(&self, store: &mut Store, status: Option<&str>) -> Result<bool, Refused> {
-        let release = |status| verbs::release_leader(&self.layout, &self.name, status);
+    pub fn release_leader(
+        &self,
+        store: &mut Store,
+        held: Held,
+        status: Option<&str>,
+    ) -> Result<bool, Refused> {
+        let release = |status| verbs::release_leader(&self.layout, held, status);
         let result = match store.write(&release(status)) {
             // What is not written is the position; the deletion alone needs no space.
             Err(Refused::Full) => store.write(&release(None))?,

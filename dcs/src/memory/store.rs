@@ -109,10 +109,13 @@ impl Store {
     /// leases get their full time, and nothing is known of what was done since.
     pub fn restore(&mut self, backup: &Self) {
         let (now, refuses, generation) = (self.now, self.refuses, self.generation + 1);
+        // As with etcd, whose IDs are random, no lease gets an ID that another one had in the store before.
+        let last_lease = self.last_lease.max(backup.last_lease);
         *self = Self {
             now,
             refuses,
             generation,
+            last_lease,
             ..backup.clone()
         };
         for lease in self.leases.values_mut() {

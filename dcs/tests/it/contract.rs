@@ -261,6 +261,33 @@ async fn two_agents_of_one_name_are_told_apart(scene: &Scene<'_>) {
     assert_eq!(a.renew_leader(WhenGone::Recreate).await.unwrap(), Renewed::No);
 }
 
+/// Only the agent that holds the key releases it: no agent of the same name, and no earlier life of it.
+async fn only_the_agent_that_holds_the_key_releases_it(scene: &Scene<'_>) {
+    let (a, clone) = (scene.member("a").await, scene.member("a").await);
+    assert!(a.acquire_leader().await.unwrap());
+    let leads = |cluster: &ha::cluster::Cluster| cluster.leader.clone();
+    let leader = eventually(&*clone, LIMIT, "the leader shows", leads).await;
+    assert!(!clone.release_leader(Some(r#"{"optime":1}"#)).await.unwrap());
+    assert_eq!(clone.load().await.unwrap().leader, Some(leader.clone()));
+    // The next life has a lease of its own; what the life before asks for comes too late.
+    clone.adopt_lease(&a.lease().unwrap());
+    assert!(clone.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
+    assert!(!a.release_leader(Some(r#"{"optime":2}"#)).await.unwrap());
+    let cluster = clone.load().await.unwrap();
+    assert_eq!(
+        cluster.leader.map(|leader| leader.session),
+        clone.lease(),
+        "the key of the next life stays"
+    );
+    assert_eq!(cluster.status.optime, None);
+    assert!(clone.release_leader(Some(r#"{"optime":3}"#)).await.unwrap());
+    let cluster = clone.load().await.unwrap();
+    assert_eq!((cluster.leader, cluster.status.optime), (None, Some(Lsn(3))));
+    // A key of this name that is bound to no lease, as somebody wrote it by hand.
+    scene.put("leader", "a");
+    assert!(clone.release_leader(None).await.unwrap());
+}
+
 async fn writes_are_guarded(scene: &Scene<'_>) {
     let a = scene.member("a").await;
     let first = a
@@ -501,13 +528,14 @@ pub(crate) async fn play(server: &dyn Server) {
     };
     let (s1, s2, s3, s4, s5) = (scene("s1"), scene("s2"), scene("s3"), scene("s4"), scene("s5"));
     let (s6, s7, s8, s9, s10) = (scene("s6"), scene("s7"), scene("s8"), scene("s9"), scene("s10"));
-    let (s11, s12, s13) = (scene("s11"), scene("s12"), scene("s13"));
+    let (s11, s12, s13, s14) = (scene("s11"), scene("s12"), scene("s13"), scene("s14"));
     let of_leases = async {
         if server.traits().has_leases {
             tokio::join!(
                 another_ttl_means_another_lease(&s7),
                 a_member_that_comes_back_takes_its_lease_up_again(&s8),
                 two_agents_of_one_name_are_told_apart(&s13),
+                only_the_agent_that_holds_the_key_releases_it(&s14),
             );
         }
     };

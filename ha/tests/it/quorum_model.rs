@@ -332,13 +332,25 @@ fn changing(next: Next, modes: &'static [bool]) -> Cluster<3> {
 
 #[test]
 fn all_of_the_chosen_standbys_are_waited_for() {
-    println!("{} states of four members", hold::<4>(Cluster::new(ON, 1, 1, 1)));
-    println!("{} states with two crashes", hold::<3>(Cluster::new(ON, 1, 1, 2)));
+    println!("{} states", hold::<3>(Cluster::new(ON, 1, 1, 1)));
 }
 
 #[test]
 fn any_of_the_standbys_are_waited_for() {
-    println!("{} states", hold::<4>(Cluster::new(QUORUM, 1, 1, 1)));
+    println!("{} states", hold::<3>(Cluster::new(QUORUM, 1, 1, 1)));
+}
+
+#[test]
+#[ignore = "long: make test-all"]
+fn four_members() {
+    println!("{} states", hold::<4>(Cluster::new(ON, 1, 1, 1)));
+    println!("{} states by quorum", hold::<4>(Cluster::new(QUORUM, 1, 1, 1)));
+}
+
+#[test]
+#[ignore = "long: make test-all"]
+fn all_are_waited_for_and_two_leaders_crash() {
+    println!("{} states", hold::<3>(Cluster::new(ON, 1, 1, 2)));
 }
 
 #[test]

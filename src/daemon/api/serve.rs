@@ -26,6 +26,7 @@ use hyper_util::service::TowerToHyperService;
 use net::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -71,6 +72,8 @@ pub(crate) struct HttpServer {
     api: Arc<Api>,
     dress: RwLock<Arc<Dress>>,
     tls: RwLock<Option<Arc<tls::Server>>>,
+    /// Told when the TLS that connections began with is not the present one any more.
+    tls_changes: watch::Sender<()>,
     budget: Arc<Budget>,
     /// When a connection was last said to have been turned away: once in a while is enough.
     refusal_told: Mutex<Option<Instant>>,
@@ -160,6 +163,7 @@ impl HttpServer {
             api,
             dress: RwLock::new(Arc::new(dress)),
             tls: RwLock::new(tls.map(Arc::new)),
+            tls_changes: watch::Sender::new(()),
             budget: Budget::new(descriptors::limit()),
             refusal_told: Mutex::default(),
         })
@@ -183,9 +187,18 @@ impl HttpServer {
         *self.dress.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(dress);
     }
 
-    /// Replaces the TLS of new connections; `None` for plain HTTP.
+    /// Replaces the TLS of new connections; `None` for plain HTTP. Those that there are end after the answer that is being
+    /// given: none outlives its certificate.
     pub(crate) fn set_tls(&self, tls: Option<tls::Server>) {
-        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = tls.map(Arc::new);
+        let new = tls.map(Arc::new);
+        let has_tls = new.is_some();
+        let old = std::mem::replace(
+            &mut *self.tls.write().unwrap_or_else(PoisonError::into_inner),
+            new,
+        );
+        if has_tls || old.is_some() {
+            self.tls_changes.send_replace(());
+        }
     }
 
     fn tls(&self) -> Option<Arc<tls::Server>> {
@@ -222,9 +235,11 @@ async fn accept_on(server: Arc<HttpServer>, listener: TcpListener) {
                 continue;
             }
         };
+        // Before the TLS is read: no change is missed.
+        let changes = server.tls_changes.subscribe();
         let (tls, router) = (server.tls(), router.clone());
         tokio::spawn(async move {
-            serve_connection(stream, peer, tls, router).await;
+            serve_connection(stream, peer, tls, router, changes).await;
             drop(place);
         });
     }
@@ -235,6 +250,7 @@ async fn serve_connection(
     peer: SocketAddr,
     tls: Option<Arc<tls::Server>>,
     router: Router,
+    changes: watch::Receiver<()>,
 ) {
     let address = peer.ip().to_canonical();
     let Some(tls) = tls else {
@@ -245,6 +261,7 @@ async fn serve_connection(
                 has_certificate: false,
             },
             router,
+            changes,
         )
         .await;
     };
@@ -262,6 +279,7 @@ async fn serve_connection(
                     has_certificate,
                 },
                 router,
+                changes,
             )
             .await;
         }
@@ -270,7 +288,12 @@ async fn serve_connection(
     }
 }
 
-async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin, connection: Connection, router: Router) {
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    connection: Connection,
+    router: Router,
+    mut changes: watch::Receiver<()>,
+) {
     let router = TowerToHyperService::new(router);
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(connection);
@@ -283,8 +306,19 @@ async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin, connection: Con
         // A client may close its side once it has sent its request, as shell scripts do.
         .half_close(true)
         .auto_date_header(false)
-        .serve_connection(TokioIo::new(Impatient::new(stream, READ_LIMIT)), service)
-        .await;
+        .serve_connection(TokioIo::new(Impatient::new(stream, READ_LIMIT)), service);
+    let mut served = std::pin::pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => Some(ended),
+        _ = changes.changed() => None,
+    };
+    let served = match ended {
+        Some(ended) => ended,
+        None => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
     if let Err(error) = served {
         tracing::debug!(
             "REST API: the connection of {} broke: {error}",

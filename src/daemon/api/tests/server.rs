@@ -960,6 +960,16 @@ fn client_certificates_and_new_server_certificates() {
     });
     assert_eq!(ask(false, Method::POST, "/reload").unwrap().0, 202);
 
+    // A client that keeps its connection, and trusts no certificate but the present one.
+    let old = client(false);
+    let ask_old = || {
+        member
+            .runtime
+            .block_on(old.request(Method::GET, &url("/health"), None, LIMIT))
+            .map(|_| ())
+    };
+    ask_old().unwrap();
+
     // A new certificate at the same place, and before it one that cannot be used.
     std::fs::write(&path, "nonsense").unwrap();
     member.apply(tls("none"));
@@ -968,6 +978,7 @@ fn client_certificates_and_new_server_certificates() {
     member.until("the new certificate", |_| {
         ask(true, Method::GET, "/health").is_ok()
     });
+    member.until("no connection outlives its certificate", |_| ask_old().is_err());
 }
 
 #[test]
