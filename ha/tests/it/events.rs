@@ -186,7 +186,9 @@ fn a_dcs_that_is_away() {
 
 #[test]
 fn a_connection_under_a_members_name() {
-    check(include_str!("scenarios/sync_stranger.txt"), &expect![[r#"
+    check(
+        include_str!("scenarios/sync_stranger.txt"),
+        &expect![[r#"
         10.000 synchronous: synchronous standbys: b
         10.000 status: no action. I am (a), the leader with the lock
         11.000 done: wrote {"leader":"a","quorum":0,"sync_standby":null} into the key sync
@@ -197,7 +199,8 @@ fn a_connection_under_a_members_name() {
         13.000 synchronous: synchronous standbys: b
         13.000 done: wrote {"leader":"a","quorum":0,"sync_standby":null} into the key sync
         13.000 done: created the slot c
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
