@@ -35,7 +35,7 @@ pub(crate) fn notice(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Arc<Cluster> 
         c.memory.replaced_store = Some(ReplacedStore {
             at: now,
             before,
-            led: c.memory.holds_lock(now),
+            led: leads(c),
             is_written: false,
         });
         c.memory.published_status = None;
@@ -85,7 +85,13 @@ fn window<'a>(c: &'a Cycle<'_>) -> Option<&'a ReplacedStore> {
 /// Our lock was valid when the store was replaced, and the key has not been taken there yet.
 pub(crate) fn has_to_be_led(c: &Cycle<'_>) -> bool {
     let replaced = c.memory.replaced_store.as_ref();
-    replaced.is_some_and(|replaced| replaced.led && !replaced.is_written) && c.memory.holds_lock(c.now())
+    replaced.is_some_and(|replaced| replaced.led && !replaced.is_written) && leads(c)
+}
+
+/// By the lock, or because all members have agreed to it in failsafe mode.
+fn leads(c: &Cycle<'_>) -> bool {
+    let now = c.now();
+    c.memory.holds_lock(now) || c.memory.failsafe.until.is_some_and(|until| now < until)
 }
 
 /// What a new store means for the leader key.
@@ -107,8 +113,9 @@ pub(super) fn decide(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Verdict> {
         }
         return Ok(Verdict::Led(answer));
     }
+    // Who holds a lock all the same has taken the key in this very store.
     let led = window(c).map(|replaced| replaced.led);
-    if led == Some(false) && cluster.is_leader(c.me()) {
+    if led == Some(false) && cluster.is_leader(c.me()) && !leads(c) {
         c.note(notes::key_from_before());
         release(c, None)?;
         return Ok(Verdict::NotOurs);

@@ -3,12 +3,13 @@
 use crate::harness::{Installation, Node, soon, tests, until};
 use std::fs;
 use std::io::Write as _;
-use tamada_postgres::{Drift, Recovery};
+use tamada_postgres::{Drift, Follow, Recovery};
 
 tests![
     a_standby_notices_a_dead_source_within_ttl,
     what_the_user_has_set_stays,
     an_adopted_standby_gets_the_same_without_a_restart,
+    what_the_archive_has_is_restored_before_a_promotion,
 ];
 
 fn show(node: &Node) -> [String; 2] {
@@ -121,4 +122,52 @@ async fn an_adopted_standby_gets_the_same_without_a_restart(installation: Instal
     assert_eq!(show(&b), ["10s", "100ms"]);
     until_connected_with(&b, &["tcp_user_timeout=10000"]).await;
     assert_eq!(b.server.postmaster().unwrap().unwrap().pid(), postmaster);
+}
+
+/// A standby that has lost its primary promotes with all WAL that was archived, although no `restore_command` is in force while it
+/// streams; where the archive has nothing more it is asked once and not waited for.
+async fn what_the_archive_has_is_restored_before_a_promotion(installation: Installation) {
+    let a = Node::primary(&installation, "a").await;
+    a.sql("CREATE TABLE t AS SELECT 1 AS n");
+    let b = a.replica("b").await;
+    b.until_caught_up_with(&a).await;
+    b.stop().await;
+    a.sql("INSERT INTO t VALUES (42); SELECT pg_switch_wal()");
+    a.sql("CHECKPOINT");
+    a.stop().await;
+    let archive = a.data_dir().join("pg_wal").display().to_string();
+    let asked = b.dir.path().join("asked");
+    let command = format!("echo %f >> {}; cp {archive}/%f %p", asked.display());
+    b.configure(&format!(
+        "postgresql: {{recovery_conf: {{restore_command: '{command}'}}}}"
+    ));
+    let alone = Follow {
+        only_streams: true,
+        ..Follow::default()
+    };
+    b.start(Recovery::Follow(alone)).await;
+    assert_eq!(b.sql("SHOW restore_command"), "");
+    assert!(!asked.exists(), "nothing was asked of the archive");
+    b.server.promote(|| Ok(()), true, soon()).await.unwrap();
+    assert_eq!(b.sql("SELECT max(n) FROM t"), "42");
+
+    // Nobody has more than b now: c asks for its segment and the next history, once each.
+    let c = b.replica("c").await;
+    c.configure(&format!(
+        "postgresql: {{recovery_conf: {{restore_command: 'echo %f >> {}; exit 1'}}}}",
+        asked.display()
+    ));
+    fs::remove_file(&asked).unwrap();
+    b.stop().await;
+    c.server.promote(|| Ok(()), true, soon()).await.unwrap();
+    let mut names: Vec<String> = fs::read_to_string(&asked)
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    names.sort();
+    names.dedup();
+    assert!(names.contains(&"00000003.history".to_owned()), "{names:?}");
+    let lines = fs::read_to_string(&asked).unwrap().lines().count();
+    assert_eq!(lines, names.len(), "each file is asked for once: {names:?}");
 }

@@ -31,7 +31,8 @@ fn every_sample_has_its_help_type_and_labels() {
     for sample in lines.chunks(3) {
         let name = sample[0].split(' ').nth(2).unwrap();
         assert!(
-            sample[0].starts_with("# HELP patroni_") && sample[1].starts_with(&format!("# TYPE {name} ")),
+            sample[0].starts_with(&format!("# HELP {name} "))
+                && sample[1].starts_with(&format!("# TYPE {name} ")),
             "{sample:?}"
         );
         assert!(
@@ -83,7 +84,8 @@ fn of_a_primary() {
         patroni_pending_restart 0
         patroni_is_paused 0
         patroni_postgres_state 5
-        patroni_failover_priority 1"#]],
+        patroni_failover_priority 1
+        tamada_member_names_taken 0"#]],
     );
 }
 
@@ -128,7 +130,8 @@ fn of_a_quorum_standby() {
         patroni_pending_restart 0
         patroni_is_paused 1
         patroni_postgres_state 5
-        patroni_failover_priority 5"#]],
+        patroni_failover_priority 5
+        tamada_member_names_taken 0"#]],
     );
 }
 
@@ -167,7 +170,8 @@ fn of_a_stopped_member_without_dcs() {
         patroni_pending_restart 0
         patroni_is_paused 0
         patroni_postgres_state 12
-        patroni_failover_priority 0"#]],
+        patroni_failover_priority 0
+        tamada_member_names_taken 0"#]],
     );
 }
 
