@@ -111,6 +111,20 @@ fn remove_from_postgresql(map: &mut Map, removed: &mut Vec<String>) {
     }
 }
 
+/// Whether PostgreSQL's configuration file would read this as the name of a parameter (PostgreSQL documentation, "Parameter Names
+/// and Values"). The directives `include` and its like are none: what they name could hold any setting.
+pub(crate) fn is_parameter_name(name: &str) -> bool {
+    let is_part = |part: &str| {
+        let mut chars = part.chars();
+        chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+            && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '$'))
+    };
+    let is_directive = ["include", "include_if_exists", "include_dir"]
+        .iter()
+        .any(|directive| name.eq_ignore_ascii_case(directive));
+    name.split('.').all(is_part) && !is_directive
+}
+
 /// Whether a parameter, in whatever case it is written, may come from local files only.
 fn is_command(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
@@ -118,11 +132,7 @@ fn is_command(name: &str) -> bool {
         let (class, _) = name.split_once('.').unwrap_or_default();
         PREFIXES.iter().any(|prefix| class.starts_with(prefix))
     };
-    // A name that PostgreSQL's file would read otherwise is none of a parameter.
-    let is_name = name
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$'));
-    PARAMETERS.contains(&name.as_str()) || is_of_language() || !is_name
+    PARAMETERS.contains(&name.as_str()) || is_of_language() || !is_parameter_name(&name)
 }
 
 fn map_of<'a>(map: &'a mut Map, key: &str) -> Option<&'a mut Map> {

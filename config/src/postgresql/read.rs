@@ -245,6 +245,12 @@ impl Builder<'_> {
         let mut texts = BTreeMap::new();
         for (name, value) in map.iter().filter(|(_, value)| !value.is_null()) {
             match value.guc_text() {
+                Some(_) if !commands::is_parameter_name(name) => {
+                    let message = "ignored: this is no name of a parameter";
+                    let path = format!("{path}.{name}");
+                    self.problems
+                        .push(Problem::warning(&path, value.position.as_ref(), message));
+                }
                 Some(text) => {
                     texts.insert(name.to_ascii_lowercase(), text);
                 }

@@ -7,6 +7,9 @@ use crate::problem::{Problem, Problems, Severity};
 use crate::read::section;
 use crate::value::{Entry, Kind, Map, Value};
 
+/// How many unknown settings are named. A document may have any number of them, and each costs a comparison with all known ones.
+const UNKNOWN_NAMED: usize = 50;
+
 /// Checks the local configuration. Everything that is wrong is reported at once.
 #[must_use]
 pub fn check_local(tree: &Map) -> Problems {
@@ -124,11 +127,26 @@ impl Check<'_> {
             } else if is_section {
                 self.section(&entry.value, &path, shown);
             } else if !self.is_method(&path, entry) {
-                let problem = self.unknown(entry, table_path, shown);
-                self.unknown.push(problem.path.clone());
-                self.problems.push(problem);
+                self.note_unknown(entry, table_path, shown);
             }
         }
+    }
+
+    fn note_unknown(&mut self, entry: &Entry, table_path: &str, shown: &str) {
+        let path = format!("{shown}{table_path}{}", entry.key);
+        match self.unknown.len() {
+            few if few < UNKNOWN_NAMED => {
+                let problem = self.unknown(entry, table_path, shown);
+                self.problems.push(problem);
+            }
+            UNKNOWN_NAMED => {
+                let message = "unknown setting, ignored, and so are others that are not named here";
+                let position = entry.key_position.as_ref();
+                self.problems.push(Problem::warning(&path, position, message));
+            }
+            _ => {}
+        }
+        self.unknown.push(path);
     }
 
     fn section(&mut self, value: &Value, path: &str, shown: &str) {
@@ -490,8 +508,10 @@ fn first(path: &str) -> &str {
 #[must_use]
 pub fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (key.chars().count() / 3).max(1);
+    let is_as_long = |known: &&str| known.chars().count().abs_diff(key.chars().count()) <= limit;
     known
         .filter(|known| *known != "*")
+        .filter(is_as_long)
         .map(|known| (distance(key, known), known))
         .filter(|(distance, _)| *distance <= limit)
         .min()

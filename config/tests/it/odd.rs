@@ -7,8 +7,8 @@ use serde_json::json;
 use std::time::Duration;
 use tamada_config::settings::{DYNAMIC, Expected, LOCAL, Setting};
 use tamada_config::{
-    DynamicConfig, GuardMode, LocalConfig, Minimums, PostgresqlSettings, Problems, ReplicaMethod, Tags,
-    Value, yaml,
+    DynamicConfig, GuardMode, LocalConfig, Minimums, ParameterRole, PostgresqlSettings, Problems,
+    ReplicaMethod, Tags, Value, yaml,
 };
 
 /// A text that must not be seen.
@@ -450,4 +450,58 @@ fn the_rule_of_the_timers_is_checked() {
             .any(|problem| problem.path.starts_with("bootstrap.dcs"));
         assert_eq!(is_said, !is_right, "{timers}: {problems}");
     }
+}
+
+/// A key of the parameters that PostgreSQL's file would read as something else: a directive, two words, several lines.
+#[test]
+fn what_is_no_name_of_a_parameter_is_ignored() {
+    let names = [
+        "include",
+        "INCLUDE_IF_EXISTS",
+        "include_dir",
+        "a b",
+        "work mem",
+        "work_mem = '4MB'\nlog_min_messages",
+        "",
+        "4x",
+        "x.",
+        ".x",
+        "x#",
+        "x'",
+        "x=1",
+        "\u{e9}t\u{e9}",
+    ];
+    let mut parameters = serde_json::Map::new();
+    for name in names {
+        parameters.insert(name.to_owned(), json!("/etc/passwd"));
+    }
+    for name in ["work_mem", "auto_explain.log_min_duration", "my$x._y"] {
+        parameters.insert(name.to_owned(), json!("4MB"));
+    }
+    for section in ["parameters", "parameters_replica", "recovery_conf"] {
+        let document = json!({"postgresql": {section: parameters}});
+        let (config, _) = DynamicConfig::read(&document, Minimums::TAMADA);
+        let (local, _) = LocalConfig::read(tree(FILE)).unwrap();
+        let (settings, problems) =
+            PostgresqlSettings::new(&local, &config, Some(180_000), Some(ParameterRole::Replica)).unwrap();
+        let text = format!("{:?} {:?}", settings.parameters, settings.recovery_conf);
+        assert!(!text.contains("/etc/passwd"), "{section}: {text}");
+        let has_good_ones = text.contains("auto_explain.log_min_duration");
+        assert!(has_good_ones || section == "recovery_conf", "{section}: {text}");
+        let said = problems
+            .0
+            .iter()
+            .filter(|problem| problem.message.contains("no name of a parameter"));
+        assert_eq!(said.count(), names.len(), "{section}: {problems:?}");
+    }
+}
+
+/// A document with any number of unknown settings is read in a time and with a number of warnings that are bounded.
+#[test]
+fn unknown_settings_are_named_up_to_a_number() {
+    let document: serde_json::Map<_, _> = (0..5000).map(|n| (format!("x{n}"), json!(n))).collect();
+    let (_, problems) = DynamicConfig::read(&json!(document), Minimums::TAMADA);
+    assert!((40..60).contains(&problems.0.len()), "{}", problems.0.len());
+    let last = problems.0.last().unwrap();
+    assert!(last.message.contains("and so are others"), "{last:?}");
 }

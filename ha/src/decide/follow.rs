@@ -7,7 +7,7 @@ use super::{observe, origin, primary, rewind, standby_cluster};
 use crate::cascade::Cascade;
 use crate::cluster::{Cluster, Member, MemberData};
 use crate::cycle::{Cycle, Flow};
-use crate::facts::{RecoveryDrift, Retry, Source};
+use crate::facts::{Accepts, RecoveryDrift, Retry, Source};
 use crate::memory::RewindState;
 use crate::pg::{MemberName, ReplicationState, Role, ServerState};
 use crate::reason::{Reason, notes};
@@ -156,7 +156,10 @@ pub(super) fn change_source(c: &mut Cycle<'_>, cluster: &Cluster, target: Option
 /// The archive is asked again when the leader lives and this standby has not streamed for `ttl`: a leader that died has been
 /// superseded by then.
 fn pace(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<&Source>) -> Flow<(Retry, bool)> {
-    let sql = observe::server(c)?.sql;
+    let server = observe::server(c)?;
+    // Who does not let us in may have been told to by the same rules as the source.
+    let runs_here = server.sql.is_some() || server.accepts == Accepts::Yes;
+    let sql = server.sql;
     let state = sql.as_ref().and_then(|sql| sql.replication_state);
     let streams = state == Some(ReplicationState::Streaming);
     let upstream = target.and_then(|source| source.member.as_ref());
@@ -164,7 +167,7 @@ fn pace(c: &mut Cycle<'_>, cluster: &Cluster, target: Option<&Source>) -> Flow<(
     c.memory.only_streams = is_member && (streams || sql.is_some() && c.memory.only_streams);
     let upstream = upstream.and_then(|name| cluster.member(name));
     let runs = upstream.is_none_or(|member| member.data.state == Some(ServerState::Running));
-    let Some(source) = target.filter(|_| sql.is_some() && !streams && runs) else {
+    let Some(source) = target.filter(|_| runs_here && !streams && runs) else {
         c.memory.unanswered = None;
         c.memory.trouble = None;
         return Ok((Retry::AtOnce, c.memory.only_streams));

@@ -52,7 +52,11 @@ pub fn write(path: &Path, lines: &str) -> Result<bool> {
         )));
     }
     if let Some(directory) = path.parent() {
-        super::ensure_directory(directory)?;
+        super::ensure_directory(directory).map_err(|error| {
+            Error::Unsuitable(format!(
+                "{error}; postgresql.pgpass, which is in HOME by default, has to name a file that can be written"
+            ))
+        })?;
     }
     write_if_changed(path, lines, 0o600)
 }

@@ -96,7 +96,7 @@ async fn judge(
         if output.status.success() {
             return Ok(accepted);
         }
-        let complaints = complaints(&output.stderr, &text, &accepted);
+        let complaints = complaints(&output.stderr, (&file.path(), &text), &accepted);
         if complaints.is_empty() {
             // It is something else than the parameters (say, it runs as root): the start will tell.
             tracing::debug!("the parameters could not be checked: {}", output.failure());
@@ -146,7 +146,13 @@ fn log(complaint: &Complaint, value: &str) {
     }
 }
 
-fn complaints(stderr: &str, text: &str, parameters: &BTreeMap<String, String>) -> Vec<Complaint> {
+/// `file`: what was tried, its path and its text.
+fn complaints(
+    stderr: &str,
+    (file, text): (&Path, &str),
+    parameters: &BTreeMap<String, String>,
+) -> Vec<Complaint> {
+    let in_file = format!("syntax error in file \"{}\" line ", file.display());
     let mut found = Vec::new();
     for message in stderr.lines() {
         if let Some(name) = message
@@ -163,14 +169,11 @@ fn complaints(stderr: &str, text: &str, parameters: &BTreeMap<String, String>) -
                 None => Complaint::Invalid(name),
             });
         } else if let Some((_, rest)) = message
-            .split_once("syntax error in file")
+            .split_once(&in_file)
             .filter(|_| !message.contains("token \"\""))
         {
-            let number = rest.split_once(" line ").and_then(|(_, rest)| {
-                rest.split(|c: char| !c.is_ascii_digit())
-                    .next()
-                    .and_then(|digits| digits.parse::<usize>().ok())
-            });
+            let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
+            let number = digits.and_then(|digits| digits.parse::<usize>().ok());
             let name = number.and_then(|number| text.lines().nth(number.checked_sub(1)?)?.split(' ').next());
             found.extend(name.map(|name| Complaint::Invalid(name.to_owned())));
         }
@@ -225,7 +228,7 @@ mod tests {
 ";
         let name = str::to_owned;
         assert_eq!(
-            complaints(stderr, "", &parameters),
+            complaints(stderr, (Path::new("/x.conf"), ""), &parameters),
             [
                 Complaint::Unknown(name("a")),
                 Complaint::Invalid(name("b")),
@@ -234,9 +237,12 @@ mod tests {
                 Complaint::Invalid(name("e")),
             ]
         );
+        let elsewhere = "LOG:  syntax error in file \"/etc/passwd\" line 2, near token \":\"";
+        let file = (Path::new("/x.conf"), "a = '1'\nb = '2'\n");
+        assert_eq!(complaints(elsewhere, file, &parameters), []);
         let syntax = "LOG:  syntax error in file \"/x.conf\" line 2, near token \"?\"";
         assert_eq!(
-            complaints(syntax, "a = '1'\nb = x?\n", &parameters),
+            complaints(syntax, (Path::new("/x.conf"), "a = '1'\nb = x?\n"), &parameters),
             [Complaint::Invalid(name("b"))]
         );
     }

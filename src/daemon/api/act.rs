@@ -34,12 +34,14 @@ impl Api {
         Ok((cluster, config))
     }
 
-    async fn write(&self, key: Key, value: &str, expect: Expect) -> bool {
+    /// Writes what `what` names. The error is the answer to whoever asked for it.
+    async fn write(&self, key: Key, value: &str, expect: Expect, what: &str) -> Result<(), Answer> {
         match self.dcs.write(key, value, expect).await {
-            Ok(version) => version.is_some(),
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(Answer::page(409, &format!("{what} was changed by somebody else"))),
             Err(error) => {
                 tracing::warn!("REST API: {error:#}");
-                false
+                Err(Answer::page(409, &format!("{what} cannot be written: {error}")))
             }
         }
     }
@@ -55,15 +57,13 @@ impl Api {
         let (document, changed) = config_document::patched(&key.value, body);
         if changed {
             let value = Value::Object(document.clone()).to_string();
-            if !self
-                .write(Key::Config, &value, Expect::Version(key.version))
-                .await
-            {
-                return Err(Answer::page(
-                    409,
-                    "the key config was changed by somebody else, or cannot be written",
-                ));
-            }
+            self.write(
+                Key::Config,
+                &value,
+                Expect::Version(key.version),
+                "the key config",
+            )
+            .await?;
         }
         self.inbox.wake();
         Ok(Answer::json(200, &document))
@@ -75,8 +75,10 @@ impl Api {
             .config
             .is_some_and(|key| config_document::is_same(&key.value, body));
         let value = Value::Object(body.clone()).to_string();
-        if !is_same && !self.write(Key::Config, &value, Expect::Anything).await {
-            return Err(Answer::page(502, "the key config cannot be written"));
+        if !is_same && let Err(error) = self.dcs.write(Key::Config, &value, Expect::Anything).await {
+            tracing::warn!("REST API: {error:#}");
+            let message = format!("the key config cannot be written: {error}");
+            return Err(Answer::page(502, &message));
         }
         Ok(Answer::json(200, body))
     }
@@ -164,17 +166,10 @@ impl Api {
     pub(crate) async fn delete_switchover(&self) -> Result<Answer, Answer> {
         let (cluster, _) = self.load().await?;
         let version = control::check_delete_switchover(&cluster)?.version;
-        if self
-            .write(Key::Failover, Failover::CLEARED, Expect::Version(version))
-            .await
-        {
-            Ok(Answer::text(200, "scheduled switchover deleted"))
-        } else {
-            Err(Answer::page(
-                409,
-                "the scheduled switchover was changed by somebody else, or cannot be written",
-            ))
-        }
+        let what = "the scheduled switchover";
+        self.write(Key::Failover, Failover::CLEARED, Expect::Version(version), what)
+            .await?;
+        Ok(Answer::text(200, "scheduled switchover deleted"))
     }
 
     pub(crate) async fn restart(&self, body: &Body) -> Result<Answer, Answer> {
