@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-demo build release deb rpm tarball fmt lint check test test-all demo clean
+.PHONY: help deps deps-demo build release deb rpm tarball image fmt lint check test test-all demo clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,6 +34,9 @@ rpm: release ## rpm packages, in target/packages
 tarball: release ## an archive for other systems, in target/packages
 	@./scripts/install-deps.sh package
 	@./scripts/package.sh tarball
+
+image: release ## a container image, where podman, buildah or docker is
+	@./scripts/image.sh
 
 fmt: ## format all code
 	cargo fmt --all

@@ -13,6 +13,7 @@ mod txn;
 mod verbs;
 
 pub mod etcd3;
+pub mod kubernetes;
 pub mod memory;
 
 pub use error::{Error, Failure};

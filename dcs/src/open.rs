@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use config::{DcsConfig, DcsKind};
 
 use crate::etcd3::Etcd3;
+use crate::kubernetes::Kubernetes;
 use crate::{Dcs, Error, Failure, Identity, Layout, Timing};
 
 /// A store that can take over another configuration of its own kind.
@@ -51,11 +52,12 @@ pub async fn open(
 ) -> Result<Opened, Error> {
     match config {
         DcsConfig::Etcd3(etcd) => Ok(Opened::new(Etcd3::connect(etcd, layout, identity, timing).await?)),
-        DcsConfig::Consul(_)
-        | DcsConfig::Etcd(_)
-        | DcsConfig::Exhibitor(_)
-        | DcsConfig::Kubernetes(_)
-        | DcsConfig::Zookeeper(_) => Err(unsupported(config)),
+        DcsConfig::Kubernetes(config) => Ok(Opened::new(
+            Kubernetes::connect(config, layout, identity, timing).await?,
+        )),
+        DcsConfig::Consul(_) | DcsConfig::Etcd(_) | DcsConfig::Exhibitor(_) | DcsConfig::Zookeeper(_) => {
+            Err(unsupported(config))
+        }
     }
 }
 
@@ -66,11 +68,10 @@ pub async fn open(
 pub async fn scopes(config: &DcsConfig, namespace: &str, timing: Timing) -> Result<BTreeSet<String>, Error> {
     match config {
         DcsConfig::Etcd3(etcd) => Etcd3::scopes(etcd, namespace, timing).await,
-        DcsConfig::Consul(_)
-        | DcsConfig::Etcd(_)
-        | DcsConfig::Exhibitor(_)
-        | DcsConfig::Kubernetes(_)
-        | DcsConfig::Zookeeper(_) => Err(unsupported(config)),
+        DcsConfig::Kubernetes(config) => Kubernetes::scopes(config, timing).await,
+        DcsConfig::Consul(_) | DcsConfig::Etcd(_) | DcsConfig::Exhibitor(_) | DcsConfig::Zookeeper(_) => {
+            Err(unsupported(config))
+        }
     }
 }
 
@@ -80,6 +81,16 @@ impl Reload for Etcd3 {
         match config {
             DcsConfig::Etcd3(etcd) => Self::reload(self, etcd).await,
             other => Err(another_kind(DcsKind::Etcd3, other)),
+        }
+    }
+}
+
+#[async_trait]
+impl Reload for Kubernetes {
+    async fn reload(&self, config: &DcsConfig) -> Result<(), Error> {
+        match config {
+            DcsConfig::Kubernetes(config) => Self::reload(self, config),
+            other => Err(another_kind(DcsKind::Kubernetes, other)),
         }
     }
 }

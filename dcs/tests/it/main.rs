@@ -3,6 +3,7 @@
 
 mod contract;
 mod etcd;
+mod kubernetes;
 mod outage;
 mod refusals;
 mod replaced;

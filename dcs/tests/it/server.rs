@@ -15,6 +15,8 @@ use crate::etcd::Etcd;
 pub(crate) struct Traits {
     /// Keys are bound to a lease that an agent finds again after a restart, and that tells two agents of one name apart.
     pub(crate) has_leases: bool,
+    /// Keys of an agent that is silent for `ttl` go by themselves, and another `ttl` means another lease.
+    pub(crate) leases_expire: bool,
     /// A leader that cannot write its heartbeat may count on its lease alone, so its first heartbeat permits no takeover.
     pub(crate) has_takeover_lease: bool,
     /// When the leader key is gone, its holder's lock has expired.
@@ -27,6 +29,7 @@ impl Default for Traits {
     fn default() -> Self {
         Self {
             has_leases: true,
+            leases_expire: true,
             has_takeover_lease: true,
             absence_is_the_end: true,
             has_heartbeat: true,
@@ -54,6 +57,10 @@ pub(crate) trait Server: Send + Sync {
 }
 
 /// A server that can be stopped, started with what it had, and suspended.
+#[allow(
+    dead_code,
+    reason = "for the scenarios of an outage, which etcd v3 has on its own"
+)]
 pub(crate) trait Process: Server {
     /// How it is configured.
     fn config(&self) -> DcsConfig;
