@@ -168,7 +168,7 @@ mod tests {
         let name = |position: u64, size| segment_name(Timeline(2), position / size, size);
         assert_eq!(name(0x0A00_00A0, 16 * megabytes), "00000002000000000000000A");
         assert_eq!(name(0x1_FF00_0000, 16 * megabytes), "0000000200000001000000FF");
-        assert_eq!(name(0x1_FF00_0000, 64 * megabytes), "00000002000000010000007F");
+        assert_eq!(name(0x1_FF00_0000, 64 * megabytes), "00000002000000010000003F");
         assert_eq!(name(0x1_FF00_0000, megabytes), "000000020000000100000FF0");
     }
 }
