@@ -327,7 +327,8 @@ impl Server {
     /// Says of each value that was tried why the server does not run with it.
     fn explain_failure(&self, reasons: &mut BTreeMap<String, PendingRestartReason>) {
         let mut memory = locked(&self.shared.parameters);
-        let Some(failed) = &mut memory.failed else {
+        // Right after a start with the former settings nothing waits yet: what was tried is written again after it.
+        let Some(failed) = memory.failed.as_mut().filter(|_| !reasons.is_empty()) else {
             return;
         };
         failed.remember_tried(|| {

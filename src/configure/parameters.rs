@@ -38,7 +38,7 @@ pub(super) async fn problems(tree: &Map, local: &LocalConfig) -> Vec<(String, St
     let Some(server) = program(&postgresql.bin_dir, postgresql.bin_name.file_name("postgres")) else {
         return Vec::new();
     };
-    let mut found = Vec::new();
+    let mut found: Vec<(String, String)> = Vec::new();
     for section in SECTIONS {
         for mapping in MAPPINGS {
             let above = format!("{section}.{mapping}");
@@ -51,7 +51,11 @@ pub(super) async fn problems(tree: &Map, local: &LocalConfig) -> Vec<(String, St
                     Complaint::Unknown(_) => parameter_names(&server, deadline).await.unwrap_or_default(),
                     _ => Vec::new(),
                 };
-                found.push(problem(&above, map, &complaint, &known));
+                let (path, message) = problem(&above, map, &complaint, &known);
+                // Of one value PostgreSQL may say twice what is wrong.
+                if found.iter().all(|(other, _)| *other != path) {
+                    found.push((path, message));
+                }
             }
         }
     }

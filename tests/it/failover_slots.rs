@@ -39,10 +39,10 @@ fn a_consumer_goes_on_after_a_switchover_of_failover_slots() {
     }));
     wait_until_waited_for(&cluster, &primary, &others.join(", "));
     let sql = |member: &str, text: &str| cluster.member(member).query(text).unwrap();
+    sql(&primary, "CREATE TABLE t (n int)");
     sql(
         &primary,
-        "CREATE TABLE t (n int); \
-         SELECT pg_create_logical_replication_slot('feed', 'test_decoding', false, false, true)",
+        "SELECT pg_create_logical_replication_slot('feed', 'test_decoding', false, false, true)",
     );
     let (next, third) = (&others[0], &others[1]);
     eventually("the slot is synchronized", seconds(40), || {
