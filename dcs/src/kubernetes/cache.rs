@@ -111,7 +111,7 @@ impl State {
             let kept = former
                 .remove(&item.path)
                 .filter(|known| known.identity == item.identity);
-            let known = kept.unwrap_or_else(|| Known {
+            let known = kept.unwrap_or(Known {
                 record: Record {
                     value: item.value,
                     mod_revision: item.revision,

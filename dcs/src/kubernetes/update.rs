@@ -18,6 +18,7 @@ const CHANGED: &str = "it changed again and again";
 const CONFLICT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What came of [`Kubernetes::update`].
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
 pub(super) enum Updated<T> {
     Written(Object),
     Answer(T),

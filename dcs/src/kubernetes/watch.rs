@@ -122,9 +122,8 @@ async fn read(
     let mut buffer = Vec::new();
     loop {
         let left = until.saturating_duration_since(tokio::time::Instant::now());
-        let chunk = match timeout(left, response.chunk()).await {
-            Ok(Ok(Some(chunk))) => chunk,
-            Ok(Ok(None) | Err(_)) | Err(_) => return Ended::Here(at),
+        let Ok(Ok(Some(chunk))) = timeout(left, response.chunk()).await else {
+            return Ended::Here(at);
         };
         buffer.extend_from_slice(&chunk);
         let mut begin = 0;
