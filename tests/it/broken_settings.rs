@@ -98,11 +98,11 @@ fn a_crash_is_survived(cluster: &Cluster, names: &[String]) {
 }
 
 /// A start that fails after all: the former settings are used, and whoever asked for the restart is told that it failed.
-fn what_no_trial_finds_is_taken_back(cluster: &Cluster, replica: &String) {
+fn what_no_trial_finds_is_taken_back(cluster: &Cluster, replica: &str) {
     cluster.patch(&json!({ "postgresql": { "parameters": {
         "shared_preload_libraries": null, "logging_collector": "on", "log_directory": "/proc/nothing"
     } } }));
-    let names = [replica.clone()];
+    let names = [replica.to_owned()];
     rows_say(cluster, &names, "logging_collector");
     let output = cluster.ctl(&["restart", "demo", replica, "--force"]);
     let text = format!("{}{}", output.stdout, output.stderr);
