@@ -48,10 +48,6 @@ const DEADLY: [(&str, &str); 10] = [
         "postgresql: {pg_hba: [local all all trust, host all all nonsense]}",
         "pg_hba.conf line",
     ),
-    (
-        "postgresql: {listen: '192.0.2.1,192.0.2.2:5439'}",
-        "cannot listen on port 5439 of 192.0.2.1",
-    ),
 ];
 
 async fn settings_that_would_stop_the_server_are_found_before(installation: Installation) {
