@@ -17,7 +17,7 @@ tests![
 ];
 
 /// Settings with which PostgreSQL does not start, and a part of its reason.
-const DEADLY: [(&str, &str); 10] = [
+const DEADLY: [(&str, &str); 9] = [
     (
         "postgresql: {parameters: {shared_preload_libraries: pg_cronn}}",
         "could not access file \"pg_cronn\"",
