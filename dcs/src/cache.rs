@@ -152,6 +152,24 @@ impl Cache {
         }
     }
 
+    /// Whether a record was never in the store that the copy is of: it was last written before the copy's newest change, and the
+    /// copy has another one. Revisions alone do not tell where a backup was restored with higher ones (`etcdutl snapshot restore
+    /// --bump-revision`), or after the store had been wiped.
+    pub(crate) fn contradicts(&self, generation: u64, key: &str, record: &Record) -> bool {
+        let state = self.lock();
+        let copy = &state.watched;
+        copy.generation == generation
+            && record.mod_revision < copy.revision
+            && copy.records.get(key) != Some(record)
+    }
+
+    /// A key that [`Cache::contradicts`].
+    pub(crate) fn contradiction<'s>(&self, fresh: &'s Snapshot) -> Option<&'s str> {
+        let mut records = fresh.records.iter();
+        let found = records.find(|(key, record)| self.contradicts(fresh.generation, key, record));
+        found.map(|(key, _)| key.as_str())
+    }
+
     /// All keys; waits until they are known, and says why they are not when `deadline` passes.
     pub(crate) async fn snapshot(&self, deadline: Instant) -> Result<Snapshot, String> {
         let mut is_ready = self.is_ready.subscribe();
@@ -250,6 +268,23 @@ mod tests {
         assert_eq!(cache.get(LEADER), None);
         cache.tell(LEADER, 3, Some(record("z", 3)), true);
         assert_eq!(cache.get(LEADER).unwrap().value, "z");
+    }
+
+    #[test]
+    fn a_record_of_another_store_contradicts_the_copy() {
+        let cache = cache();
+        cache.apply("/service/a/config", 9, Some(record("{}", 9)));
+        let contradicts = |record: &Record| cache.contradicts(0, LEADER, record);
+        assert!(!contradicts(&record("x", 5)), "as it is known");
+        assert!(contradicts(&record("y", 5)) && contradicts(&record("x", 4)) && contradicts(&record("x", 8)));
+        assert!(
+            !contradicts(&record("y", 9)) && !contradicts(&record("y", 10)),
+            "the watch may not have told of it yet"
+        );
+        assert!(
+            !cache.contradicts(1, LEADER, &record("y", 5)),
+            "the copy is of another store"
+        );
     }
 
     #[test]

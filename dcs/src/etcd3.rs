@@ -5,6 +5,8 @@ mod convert;
 mod faults;
 mod lease;
 pub(crate) mod link;
+mod lock;
+mod same_store;
 pub(crate) mod srv;
 mod watch;
 
@@ -15,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use config::{EtcdConfig, EtcdEndpoints};
 use etcd_client::DeleteOptions;
-use ha::cluster::{Cluster, Expired, Heartbeat, Takeover as Permit, Version};
+use ha::cluster::{Cluster, Expired, Version};
 use ha::pg::MemberName;
 use tokio::task::JoinHandle;
 
@@ -23,7 +25,7 @@ use self::calls::{Answer, Budget, Calls, Heard};
 use self::lease::{Lease, Takeover};
 use crate::cache::Cache;
 use crate::clock::SendingClock;
-use crate::verbs::{self, Claim, Guarded, Held, Lock};
+use crate::verbs::{self, Claim, Guarded, Held};
 use crate::{
     Changes, Dcs, Error, Expect, Failure, Identity, Key, Layout, OpResult, Record, Renewed, Timing, Txn,
     TxnResult, WhenGone,
@@ -161,10 +163,11 @@ impl Etcd3 {
         budget: Budget,
         txn: &Txn,
     ) -> Result<Option<Answer<TxnResult>>, Error> {
-        let txn = convert::txn(txn);
+        let request = convert::txn(txn);
         self.check_store(operation)?;
+        let generation = self.calls.generation();
         let answer = self.calls.run(operation, budget, move |client| {
-            let txn = txn.clone();
+            let txn = request.clone();
             Box::pin(async move {
                 let mut kv = client
                     .kv_client()
@@ -184,6 +187,9 @@ impl Etcd3 {
             term,
             is_repeat,
         } = answer.await?;
+        if let Some(result) = &value {
+            self.check_found(operation, generation, txn, result)?;
+        }
         Ok(value.map(|value| Answer {
             value,
             term,
@@ -206,132 +212,6 @@ impl Etcd3 {
                 source,
             })
         })
-    }
-
-    /// A transaction that binds the leader key to the lease, which is prolonged first and proved to live afterwards.
-    /// `None` is the answer of a guard that did not hold.
-    async fn hold(
-        &self,
-        operation: &'static str,
-        budget: Budget,
-        txn: impl Fn(&Holder, i64) -> Txn,
-        is_held: impl Fn(&TxnResult, &Holder, i64) -> bool,
-    ) -> Result<bool, Error> {
-        let holder = self.holder(operation)?;
-        loop {
-            let kept = holder.lease.keep(&self.calls, budget).await?;
-            let Some(answer) = self.txn(operation, budget, &txn(holder, kept.id)).await? else {
-                if holder.lease.keep(&self.calls, budget).await?.id == kept.id {
-                    // The lease that is missing is the one without which its holder may not be superseded.
-                    return Ok(false);
-                }
-                self.check(operation, budget)?;
-                continue;
-            };
-            if !is_held(&answer.value, holder, kept.id) {
-                self.learn_found(&self.layout.leader(), &answer.value);
-                return Ok(false);
-            }
-            if !answer.is_repeat && !has_found(&answer.value) {
-                let record = record(&holder.name.0, answer.value.revision, kept.id);
-                self.learn(&self.layout.leader(), answer.value.revision, Some(record));
-            }
-            if kept.is_confirmed_by(answer.term) {
-                return Ok(true);
-            }
-            if self.renew(holder, budget).await? == Lock::Ours {
-                return Ok(true);
-            }
-            self.check(operation, budget)?;
-        }
-    }
-
-    /// Renews the lease and has a quorum write the heartbeat: [`Lock::Ours`] says that the key is ours, bound to our lease,
-    /// and the renewal is good.
-    async fn renew(&self, holder: &Holder, budget: Budget) -> Result<Lock, Error> {
-        loop {
-            let kept = holder.lease.keep(&self.calls, budget).await?;
-            let txn = verbs::renew_leader(self.claim(holder, kept.id));
-            let answer = self.unbound(RENEW, budget, &txn).await?;
-            if !answer.value.succeeded {
-                let lock = self.judge(holder, kept.id, &answer.value);
-                if lock != Lock::Ours {
-                    self.learn_found(&self.layout.leader(), &answer.value);
-                    return Ok(lock);
-                }
-            } else if kept.is_confirmed_by(answer.term) {
-                return Ok(Lock::Ours);
-            }
-            // etcd has elected a leader between the two: once more, within its term.
-            self.check(RENEW, budget)?;
-        }
-    }
-
-    fn judge(&self, holder: &Holder, lease: i64, result: &TxnResult) -> Lock {
-        verbs::lock(result, &holder.name, lease, |lease| holder.lease.knows(lease))
-    }
-
-    /// etcd has refused to write the heartbeat, which says nothing of the lock. Where nobody can supersede us, for lack of
-    /// the lease that permits it, the lease of the leader key is the lock.
-    async fn hold_by_lease(
-        &self,
-        holder: &Holder,
-        budget: Budget,
-        refused: Failure,
-    ) -> Result<Renewed, Error> {
-        loop {
-            let Ok(kept) = holder.lease.keep(&self.calls, budget).await else {
-                return Err(Error::Rejected(refused));
-            };
-            let look = verbs::look_at_lock(&self.layout);
-            let answer = self.unbound(RENEW, budget, &look).await?;
-            match self.judge(holder, kept.id, &answer.value) {
-                Lock::Ours => {}
-                Lock::Lost => {
-                    self.learn_found(&self.layout.leader(), &answer.value);
-                    return Ok(Renewed::No);
-                }
-                Lock::Unbound(_) | Lock::Gone(_) => return Err(Error::Rejected(refused)),
-            }
-            if self.may_be_superseded(holder, &answer.value) {
-                self.forbid_takeover(holder, budget, &answer.value).await?;
-            } else if kept.is_confirmed_by(answer.term) {
-                return Ok(Renewed::ByLeaseAlone(calls::chain(&refused)));
-            }
-            // The key is looked at again after that, and the lease renewed before.
-            self.check(RENEW, budget)?;
-        }
-    }
-
-    /// Whether the heartbeat that was read may serve to supersede this leader, as far as is known.
-    fn may_be_superseded(&self, holder: &Holder, result: &TxnResult) -> bool {
-        let takeover = permit(result).filter(|(name, _)| *name == holder.name);
-        match takeover.map(|(_, takeover)| takeover) {
-            None | Some(Permit::Never) => false,
-            Some(Permit::Always) => true,
-            Some(Permit::WhileLease(lease)) => !holder.takeover.is_revoked(lease),
-        }
-    }
-
-    async fn forbid_takeover(
-        &self,
-        holder: &Holder,
-        budget: Budget,
-        result: &TxnResult,
-    ) -> Result<(), Error> {
-        match permit(result).map(|(_, takeover)| takeover) {
-            Some(Permit::WhileLease(lease)) => {
-                lease::revoke(&self.calls, budget, lease).await?;
-                holder.takeover.revoked(lease);
-            }
-            // Written by an agent before us that knew of no such lease.
-            Some(Permit::Always) => {
-                let delete = verbs::delete_heartbeat(&self.layout, &holder.name);
-                self.unbound(RENEW, budget, &delete).await?;
-            }
-            Some(Permit::Never) | None => {}
-        }
-        Ok(())
     }
 
     async fn release(
@@ -359,22 +239,6 @@ impl Etcd3 {
             takeover: holder.takeover.id(),
             sent: Some(holder.clock.now()),
         }
-    }
-
-    /// What was decided on the keys of one store is not done in another, until that was read.
-    fn check_store(&self, operation: &'static str) -> Result<(), Error> {
-        let seen = self
-            .member
-            .as_ref()
-            .map(|holder| holder.seen.load(Ordering::Relaxed));
-        if seen.is_none_or(|seen| seen == self.calls.generation()) {
-            return Ok(());
-        }
-        Err(Error::Unavailable(Failure {
-            operation,
-            endpoint: self.calls.current(),
-            source: "another store answers than before, and was not read yet".into(),
-        }))
     }
 
     fn check(&self, operation: &'static str, budget: Budget) -> Result<(), Error> {
@@ -513,25 +377,11 @@ impl Dcs for Etcd3 {
     async fn renew_leader(&self, when_gone: WhenGone) -> Result<Renewed, Error> {
         let holder = self.holder(RENEW)?;
         let budget = self.calls.persistent();
-        holder.takeover.keep(&self.calls).await;
-        let txn: Box<dyn Fn(&Holder, i64) -> Txn + Send + Sync> = match self.renew(holder, budget).await {
-            Ok(Lock::Ours) => return Ok(Renewed::Yes),
-            Ok(Lock::Unbound(revision)) => {
-                Box::new(move |holder, lease| verbs::rebind_leader(self.claim(holder, lease), revision))
-            }
-            Ok(Lock::Gone(heartbeat)) if when_gone == WhenGone::Recreate => {
-                Box::new(move |holder, lease| verbs::recreate_leader(self.claim(holder, lease), heartbeat))
-            }
-            Ok(Lock::Gone(_) | Lock::Lost) => return Ok(Renewed::No),
-            Err(Error::Rejected(refused)) => return self.hold_by_lease(holder, budget, refused).await,
-            Err(error) => return Err(error),
-        };
-        let is_held = self
-            .hold(RENEW, budget, txn, |result, holder, lease| {
-                verbs::is_acquired(result, &holder.name, lease)
-            })
-            .await?;
-        Ok(if is_held { Renewed::Yes } else { Renewed::No })
+        let renewed = self.renew_or_bind(holder, budget, when_gone).await?;
+        if renewed == Renewed::No {
+            self.check_all(holder, RENEW, budget).await?;
+        }
+        Ok(renewed)
     }
 
     async fn take_leader(&self) -> Result<bool, Error> {
@@ -656,13 +506,6 @@ impl Dcs for Etcd3 {
     }
 }
 
-/// Whose heartbeat was read, and whether it may serve to supersede that leader.
-fn permit(result: &TxnResult) -> Option<(MemberName, Permit)> {
-    let record = verbs::heartbeat(result)?;
-    let heartbeat = Heartbeat::parse(Version(record.mod_revision), &record.value)?;
-    Some((heartbeat.leader, heartbeat.takeover))
-}
-
 /// The configured endpoints as people write them.
 fn shown(endpoints: &EtcdEndpoints) -> String {
     match endpoints {
@@ -704,8 +547,4 @@ fn record(value: &str, mod_revision: i64, lease: i64) -> Record {
         mod_revision,
         lease,
     }
-}
-
-fn has_found(result: &TxnResult) -> bool {
-    matches!(result.results.first(), Some(OpResult::Get(_)))
 }

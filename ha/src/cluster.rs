@@ -27,7 +27,7 @@ pub use status::Status;
 pub use sync::SyncState;
 pub use tags::Tags;
 
-use crate::pg::{MemberName, SystemIdentifier, Timeline};
+use crate::pg::{Lsn, MemberName, SystemIdentifier, Timeline};
 
 /// A revision of a key in the DCS, for compare-and-set. Opaque; comparable only with another one of the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -126,6 +126,13 @@ impl Cluster {
     #[must_use]
     pub fn timeline(&self) -> Option<Timeline> {
         self.history.as_ref().map(History::next_timeline)
+    }
+
+    /// How far the WAL of a member on this timeline goes that the cluster went on with ([`History::shared`]).
+    #[must_use]
+    pub fn shared_position(&self, timeline: Option<Timeline>, position: Lsn) -> Lsn {
+        let known = self.history.as_ref().zip(timeline);
+        known.map_or(position, |(history, timeline)| history.shared(timeline, position))
     }
 
     /// Nothing at all is there.

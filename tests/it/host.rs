@@ -2,6 +2,7 @@
 
 use crate::harness::cluster::Timers;
 use crate::harness::link::Link;
+use crate::harness::wait::holds;
 use crate::harness::{Cluster, Witnesses, Writer, eventually, newest, seconds};
 use std::time::{Duration, Instant};
 
@@ -84,4 +85,43 @@ fn the_host_of_the_primary_stands_still() {
     let overlap = witnesses.longest_overlap();
     assert!(overlap < STOPPED, "two servers took writes for {overlap:?}");
     writer.assert_lost_at_most_a_second_before(begin);
+}
+
+/// It sleeps past its lease. Meanwhile another member leads, commits and dies: the leader key is free, and what was committed
+/// would be lost if the one that wakes up took the key as its own, or because its own WAL goes further: crash recovery has
+/// switched to the next segment.
+#[test]
+fn a_host_that_wakes_up_does_not_lead_again_after_a_leader_that_died() {
+    let mut cluster = Cluster::with(newest(), 2, 1, TIMERS);
+    let sleeper = cluster.bootstrap();
+    let frozen = cluster.member(&sleeper).freeze();
+    let leader = cluster.wait_for_other_primary(&sleeper, LEASE_RUNS_OUT);
+    // More than maximum_lag_on_failover.
+    let commit = "create table committed as select repeat('x', 100) from generate_series(1, 50000)";
+    cluster.member(&leader).query(commit).unwrap();
+    let written = cluster
+        .member(&leader)
+        .value("select pg_current_wal_lsn() - '0/0'");
+    eventually("the position is published", seconds(10), || {
+        let status = cluster.document("status");
+        let is_published = status["optime"].as_u64() >= written.parse().ok();
+        holds(is_published, || status.to_string())
+    });
+    cluster.member_mut(&leader).kill_all();
+    eventually("nobody holds the leader key", LEASE_RUNS_OUT, || {
+        cluster.key("leader").map_or(Ok(()), Err)
+    });
+    let begin = cluster.member(&sleeper).log_end();
+    frozen.thaw();
+    let refusal = "My wal position exceeds maximum replication lag";
+    cluster
+        .member(&sleeper)
+        .wait_for_log_after(begin, refusal, seconds(30));
+    assert_eq!(cluster.key("leader"), None);
+
+    cluster.member_mut(&leader).start();
+    assert_eq!(cluster.wait_until_healthy(seconds(60)), leader);
+    for member in &cluster.members {
+        assert_eq!(member.value("select count(*) from committed"), "50000");
+    }
 }

@@ -100,6 +100,10 @@ async fn follow(calls: &Calls, cache: &Cache, layout: &Layout) -> Follow {
         Err(error) => return Follow::NotBegun(format!("{error:#}")),
     };
     let generation = snapshot.generation;
+    if let Some(key) = cache.contradiction(&snapshot) {
+        calls.accept_proved(generation, key);
+        return Follow::Moved;
+    }
     cache.replace(snapshot);
     tokio::select! {
         changed = moves.changed() => match changed {

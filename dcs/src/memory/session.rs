@@ -111,7 +111,7 @@ impl Session {
     pub fn acquire_leader(&mut self, store: &mut Store) -> Result<bool, Refused> {
         let lease = self.refresh(store)?;
         let result = store.write(&verbs::acquire_leader(self.claim(lease)))?;
-        Ok(result.is_some_and(|result| verbs::is_acquired(&result, &self.name, lease)))
+        self.is_held(store, lease, result)
     }
 
     /// See [`crate::Dcs::supersede_leader`].
@@ -121,7 +121,19 @@ impl Session {
     pub fn supersede_leader(&mut self, store: &mut Store, expired: Expired) -> Result<bool, Refused> {
         let lease = self.refresh(store)?;
         let result = store.write(&verbs::supersede_leader(self.claim(lease), expired))?;
-        Ok(result.is_some_and(|result| verbs::is_acquired(&result, &self.name, lease)))
+        self.is_held(store, lease, result)
+    }
+
+    /// A key that was found, and not written, is from an earlier call, and so is its heartbeat: others count from that.
+    fn is_held(&self, store: &mut Store, lease: i64, result: Option<TxnResult>) -> Result<bool, Refused> {
+        match result {
+            Some(result) if result.succeeded => Ok(true),
+            Some(result) if verbs::is_acquired(&result, &self.name, lease) => {
+                let renewed = store.write(&verbs::renew_leader(self.claim(lease)))?;
+                Ok(renewed.is_some_and(|result| result.succeeded))
+            }
+            Some(_) | None => Ok(false),
+        }
     }
 
     /// See [`crate::Dcs::renew_leader`].

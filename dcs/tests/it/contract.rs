@@ -209,6 +209,20 @@ async fn a_leader_recreates_its_key_and_binds_it_to_its_lease(scene: &Scene<'_>)
     assert_eq!(leader.session, scene.session(&*a));
 }
 
+/// An acquisition that was not answered, and was done: the lock of the next one counts from its own heartbeat.
+async fn a_key_that_is_ours_already_is_renewed(scene: &Scene<'_>) {
+    let a = scene.member("a").await;
+    assert!(a.acquire_leader().await.unwrap());
+    let heartbeat = |cluster: &ha::cluster::Cluster| cluster.heartbeat.as_ref().map(|known| known.version);
+    let first = eventually(&*a, LIMIT, "the first heartbeat", heartbeat).await;
+    if !a.acquire_leader().await.unwrap() {
+        // The store knows whose attempt it was.
+        return;
+    }
+    let newer = |cluster: &ha::cluster::Cluster| heartbeat(cluster).filter(|version| *version > first);
+    eventually(&*a, LIMIT, "a heartbeat of the second call", newer).await;
+}
+
 /// A host that was suspended for longer than ttl.
 async fn a_leader_does_not_take_its_key_back_from_who_led_since(scene: &Scene<'_>) {
     let (a, b) = (scene.member("a").await, scene.member("b").await);
@@ -539,7 +553,13 @@ pub(crate) async fn play(server: &dyn Server) {
     };
     let (s1, s2, s3, s4, s5) = (scene("s1"), scene("s2"), scene("s3"), scene("s4"), scene("s5"));
     let (s6, s7, s8, s9, s10) = (scene("s6"), scene("s7"), scene("s8"), scene("s9"), scene("s10"));
-    let (s11, s12, s13, s14) = (scene("s11"), scene("s12"), scene("s13"), scene("s14"));
+    let (s11, s12, s13, s14, s15) = (
+        scene("s11"),
+        scene("s12"),
+        scene("s13"),
+        scene("s14"),
+        scene("s15"),
+    );
     let of_leases = async {
         if server.traits().has_leases {
             tokio::join!(
@@ -564,6 +584,7 @@ pub(crate) async fn play(server: &dyn Server) {
         malformed_values_do_not_break_the_view(&s10),
         only_a_leader_that_renewed_no_more_is_superseded(&s11),
         a_leader_does_not_take_its_key_back_from_who_led_since(&s12),
+        a_key_that_is_ours_already_is_renewed(&s15),
         of_leases,
     );
     changes_are_told_at_once(&s9).await;

@@ -152,6 +152,40 @@ async fn an_etcd_that_was_restored_is_accepted() {
     assert_eq!(b.renew_leader(WhenGone::Recreate).await.unwrap(), Renewed::No);
 }
 
+/// It was wiped before, and has not come as far since as the backup: its revision goes up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_was_restored_at_a_higher_revision_is_accepted() {
+    let mut etcd = Etcd::start(1);
+    let dir = tempfile::tempdir().unwrap();
+    let snapshot = dir.path().join("snapshot");
+    {
+        let b = member(&etcd, "b").await;
+        b.write(Key::Initialize, "1", Expect::Anything).await.unwrap();
+        for number in 0..40 {
+            let value = format!(r#"{{"ttl":{number}}}"#);
+            b.write(Key::Config, &value, Expect::Anything).await.unwrap();
+        }
+        assert!(b.touch_member("{}").await.unwrap() && b.acquire_leader().await.unwrap());
+        etcd.ctl(&["snapshot", "save", snapshot.to_str().unwrap()])
+            .unwrap();
+    }
+    etcd.replace(None);
+    let (a, c) = (member(&etcd, "a").await, member(&etcd, "c").await);
+    assert!(a.acquire_leader().await.unwrap() && a.touch_member("{}").await.unwrap());
+    a.write(Key::Config, r#"{"ttl":30}"#, Expect::Anything)
+        .await
+        .unwrap();
+    let config = |cluster: &Cluster| cluster.config.clone();
+    for dcs in [&a, &c] {
+        eventually(dcs, LIMIT, "the configuration is read", config).await;
+    }
+    etcd.replace(Some(&snapshot));
+    nothing_is_done_before_it_was_read(&a).await;
+    let old = new_store(&a).await;
+    assert_eq!(old.leader.unwrap().name.0, "b", "as at the time of the backup");
+    leads_on(&a, &c).await;
+}
+
 #[tokio::test]
 async fn a_store_in_memory_is_wiped() {
     let store = SharedStore::new();

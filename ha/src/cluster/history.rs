@@ -63,6 +63,16 @@ impl History {
         Value::Array(self.lines.iter().map(line).collect()).to_string()
     }
 
+    /// How far the WAL of a member on this timeline goes that the cluster went on with. What it has beyond the point where the
+    /// timeline was left is a branch of its own, and positions on it are not comparable with the cluster's: 1. the primary is
+    /// suspended, 2. another member is promoted and takes writes, 3. the former one writes a record or switches to the next
+    /// segment before it finds out. Its position may then be the highest of all.
+    #[must_use]
+    pub fn shared(&self, timeline: Timeline, position: Lsn) -> Lsn {
+        let left = self.lines.iter().find(|line| line.timeline == timeline);
+        left.map_or(position, |left| position.min(left.switch_lsn))
+    }
+
     /// The timeline after the last one that ended; 1 when none has.
     #[must_use]
     pub fn next_timeline(&self) -> Timeline {
@@ -85,5 +95,17 @@ mod tests {
         assert_eq!(history.next_timeline(), Timeline(3));
         assert_eq!(History::parse("[]").next_timeline(), Timeline(1));
         assert_eq!(History::parse("broken"), History::default());
+    }
+
+    #[test]
+    fn what_lies_beyond_the_end_of_a_timeline_does_not_count() {
+        let history = History::parse(r#"[[1,100,"x"],[3,200,"x"]]"#);
+        let shared = |timeline, position| history.shared(Timeline(timeline), Lsn(position));
+        assert_eq!(shared(1, 99), Lsn(99));
+        assert_eq!(shared(1, 900), Lsn(100));
+        assert_eq!(shared(3, 900), Lsn(200));
+        assert_eq!(shared(4, 900), Lsn(900));
+        // Nothing is known of where it was left.
+        assert_eq!(shared(2, 900), Lsn(900));
     }
 }

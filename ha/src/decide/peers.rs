@@ -185,6 +185,7 @@ pub(super) fn has_what_is_needed(
         return is_ours && position > checkpoint;
     }
     let published = cluster.status.optime.unwrap_or_default();
+    let position = cluster.shared_position(peer.timeline, position);
     let lags = position.behind(published) > c.config().maximum_lag_on_failover_bytes;
     let counts = c.config().check_timeline && c.config().standby_cluster.is_none();
     let behind = counts && peer.timeline < cluster.timeline();

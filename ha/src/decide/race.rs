@@ -324,7 +324,7 @@ fn compare(
         c.note(notes::not_a_failsafe_member(c.me()));
         return Ok(false);
     }
-    let mine = sql.position().unwrap_or_default();
+    let mine = cluster.shared_position(sql.timeline, sql.position().unwrap_or_default());
     let published = cluster.status.optime.unwrap_or_default();
     if check_lag && mine.behind(published) > c.config().maximum_lag_on_failover_bytes {
         c.note(notes::lag_exceeded());
@@ -425,6 +425,7 @@ fn votes_for(cluster: &Cluster, name: &MemberName, peer: &PeerStatus, own: Own) 
     let (Some(theirs), Some(timeline)) = (peer.position, peer.timeline) else {
         return false;
     };
+    let theirs = cluster.shared_position(peer.timeline, theirs);
     let wrote_sync = cluster.sync.leader.as_ref() == Some(name);
     cluster.sync.lists(name, true)
         && !own.is_rival_of(peer)
@@ -444,7 +445,7 @@ fn is_fitter(c: &mut Cycle<'_>, cluster: &Cluster, name: &MemberName, peer: &Pee
     if failsafe::leaves_out(c, cluster, name) {
         return false;
     }
-    let theirs = peer.position.unwrap_or_default();
+    let theirs = cluster.shared_position(peer.timeline, peer.position.unwrap_or_default());
     let wrote_sync = synchronous::is_active(c, cluster) && cluster.sync.leader.as_ref() == Some(name);
     if wrote_sync && theirs > own.position {
         // What it has and the members that it listed lack was never acknowledged.

@@ -47,7 +47,8 @@ pub(crate) fn notice(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Arc<Cluster> 
     let Some(before) = replaced.before.clone() else {
         return Arc::clone(cluster);
     };
-    let is_led_here = replaced.led && replaced.is_written;
+    let has_to_write = replaced.led && !replaced.is_written;
+    let is_led_here = leads(c) && !has_to_write;
     let missing = before
         .members
         .iter()
@@ -58,10 +59,15 @@ pub(crate) fn notice(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Arc<Cluster> 
     if filled.failsafe.is_none() {
         filled.failsafe.clone_from(&before.failsafe);
     }
-    if filled.sync.is_empty() {
-        filled.sync.clone_from(&before.sync);
+    // What the leader itself finds in the present store is what it has written there.
+    if filled.sync.is_empty() && !is_led_here {
+        // What was synchronous before, under the revision that the present store knows: a write goes by that.
+        filled.sync = SyncState {
+            version: cluster.sync.version,
+            ..before.sync.clone()
+        };
     }
-    if replaced.led && !replaced.is_written {
+    if has_to_write {
         // What this member is about to write there is so for the rest of this cycle, too.
         filled.initialize.clone_from(&before.initialize);
         filled.config.clone_from(&before.config);
