@@ -17,7 +17,7 @@ tests![
 ];
 
 /// Settings with which PostgreSQL does not start, and a part of its reason.
-const DEADLY: [(&str, &str); 9] = [
+const DEADLY: [(&str, &str); 10] = [
     (
         "postgresql: {parameters: {shared_preload_libraries: pg_cronn}}",
         "could not access file \"pg_cronn\"",
@@ -47,6 +47,10 @@ const DEADLY: [(&str, &str); 9] = [
     (
         "postgresql: {pg_hba: [local all all trust, host all all nonsense]}",
         "pg_hba.conf line",
+    ),
+    (
+        "postgresql: {listen: '198.51.100.1,198.51.100.2:5439'}",
+        "cannot listen on port 5439 of 198.51.100.1",
     ),
 ];
 
@@ -79,7 +83,7 @@ async fn settings_that_would_stop_the_server_are_found_before(installation: Inst
     );
     for harmless in [
         "",
-        "postgresql: {listen: '192.0.2.1,127.0.0.1:5439'}",
+        "postgresql: {listen: '198.51.100.1,127.0.0.1:5439'}",
         "postgresql: {parameters: {shared_buffers: 12XB, wal_compression: perhaps, pg_stat_statements.max: 5}}",
         "postgresql: {parameters: {min_wal_size: 2GB, max_wal_size: 1GB}}",
         "postgresql: {parameters: {shared_preload_libraries: auto_explain, shared_buffers: 32MB}}",
