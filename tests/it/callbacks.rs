@@ -97,3 +97,41 @@ fn what_runs_when_the_agent_ends_runs_on() {
         holds(done.join("on_stop").exists(), || "not yet".to_owned())
     });
 }
+
+/// Its server does not start again. A script that takes the address away from it begins before another member can lead and
+/// take the address.
+#[test]
+fn the_former_primary_is_told_before_the_next_one() {
+    let mut cluster = Cluster::new(newest(), 2);
+    let calls = cluster.directory.make("calls");
+    cluster.give_away(&calls);
+    let log = calls.join("log");
+    let script = cluster.script("note", "#!/bin/bash\necho \"$2 $4\" >>\"$1\"\n");
+    for member in &cluster.members {
+        let callbacks = format!(
+            "\n  callbacks:\n    on_role_change: {} {} {}\n  basebackup:\n",
+            script.display(),
+            log.display(),
+            member.name
+        );
+        member.edit_config("\n  basebackup:\n", &callbacks);
+    }
+    for _ in 0..3 {
+        cluster.start_all();
+        let leader = cluster.wait_until_healthy(LIMIT);
+        let next = cluster.others(&leader).remove(0);
+        let called = || std::fs::read_to_string(&log).unwrap_or_default();
+        let begin = called().len();
+        let settings = cluster.member(&leader).data_dir().join("postgresql.auto.conf");
+        let good = std::fs::read_to_string(&settings).unwrap();
+        std::fs::write(&settings, "this is no setting\n").unwrap();
+        cluster.member(&leader).kill_postmaster();
+        cluster.wait_for_other_primary(&leader, LIMIT);
+        let expected = format!("{leader} demoted\n{next} primary\n");
+        eventually("both have been told, in this order", LIMIT, || {
+            let seen = called().split_off(begin);
+            holds(seen.starts_with(&expected), || seen)
+        });
+        std::fs::write(&settings, good).unwrap();
+    }
+}
