@@ -179,22 +179,32 @@ fn half_copied_data_directory(cluster: &mut Cluster) {
     cluster.wait_until_healthy(seconds(30));
 }
 
+/// A member of the same name on other ports, as a cloned virtual machine is.
+fn twin_of(cluster: &Cluster, index: usize) -> Member {
+    let (member, twin) = (
+        &cluster.members[index],
+        Member::new(&cluster.directory, "other", cluster.tamada_program()),
+    );
+    let mut config = member.config();
+    for (own, other) in [
+        (
+            member.home().display().to_string(),
+            twin.home().display().to_string(),
+        ),
+        (member.rest_port.to_string(), twin.rest_port.to_string()),
+        (
+            member.postgresql_port.to_string(),
+            twin.postgresql_port.to_string(),
+        ),
+    ] {
+        config = config.replace(&own, &other);
+    }
+    twin.write_config(&config);
+    twin
+}
+
 fn name_of_a_live_member(cluster: &Cluster) {
-    let mut other = Member::new(&cluster.directory, "other", cluster.tamada_program());
-    let config = cluster.members[1].config();
-    let config = config.replace(
-        &cluster.members[1].home().display().to_string(),
-        &other.home().display().to_string(),
-    );
-    let config = config.replace(
-        &cluster.members[1].rest_port.to_string(),
-        &other.rest_port.to_string(),
-    );
-    let config = config.replace(
-        &cluster.members[1].postgresql_port.to_string(),
-        &other.postgresql_port.to_string(),
-    );
-    other.write_config(&config);
+    let mut other = twin_of(cluster, 1);
     other.start();
     let status = other.wait_for_exit(seconds(20));
     assert_eq!(status.code(), Some(1), "{}", other.log());
@@ -208,6 +218,45 @@ fn name_of_a_live_member(cluster: &Cluster) {
             .contains(&cluster.members[1].rest_port.to_string())
     );
     cluster.wait_until_healthy(seconds(5));
+}
+
+/// One of them gets the name, leads, and goes on; the other one ends, whichever it is.
+#[test]
+fn two_agents_of_one_name_that_start_together() {
+    let mut cluster = Cluster::new(newest(), 1);
+    let mut twin = twin_of(&cluster, 0);
+    let member = &mut cluster.members[0];
+    member.start();
+    twin.start();
+    let ended = eventually("one of them ends", seconds(40), || {
+        let agents = [member.agent().ended(), twin.agent().ended()];
+        agents
+            .iter()
+            .position(Option::is_some)
+            .zip(agents.iter().flatten().next().copied())
+            .ok_or("both run")
+    });
+    assert_eq!(ended.1.code(), Some(1));
+    let (first, second) = (&cluster.members[0], &twin);
+    let (stays, ends) = match ended.0 {
+        0 => (second, first),
+        _ => (first, second),
+    };
+    let complaint = "CRITICAL: Can't start; there is already a node named 'pg1' running";
+    assert!(ends.log().contains(complaint), "{}", ends.log());
+    assert!(
+        !ends.data_dir().join("PG_VERSION").exists(),
+        "it has made no cluster"
+    );
+    eventually("the other one leads", seconds(40), || {
+        let code = stays.get("/primary")?.status;
+        holds(code == 200, || code.to_string())
+    });
+    let key = cluster.key("members/pg1").unwrap();
+    assert!(key.contains(&stays.rest_port.to_string()), "{key}");
+    if stays.rest_port == twin.rest_port {
+        twin.stop();
+    }
 }
 
 // ---- the machine
