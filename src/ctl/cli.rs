@@ -26,6 +26,7 @@ use super::session::Session;
 use super::settings::Settings;
 use super::show_config::ShowConfig;
 use super::standby_cluster::{DemoteCluster, PromoteCluster};
+use super::store_copy::Store;
 use super::switchover::Switchover;
 use super::version::Version;
 use super::why::Why;
@@ -84,6 +85,8 @@ enum Command {
     Resume(Pause),
     /// Show cluster configuration
     ShowConfig(ShowConfig),
+    /// Move what a cluster keeps in the DCS to another DCS
+    Store(Store),
     /// Switchover to a replica
     Switchover(Switchover),
     /// Print the members of a cluster as a tree
@@ -131,12 +134,16 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Error> {
-    let settings = Settings::load(cli.config_file, cli.dcs_url, cli.insecure)?;
-    let session = Session::new(settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::new(format!("could not start: {error}")))?;
+    if let Command::Store(store) = cli.command {
+        // It has two configurations, and neither is the usual one.
+        return runtime.block_on(store.run());
+    }
+    let settings = Settings::load(cli.config_file, cli.dcs_url, cli.insecure)?;
+    let session = Session::new(settings);
     let result = runtime.block_on(until_interrupted(&session, perform(cli.command, &session)));
     // A thread may still wait for an answer that will not come.
     runtime.shutdown_background();
@@ -183,6 +190,7 @@ async fn perform(command: Command, session: &Session) -> Result<(), Error> {
         Command::Restart(restart) => restart.run(session).await,
         Command::Resume(resume) => resume.run(session, false).await,
         Command::ShowConfig(show) => show.run(session).await,
+        Command::Store(store) => store.run().await,
         Command::Switchover(switchover) => switchover.run(session).await,
         Command::Topology(topology) => topology.run(session).await,
         Command::Version(version) => version.run(session).await,

@@ -37,6 +37,7 @@ mod session;
 mod settings;
 mod show_config;
 mod standby_cluster;
+mod store_copy;
 mod switchover;
 mod table;
 mod version;

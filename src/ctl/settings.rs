@@ -82,6 +82,22 @@ impl Settings {
         Self::new(&tree, insecure, looked_for.as_deref())
     }
 
+    /// Reads one file, or the files of a folder, and nothing else.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the configuration cannot be used.
+    pub(crate) fn of_file(path: &Path) -> Result<Self, Error> {
+        let files =
+            read(path).map_err(|error| Error::new(format!("cannot read {}: {error}", path.display())))?;
+        let (tree, problems) = layers::local(&files, &BTreeMap::new()).map_err(refused)?;
+        problems.warnings().for_each(warn);
+        Self::new(
+            &tree,
+            false,
+            Some(&format!("{} has no section of one", path.display())),
+        )
+    }
+
     /// Connects to the DCS to read and write below `layout`, without a lease or a watch.
     ///
     /// # Errors

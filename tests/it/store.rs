@@ -1,6 +1,7 @@
 //! A store that refuses writes, and one that was wiped or restored from a backup: the primary stays.
 
 use crate::harness::cluster::Timers;
+use crate::harness::etcd::Etcd;
 use crate::harness::wait::holds;
 use crate::harness::{Cluster, Witnesses, Writer, eventually, newest, oldest, seconds};
 use serde_json::{Value, json};
@@ -206,4 +207,101 @@ fn a_store_that_was_wiped_or_restored_is_filled_again() {
     }
     witnesses.assert_never_two_primaries();
     writer.assert_nothing_lost();
+}
+
+/// By Patroni's procedure, and `store copy`: PostgreSQL runs on, and the history of the cluster comes along.
+#[test]
+fn a_paused_cluster_moves_to_another_store() {
+    let mut cluster = Cluster::new(newest(), 2);
+    let first = cluster.bootstrap();
+    let candidate = cluster.others(&first).remove(0);
+    let request = json!({ "leader": first, "candidate": candidate });
+    assert_eq!(
+        cluster
+            .member(&first)
+            .ask("POST", "/switchover", Some(&request))
+            .status,
+        200
+    );
+    let leader = cluster.wait_until_healthy(seconds(30));
+    cluster
+        .patch(&json!({ "synchronous_mode": true, "failsafe_mode": true, "maximum_lag_on_failover": 4711 }));
+    let listed = |cluster: &Cluster| {
+        let keys = keys(cluster);
+        holds(
+            keys["sync"]["sync_standby"] == first.as_str() && keys["failsafe"].is_object(),
+            || format!("{keys:?}"),
+        )
+    };
+    eventually("sync and failsafe are written", seconds(20), || listed(&cluster));
+    let mut other = Etcd::named("other", 1);
+    other.start(&cluster.directory);
+    let old = cluster.members[0].config_file.clone();
+    let config = std::fs::read_to_string(&old).unwrap();
+    let moved = config.replace(&cluster.etcd.endpoints()[0], &other.endpoints()[0]);
+    let new = cluster.directory.write("moved.yml", &moved);
+    let (old, new) = (old.to_str().unwrap().to_owned(), new.to_str().unwrap().to_owned());
+    let copy = ["store", "copy", "--from", &old, "--to", &new];
+
+    let refused = cluster.ctl(&copy);
+    assert!(
+        refused.stderr.contains("cluster demo is not paused"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(cluster.ctl(&["pause", "--wait"]).code, Some(0));
+    let before = keys(&cluster);
+    for _ in 0..2 {
+        let output = cluster.ctl(&copy);
+        assert_eq!(output.code, Some(0), "{}{}", output.stdout, output.stderr);
+        assert!(
+            output
+                .stdout
+                .contains("Copied config, history, sync, failsafe, origin, initialize of cluster demo"),
+            "{}",
+            output.stdout
+        );
+    }
+    let postmasters: Vec<_> = cluster.members.iter().map(|member| member.postmaster()).collect();
+    for member in &mut cluster.members {
+        member.agent().signal(rustix::process::Signal::TERM);
+        member.wait_for_exit(seconds(30));
+        member.edit_config(&cluster.etcd.endpoints()[0], &other.endpoints()[0]);
+    }
+    cluster.etcd.kill();
+    cluster.etcd = other;
+    cluster.start_all();
+    eventually("the leader leads there", seconds(30), || {
+        let key = cluster.key("leader");
+        holds(key.as_deref() == Some(leader.as_str()), || format!("{key:?}"))
+    });
+    let output = cluster.ctl(&copy);
+    assert!(
+        output.stderr.contains(&format!("has a leader, {leader}")),
+        "{}",
+        output.stderr
+    );
+    assert_eq!(cluster.ctl(&["resume", "--wait"]).code, Some(0));
+    assert_eq!(cluster.wait_until_healthy(seconds(30)), leader);
+    let now: Vec<_> = cluster.members.iter().map(|member| member.postmaster()).collect();
+    assert_eq!(now, postmasters, "no server was stopped");
+    let after = keys(&cluster);
+    for key in ["initialize", "history", "origin"] {
+        assert_eq!(after[key], before[key], "{key}");
+    }
+    eventually("sync and failsafe are written", seconds(20), || listed(&cluster));
+    let request = json!({ "leader": leader, "candidate": first });
+    assert_eq!(
+        cluster
+            .member(&leader)
+            .ask("POST", "/switchover", Some(&request))
+            .status,
+        200
+    );
+    assert_eq!(cluster.wait_until_healthy(seconds(30)), first);
+    assert_eq!(
+        cluster.document("history").as_array().map(Vec::len),
+        before["history"].as_array().map(|lines| lines.len() + 1),
+        "the history goes on"
+    );
 }

@@ -23,8 +23,13 @@ struct EtcdMember {
 impl Etcd {
     /// Nothing runs yet.
     pub fn new(size: usize) -> Self {
+        Self::named("etcd", size)
+    }
+
+    /// The same, where there is another one in the same directory.
+    pub fn named(name: &str, size: usize) -> Self {
         let member = |i| EtcdMember {
-            name: format!("etcd{i}"),
+            name: format!("{name}{i}"),
             client_port: ports::free(),
             peer_port: ports::free(),
             process: None,
