@@ -135,6 +135,14 @@ impl Cluster {
         known.map_or(position, |(history, timeline)| history.shared(timeline, position))
     }
 
+    /// The last leader was stopped in an orderly way, and a member with this position has not got all of its WAL.
+    #[must_use]
+    pub fn lacks_the_end(&self, timeline: Option<Timeline>, position: Option<Lsn>) -> bool {
+        // The shutdown checkpoint begins there, so whoever has it is past it.
+        let position = self.shared_position(timeline, position.unwrap_or_default());
+        self.status.is_final && Some(position) <= self.status.optime
+    }
+
     /// Nothing at all is there.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -260,6 +260,8 @@ pub enum Loss {
     Taken(MemberName),
     /// It is gone.
     Gone,
+    /// PostgreSQL was stopped because the lease could not be prolonged, or ran out: the key may be another member's.
+    Stopped,
 }
 
 /// Where settings come from.

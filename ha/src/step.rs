@@ -270,6 +270,13 @@ impl StopPurpose {
         }
     }
 
+    /// After the stop the lock does not count any more, though its lease may not have expired: whoever asks is told that this is no
+    /// primary, and may take the key of a store that was replaced.
+    #[must_use]
+    pub fn forgets_lock(self) -> bool {
+        matches!(self, Self::DcsOutage | Self::Unresponsive)
+    }
+
     /// Somebody asked for another primary: nothing hurries, and the key is given up once a replica has everything.
     #[must_use]
     pub fn is_handover(self) -> bool {

@@ -102,8 +102,9 @@ pub(super) fn enforce(
         return Ok(Reason::NotPromotingLockLost);
     };
     slots::warn_before_promotion(c, cluster)?;
-    let position = observe::server(c)?.sql.and_then(|sql| sql.position());
-    let has_the_end = cluster.status.is_final && position > cluster.status.optime;
+    let sql = observe::server(c)?.sql;
+    let (timeline, position) = sql.map_or((None, None), |sql| (sql.timeline, sql.position()));
+    let has_the_end = cluster.status.is_final && !cluster.lacks_the_end(timeline, position);
     c.begin(Task::Promote {
         lock_valid_until: lock.valid_until,
         archive_may_have_more: !has_the_end,

@@ -258,7 +258,9 @@ fn by_request(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, failover: &Failover) ->
     compare(c, cluster, &sql, failover.leader.as_ref(), false).map(Some)
 }
 
-/// This member is the one that was asked for. Where members count votes being listed does not mean to lack nothing.
+/// This member is the one that was asked for. A switchover loses nothing: it is given up where this member lacks WAL of the
+/// leader that was stopped in an orderly way (the request may have come while that leader was being stopped for another reason,
+/// and found another member that had everything), or where members count votes and it does not get enough.
 fn may_take_over_as_asked(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, failover: &Failover) -> Flow<bool> {
     if failsafe::leaves_out(c, cluster, c.me()) {
         c.note(notes::not_a_failsafe_member(c.me()));
@@ -266,11 +268,14 @@ fn may_take_over_as_asked(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, failover: &
     }
     let server = observe::server(c)?;
     let sql = server.sql.filter(|sql| sql.in_recovery);
-    let needs_votes = synchronous::counts_votes(c, cluster) && failover.kind() == FailoverKind::Switchover;
-    let Some(sql) = sql.filter(|_| needs_votes) else {
+    let loses_nothing = failover.kind() == FailoverKind::Switchover;
+    let Some(sql) = sql.filter(|_| loses_nothing) else {
         return Ok(true);
     };
-    if compare(c, cluster, &sql, failover.leader.as_ref(), false)? {
+    let lacks_the_end = cluster.lacks_the_end(sql.timeline, sql.position());
+    let needs_votes = synchronous::counts_votes(c, cluster);
+    let has_votes = !needs_votes || compare(c, cluster, &sql, failover.leader.as_ref(), false)?;
+    if !lacks_the_end && has_votes {
         return Ok(true);
     }
     let me = c.me().clone();
@@ -305,6 +310,12 @@ fn candidate_is_fit(
     let why = match answers.first().map(|answer| &answer.status) {
         Some(Ok(status)) if status.tags.nofailover() => "not allowed to promote",
         Some(Ok(status)) if status.watchdog_failed => "not watchdog capable",
+        Some(Ok(status))
+            if kind == FailoverKind::Switchover
+                && cluster.lacks_the_end(status.timeline, status.position) =>
+        {
+            "without the last WAL of the former leader"
+        }
         Some(Ok(_)) => return Ok(true),
         _ => "not reachable",
     };

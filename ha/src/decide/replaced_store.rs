@@ -42,7 +42,7 @@ pub(crate) fn notice(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Arc<Cluster> 
         c.memory.heartbeat = None;
     }
     let Some(replaced) = window(c) else {
-        return Arc::clone(cluster);
+        return with_failsafe_of_before(c, cluster);
     };
     let Some(before) = replaced.before.clone() else {
         return Arc::clone(cluster);
@@ -79,6 +79,21 @@ pub(crate) fn notice(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Arc<Cluster> 
         filled.failover = None;
     }
     Arc::new(filled)
+}
+
+/// Where nobody has led in the present store: 1. the store refuses writes and is replaced by one that does so, too, 2. the leader
+/// cannot take its key there and goes on in failsafe mode, asking the members that the key `failsafe` listed before, 3. the
+/// store takes writes. A member that is not listed was never asked, and may not take the key as long as that leader may go on.
+fn with_failsafe_of_before(c: &Cycle<'_>, cluster: &Arc<Cluster>) -> Arc<Cluster> {
+    let replaced = c.memory.replaced_store.as_ref();
+    let before = replaced.and_then(|replaced| replaced.before.as_ref());
+    match before.and_then(|before| before.failsafe.as_ref()) {
+        Some(failsafe) if cluster.failsafe.is_none() && cluster.leader.is_none() => Arc::new(Cluster {
+            failsafe: Some(failsafe.clone()),
+            ..Cluster::clone(cluster)
+        }),
+        Some(_) | None => Arc::clone(cluster),
+    }
 }
 
 /// The time in which a lease from the store before may still be counted on.

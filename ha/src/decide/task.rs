@@ -224,6 +224,9 @@ fn absorb_stop(c: &mut Cycle<'_>, purpose: StopPurpose, success: bool) {
         if purpose != StopPurpose::StandbyCluster {
             c.memory.demoted_at = Some(c.now());
         }
+        if purpose.forgets_lock() {
+            c.memory.lock = None;
+        }
         c.memory.handover.is_stopped = purpose == StopPurpose::Switchover;
         c.memory.role = Role::Demoted;
         c.memory.rewind = RewindState::Check;

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::{Event, Gain, Loss, Origin, Race, Rival, Verdict, What};
 use crate::cluster::{Cluster, Failover, SyncState};
 use crate::cycle::{Entry, Facts};
-use crate::facts::{Answer, LockAnswer, Moment, PeerAnswer, SqlFacts};
+use crate::facts::{Answer, LockAnswer, Moment, PeerAnswer, SqlFacts, TaskStatus};
 use crate::memory::Memory;
 use crate::pg::MemberName;
 use crate::reason::{Level, Reason};
@@ -352,6 +352,10 @@ fn loss(look: &Look<'_>) -> Loss {
     let released = |entry: &Entry| matches!(entry.step, Step::Act(Action::ReleaseLeader { .. }));
     if look.facts.journal.iter().any(released) {
         return Loss::Released;
+    }
+    let has_stopped = |task: &Task| matches!(task, Task::Stop { purpose, .. } if purpose.forgets_lock());
+    if matches!(&look.facts.given.task, TaskStatus::Done { task, .. } if has_stopped(task)) {
+        return Loss::Stopped;
     }
     let read = look.after.cluster.as_ref().map(|(cluster, _)| cluster);
     match read.and_then(|cluster| cluster.leader_name()) {

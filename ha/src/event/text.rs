@@ -87,6 +87,9 @@ impl What {
                 Loss::NotHeld => f.write_str("lost the leader key: the DCS refused to prolong the lease"),
                 Loss::Taken(name) => write!(f, "lost the leader key to {name}"),
                 Loss::Gone => f.write_str("lost the leader key: it is gone"),
+                Loss::Stopped => {
+                    f.write_str("does not count on the leader key any more: PostgreSQL is stopped")
+                }
             },
             Self::Race(race) => write!(f, "{race}"),
             Self::Demotion { purpose, because } => match purpose.demotion() {

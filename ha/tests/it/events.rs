@@ -164,23 +164,25 @@ fn a_dcs_that_is_away() {
     check(
         include_str!("scenarios/dcs_outage_primary.txt"),
         &expect![[r#"
-         6.000 dcs_lost: the DCS does not answer: no endpoint answers
-         6.000 status: DCS is not accessible
-        12.000 demotion: Demoting self (offline): demoted self because DCS is not accessible and I was a leader
-        12.000 task_begun: stop began
-        12.000 server: the server was primary and is demoted, running
-        12.000 status: demoted self because DCS is not accessible and I was a leader
-        13.000 shutdown_checkpoint: PostgreSQL has written its shutdown checkpoint at 0/64
-        13.000 task_ended: stop is done
-        13.000 task_begun: starting after demotion began
-        13.000 server: the server (demoted) was running and is stopped
-        13.000 status: DCS is not accessible
-        13.000 task_ended: restarting after failure is done
-        13.000 server: the server was demoted, stopped, and is replica, running
-        20.000 dcs_back: the DCS answers again, after 14 s
-        20.000 task_begun: promote began
-        20.000 status: promoted self to leader because I had the session lock
-    "#]],
+             6.000 dcs_lost: the DCS does not answer: no endpoint answers
+             6.000 status: DCS is not accessible
+            12.000 demotion: Demoting self (offline): demoted self because DCS is not accessible and I was a leader
+            12.000 task_begun: stop began
+            12.000 server: the server was primary and is demoted, running
+            12.000 status: demoted self because DCS is not accessible and I was a leader
+            13.000 shutdown_checkpoint: PostgreSQL has written its shutdown checkpoint at 0/64
+            13.000 task_ended: stop is done
+            13.000 lock_lost: does not count on the leader key any more: PostgreSQL is stopped
+            13.000 task_begun: starting after demotion began
+            13.000 server: the server (demoted) was running and is stopped
+            13.000 status: DCS is not accessible
+            13.000 task_ended: restarting after failure is done
+            13.000 server: the server was demoted, stopped, and is replica, running
+            20.000 dcs_back: the DCS answers again, after 14 s
+            20.000 lock_gained: holds the leader key; the lease lasts 30 s
+            20.000 task_begun: promote began
+            20.000 status: promoted self to leader because I had the session lock
+        "#]],
     );
 }
 

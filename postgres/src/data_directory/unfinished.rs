@@ -267,6 +267,10 @@ impl Server {
             data_dir,
         };
         self.write_record(&record);
+        // Before the program begins, which may begin with the removal of what is there.
+        if has_first_files(&record.data_dir) {
+            mark_inside(&record);
+        }
         Ok(record)
     }
 
@@ -306,25 +310,29 @@ impl Server {
         }
     }
 
-    /// Keeps a copy of the record in the data directory from the moment on that something is in it; never ends. To be run
-    /// beside the program that fills it.
+    /// Puts a copy of the record into the data directory as soon as something is in it; never ends. To be run beside the program
+    /// that fills it. A copy that the program removes is not put there again: it may be removing the whole directory, as
+    /// `pg_clonecluster_patroni` does, which would fail on a file that has just come back.
     pub(crate) async fn keep_marked_unfinished(&self, record: &Record) {
         let data_dir = self.data_dir();
         let parent = data_dir.parent().unwrap_or(&data_dir).to_owned();
         let name = name_of(&data_dir);
+        let mut is_marked = data_dir.join(UNFINISHED).exists();
         loop {
             let exists = data_dir.is_dir();
+            is_marked &= exists;
             let watch = if exists {
                 Watch::new(&[&data_dir])
             } else {
                 Watch::new(&[&parent])
             };
-            if has_first_files(&data_dir) {
+            if !is_marked && has_first_files(&data_dir) {
                 mark_inside(record);
+                is_marked = true;
             }
             if exists == data_dir.is_dir() {
                 watch
-                    .changed(|file| FIRST_FILES.contains(&file) || file == name || file == UNFINISHED)
+                    .changed(|file| FIRST_FILES.contains(&file) || file == name)
                     .await;
             }
         }
@@ -438,6 +446,9 @@ impl Drop for Leftovers {
 }
 
 fn mark_inside(record: &Record) {
+    if record.is_foreign {
+        return;
+    }
     if let Err(error) = write_if_changed(&record.data_dir.join(UNFINISHED), record.to_text(), 0o600) {
         tracing::warn!("the directory could not be marked as unfinished: {error}");
     }

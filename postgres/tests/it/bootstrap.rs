@@ -169,12 +169,22 @@ async fn a_post_bootstrap_script_gets_a_connection_string(installation: Installa
     assert!(matches!(error, Error::Program { .. }));
 }
 
+/// As Debian's `pg_clonecluster_patroni` does: a cluster is made and its directory removed before the copy. What marks it as
+/// unfinished does not come back into the directory meanwhile.
+const REMOVE_A_NEW_CLUSTER: &str = "mkdir -p $d/base $d/global; touch $d/PG_VERSION
+mark=$d/tamada.unfinished
+until [ -e $mark ]; do sleep 0.05; done
+rm -r $mark $d/global
+for i in 1 2 3 4 5 6; do [ ! -e $mark ] || exit 9; sleep 0.05; done
+rm -r $d/base $d/PG_VERSION; rmdir $d || exit 8";
+
 async fn a_custom_method_makes_a_replica(installation: Installation) {
     let a = Node::primary(&installation, "a").await;
     let dir = tempfile::tempdir().unwrap();
     let basebackup = installation.bin_dir.join("pg_basebackup");
     let text = format!(
         "echo \"$@\" > {0}/args\nfor arg; do case $arg in --datadir=*) d=${{arg#*=}};; --connstring=*) c=${{arg#*=}};; esac; done\n\
+         {REMOVE_A_NEW_CLUSTER}\n\
          exec {1} -D \"$d\" -X stream -c fast -d \"$c\"",
         dir.path().display(),
         basebackup.display()
@@ -306,7 +316,7 @@ async fn a_copy_that_is_broken_off_is_recognised(installation: Installation) {
     let a = Node::new(&installation, "a");
     let dir = tempfile::tempdir().unwrap();
     let text = format!(
-        "mkdir -p {0}/global; touch {0}/global/pg_control; echo {2} > {0}/PG_VERSION; echo $$ > {1}/pid; sleep 300",
+        "echo $$ > {1}/pid; mkdir -p {0}/global; touch {0}/global/pg_control; echo {2} > {0}/PG_VERSION; sleep 300",
         a.data_dir().display(),
         dir.path().display(),
         installation.major
