@@ -70,14 +70,17 @@ impl World {
         until.is_some_and(|until| self.clock(id) < until)
     }
 
+    /// Its key went with a store that was replaced while its lock was valid.
+    fn leads_by_former_key(&self, id: Id) -> bool {
+        let is_replaced = self.dcs.store.generation() > 0;
+        let is_locked = self.members[id].agent.memory().holds_lock(self.clock(id));
+        self.dcs.holder().is_none() && is_replaced && is_locked
+    }
+
     /// A promotion begins: the leader key must be this member's in the store.
     pub(crate) fn check_promotion(&mut self, id: Id) {
         let holder = self.dcs.holder();
-        // A key in a store that was replaced in this very moment was as good as one that is there: the lock is valid.
-        let agent = &self.members[id].agent;
-        let is_replaced = agent.generation != self.dcs.store.generation();
-        let is_locked = agent.memory().holds_lock(self.clock(id));
-        if holder.is_none() && is_replaced && is_locked {
+        if self.leads_by_former_key(id) {
             return;
         }
         if !invariants::may_promote(holder.as_ref(), self.members[id].name()) {
@@ -94,8 +97,9 @@ impl World {
             .is_some_and(|data| data.takes_clients);
         let holder = self.dcs.holder();
         let is_holder = holder.as_ref() == Some(self.members[id].name());
-        let leads_by_failsafe = holder.is_none() && self.leads_by_failsafe(id);
-        if takes_clients && !is_holder && !leads_by_failsafe && !self.is_hazard(id) {
+        let leads_without_key =
+            holder.is_none() && (self.leads_by_failsafe(id) || self.leads_by_former_key(id));
+        if takes_clients && !is_holder && !leads_without_key && !self.is_hazard(id) {
             self.break_rule(id, &format!("{how} while the leader key is {holder:?}"));
         }
         if self.last_primary != Some(id) && takes_clients {
