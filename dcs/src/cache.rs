@@ -63,14 +63,31 @@ impl Cache {
         let mut state = self.lock();
         // Revisions of different stores have nothing to do with each other.
         let is_same = state.watched.generation == snapshot.generation;
+        let own: Vec<_> = state
+            .told
+            .iter()
+            .filter(|(_, told)| is_same && told.is_own)
+            .map(|(key, told)| (key.clone(), told.record.clone()))
+            .collect();
         state
             .told
             .retain(|_, told| is_same && told.revision > snapshot.revision);
-        let old = std::mem::replace(&mut state.watched, snapshot);
+        let mut old = std::mem::replace(&mut state.watched, snapshot);
+        let mut new = state.watched.clone();
+        // What this member has written itself is no news, neither now nor when a later read shows it.
+        for (key, record) in own {
+            let is_later = state.told.contains_key(&key);
+            for snapshot in std::iter::once(&mut old).chain(is_later.then_some(&mut new)) {
+                match &record {
+                    Some(record) => snapshot.records.insert(key.clone(), record.clone()),
+                    None => snapshot.records.remove(&key),
+                };
+            }
+        }
         let was_unknown = state.trouble.take().is_some();
         self.changes.send_if_modified(|changes| {
             let before = *changes;
-            changes.note_all(&self.layout, &old, &state.watched);
+            changes.note_all(&self.layout, &old, &new);
             // Who found the store unreachable looks again now, though nothing has changed in it.
             changes.leader += u64::from(was_unknown);
             *changes != before
@@ -254,6 +271,23 @@ mod tests {
         cache.invalidate("test".to_owned());
         cache.replace(snapshot);
         assert_eq!(cache.changes().borrow().leader, before.leader + 1);
+    }
+
+    #[test]
+    fn own_writes_are_no_news_in_a_fresh_read_either() {
+        let cache = cache();
+        let before = *cache.changes().borrow();
+        cache.tell(LEADER, 7, Some(record("y", 7)), true);
+        for (revision, value) in [(6, "x"), (7, "y"), (8, "z")] {
+            let records = BTreeMap::from([(LEADER.to_owned(), record(value, revision))]);
+            cache.replace(Snapshot {
+                revision,
+                generation: 0,
+                records,
+            });
+            let is_news = u64::from(value == "z");
+            assert_eq!(cache.changes().borrow().leader, before.leader + is_news, "{value}");
+        }
     }
 
     #[test]

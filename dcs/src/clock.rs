@@ -19,9 +19,14 @@ impl SendingClock {
     }
 
     pub(crate) fn now(self) -> Sent {
-        let time = clock_gettime(ClockId::Boottime);
-        let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-        let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or_default();
-        Sent::new(self.agent, Duration::new(seconds, nanoseconds))
+        Sent::new(self.agent, boot_time())
     }
+}
+
+/// The boot-time clock, which goes on while the machine is suspended.
+pub(crate) fn boot_time() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or_default();
+    Duration::new(seconds, nanoseconds)
 }

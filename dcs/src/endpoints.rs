@@ -18,6 +18,13 @@ impl Endpoints {
         Self { order }
     }
 
+    /// Begins with these in their order: the first one is to be asked while it answers.
+    pub(crate) fn in_order(configured: Vec<String>) -> Self {
+        Self {
+            order: unique(configured),
+        }
+    }
+
     /// Takes over a newer list. The endpoint in use stays in use if it is still there, and the others keep their
     /// order; the second value tells whether it does not.
     pub(crate) fn replace(&mut self, urls: Vec<String>) -> bool {

@@ -4,6 +4,7 @@ mod cache;
 mod clock;
 mod endpoints;
 mod error;
+mod http;
 mod layout;
 mod open;
 mod snapshot;
@@ -12,6 +13,7 @@ mod txn;
 
 mod verbs;
 
+pub mod consul;
 pub mod etcd3;
 pub mod kubernetes;
 pub mod memory;

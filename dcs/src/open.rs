@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use config::{DcsConfig, DcsKind};
 
+use crate::consul::Consul;
 use crate::etcd3::Etcd3;
 use crate::kubernetes::Kubernetes;
 use crate::{Dcs, Error, Failure, Identity, Layout, Timing};
@@ -51,11 +52,14 @@ pub async fn open(
     timing: Timing,
 ) -> Result<Opened, Error> {
     match config {
+        DcsConfig::Consul(config) => Ok(Opened::new(
+            Consul::connect(config, layout, identity, timing).await?,
+        )),
         DcsConfig::Etcd3(etcd) => Ok(Opened::new(Etcd3::connect(etcd, layout, identity, timing).await?)),
         DcsConfig::Kubernetes(config) => Ok(Opened::new(
             Kubernetes::connect(config, layout, identity, timing).await?,
         )),
-        DcsConfig::Consul(_) | DcsConfig::Etcd(_) | DcsConfig::Exhibitor(_) | DcsConfig::Zookeeper(_) => {
+        DcsConfig::Etcd(_) | DcsConfig::Exhibitor(_) | DcsConfig::Zookeeper(_) => {
             Err(unsupported(config))
         }
     }
@@ -67,10 +71,21 @@ pub async fn open(
 /// Those of [`open`].
 pub async fn scopes(config: &DcsConfig, namespace: &str, timing: Timing) -> Result<BTreeSet<String>, Error> {
     match config {
+        DcsConfig::Consul(config) => Consul::scopes(config, namespace, timing).await,
         DcsConfig::Etcd3(etcd) => Etcd3::scopes(etcd, namespace, timing).await,
         DcsConfig::Kubernetes(config) => Kubernetes::scopes(config, timing).await,
-        DcsConfig::Consul(_) | DcsConfig::Etcd(_) | DcsConfig::Exhibitor(_) | DcsConfig::Zookeeper(_) => {
+        DcsConfig::Etcd(_) | DcsConfig::Exhibitor(_) | DcsConfig::Zookeeper(_) => {
             Err(unsupported(config))
+        }
+    }
+}
+
+#[async_trait]
+impl Reload for Consul {
+    async fn reload(&self, config: &DcsConfig) -> Result<(), Error> {
+        match config {
+            DcsConfig::Consul(config) => Self::reload(self, config),
+            other => Err(another_kind(DcsKind::Consul, other)),
         }
     }
 }

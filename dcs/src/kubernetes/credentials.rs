@@ -201,18 +201,7 @@ impl Credentials {
                 (false, false) => Verify::ChainAndHostName,
             },
         };
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(options.client_config()?)
-            .user_agent(concat!("Tamada/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .http1_only()
-            .tcp_nodelay(true)
-            .tcp_keepalive(timing.loop_wait + timing.retry_timeout)
-            .tcp_user_timeout(timing.ttl)
-            .pool_idle_timeout(Duration::from_secs(30))
-            .build()?;
-        Ok(client)
+        crate::http::client(&options, timing)
     }
 }
 

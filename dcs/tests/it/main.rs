@@ -1,6 +1,7 @@
 //! Every store keeps the same contract; etcd also when its members stop, stall, restart, or ask for credentials.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod consul;
 mod contract;
 mod etcd;
 mod kubernetes;

@@ -1,0 +1,292 @@
+//! The copy of the cluster's keys, and what of it tells the lock: whether the leader may still count on it though its key is gone.
+//!
+//! Consul deletes the leader key when its session ends, and a session may end at any time: the agent that it was created
+//! on is restarted or leaves, its node is reaped, a check fails. The leader counts on its lock for `ttl` all the same. So a key
+//! that is gone says nothing; the heartbeat does.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use ha::cluster::{Cluster, Heartbeat, KnownHeartbeat, Version};
+use ha::facts::Moment;
+use ha::pg::MemberName;
+use serde_json::Value;
+
+use super::api::{Entry, Tree};
+use super::session::{Session, number};
+use crate::cache::Cache;
+use crate::clock::boot_time;
+use crate::http::lock;
+use crate::{Layout, Record, Snapshot};
+
+/// What a read says about the store it came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    Yes,
+    /// A newer one was taken already.
+    Older,
+    /// It may come from another store than before.
+    Doubtful,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The highest index that this store has answered with.
+    newest: i64,
+    /// The tree's own index that was found to be right although it is lower.
+    lower: i64,
+    /// Which store this is.
+    generation: u64,
+    tree: Snapshot,
+    heartbeat: Option<KnownHeartbeat>,
+    /// The leader's member key as it was last seen.
+    leader_member: Option<(String, Record)>,
+    /// The sessions that keys are locked by, by their numbers.
+    sessions: BTreeMap<i64, String>,
+}
+
+/// The copy.
+pub(super) struct Copy {
+    pub(super) cache: Cache,
+    layout: Layout,
+    state: Mutex<State>,
+}
+
+impl Copy {
+    pub(super) fn new(layout: Layout) -> Self {
+        Self {
+            cache: Cache::new(layout.clone()),
+            layout,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Which store this is: goes up when another one answers.
+    pub(super) fn generation(&self) -> u64 {
+        lock(&self.state).generation
+    }
+
+    /// The highest index that was heard of.
+    pub(super) fn newest(&self) -> i64 {
+        lock(&self.state).newest
+    }
+
+    /// An answer to a write has this index. Whether it fits what is known; `asked_at`: [`Copy::newest`] when it was sent.
+    pub(super) fn hear(&self, index: i64, asked_at: i64) -> bool {
+        let mut state = lock(&self.state);
+        state.newest = state.newest.max(index);
+        index >= asked_at
+    }
+
+    /// A read that was asked for when `asked_at` was the newest index.
+    pub(super) fn take(&self, tree: &Tree, asked_at: i64, reads_the_past: bool) -> Taken {
+        let mut state = lock(&self.state);
+        let has_gone_back = |entry: &&Entry| {
+            let known = state.tree.records.get(&path(&entry.key));
+            known.is_some_and(|known| known.mod_revision <= asked_at && entry.modify_index < known.mod_revision)
+        };
+        let is_lower = tree.index < asked_at && tree.index != state.lower;
+        if is_lower || tree.entries.iter().any(|entry| has_gone_back(&entry)) {
+            return Taken::Doubtful;
+        }
+        // Of the same store, so it holds whatever was answered before it was asked for.
+        let revision = if reads_the_past {
+            tree.index
+        } else {
+            tree.index.max(asked_at)
+        };
+        if revision < state.tree.revision {
+            return Taken::Older;
+        }
+        self.replace(&mut state, tree, revision);
+        Taken::Yes
+    }
+
+    /// After a doubtful read: `newest` is the highest index of the store's keys, confirmed by a quorum, as is `tree`, which was read
+    /// later; both were asked for when `asked_at` was the newest index. Whether it is another store.
+    pub(super) fn settle(&self, tree: &Tree, newest: i64, asked_at: i64, generation: u64) -> bool {
+        let mut state = lock(&self.state);
+        if state.generation != generation {
+            // Another call has found that out.
+            return true;
+        }
+        let has_gone_back = |entry: &Entry| {
+            let known = state.tree.records.get(&path(&entry.key));
+            known.is_some_and(|known| known.mod_revision <= asked_at && entry.modify_index < known.mod_revision)
+        };
+        let is_other = newest < asked_at || tree.entries.iter().any(has_gone_back);
+        if is_other {
+            tracing::warn!(
+                "Consul is at index {newest} of its keys, after index {asked_at}: it was wiped or restored, or is another one"
+            );
+            *state = State {
+                generation: state.generation + 1,
+                ..State::default()
+            };
+        }
+        // Consul forgets of deleted keys after a while, and then the index of the others may be lower than before.
+        state.lower = tree.index;
+        let revision = if is_other {
+            tree.index
+        } else {
+            tree.index.max(asked_at)
+        };
+        if revision >= state.tree.revision {
+            self.replace(&mut state, tree, revision);
+        }
+        is_other
+    }
+
+    fn replace(&self, state: &mut State, tree: &Tree, revision: i64) {
+        let records = tree.entries.iter().map(|entry| {
+            let record = Record {
+                value: entry.value.clone(),
+                mod_revision: entry.modify_index,
+                lease: entry.session.as_deref().map_or(0, number),
+            };
+            (path(&entry.key), record)
+        });
+        let snapshot = Snapshot {
+            revision,
+            generation: state.generation,
+            records: records.collect(),
+        };
+        let sessions = tree.entries.iter().filter_map(|entry| entry.session.as_ref());
+        state.sessions = sessions.map(|id| (number(id), id.clone())).collect();
+        let highest = tree.entries.iter().map(|entry| entry.modify_index).max();
+        state.newest = state.newest.max(tree.index).max(highest.unwrap_or_default());
+        if let Some(heartbeat) = snapshot
+            .records
+            .get(&self.layout.heartbeat())
+            .and_then(heartbeat)
+        {
+            state.heartbeat = Some(KnownHeartbeat::of(
+                &heartbeat,
+                state.heartbeat,
+                Moment(boot_time()),
+            ));
+        }
+        if let Some(leader) = snapshot.records.get(&self.layout.leader()) {
+            let key = self.layout.member(&MemberName::from(leader.value.as_str()));
+            if let Some(member) = snapshot.records.get(&key) {
+                state.leader_member = Some((key, member.clone()));
+            }
+        }
+        state.tree = snapshot.clone();
+        self.cache.replace(snapshot);
+    }
+
+    /// A key as it was last read or written, however old that is.
+    pub(super) fn record(&self, key: &str) -> Option<Record> {
+        lock(&self.state).tree.records.get(key).cloned()
+    }
+
+    /// What this member has just written shows before a read shows it.
+    pub(super) fn tell(&self, key: &str, revision: i64, record: Option<Record>) {
+        let mut state = lock(&self.state);
+        let known = state.tree.records.get(key);
+        if revision < state.tree.revision && known.is_none_or(|known| known.mod_revision >= revision) {
+            return;
+        }
+        match &record {
+            Some(record) => state.tree.records.insert(key.to_owned(), record.clone()),
+            None => state.tree.records.remove(key),
+        };
+        state.tree.revision = state.tree.revision.max(revision);
+        self.cache.tell(key, revision, record, true);
+    }
+
+    /// Whether nobody counts on the lock any more, where the leader key is gone: there is no heartbeat, its holder has withdrawn
+    /// it, it is this very agent's, or it is older than its `ttl`.
+    pub(super) fn is_free(&self, heartbeat_record: Option<&Record>, me: &MemberName, session: &Session) -> bool {
+        let Some(record) = heartbeat_record else {
+            return true;
+        };
+        let Some(heartbeat) = heartbeat(record) else {
+            return true;
+        };
+        if heartbeat.ttl.is_zero() || is_own(record, me, session) {
+            return true;
+        }
+        let known = lock(&self.state).heartbeat;
+        // Two clocks that count the same time may differ a little.
+        known.is_some_and(|known| {
+            let over = known.sent_before.after(heartbeat.ttl).after(heartbeat.ttl / 50);
+            known.version == heartbeat.version && Moment(boot_time()) >= over
+        })
+    }
+
+    /// What a member sees: a leader that may still count on its lock leads, though its key is gone.
+    pub(super) fn view(&self, mut snapshot: Snapshot, me: &MemberName, session: &Session) -> Cluster {
+        let leader = self.layout.leader();
+        let record = snapshot.records.get(&self.layout.heartbeat());
+        let holder = record.and_then(heartbeat).map(|heartbeat| heartbeat.leader);
+        if !snapshot.records.contains_key(&leader)
+            && !self.is_free(record, me, session)
+            && let Some(holder) = holder
+        {
+            let key = self.layout.member(&holder);
+            let member = lock(&self.state).leader_member.clone();
+            if let Some((_, member)) = member.filter(|(known, _)| *known == key) {
+                let record = Record { lease: 0, ..member };
+                snapshot.records.entry(key).or_insert(record);
+            }
+            let record = Record {
+                value: holder.0,
+                mod_revision: 0,
+                lease: 0,
+            };
+            snapshot.records.insert(leader, record);
+        }
+        self.named(snapshot.cluster(&self.layout), session.id())
+    }
+
+    /// The keys as they were last read or written, however old that is.
+    pub(super) fn known(&self) -> Cluster {
+        let snapshot = lock(&self.state).tree.clone();
+        self.named(snapshot.cluster(&self.layout), None)
+    }
+
+    /// What the keys say, with sessions by their names.
+    fn named(&self, mut cluster: Cluster, session: Option<String>) -> Cluster {
+        let state = lock(&self.state);
+        let own = session.map(|id| (number(&id), id));
+        let name = |session: &mut String| {
+            let number: i64 = session.parse().unwrap_or_default();
+            let own = own
+                .as_ref()
+                .filter(|(known, _)| *known == number)
+                .map(|(_, id)| id);
+            if let Some(id) = own.or_else(|| state.sessions.get(&number)) {
+                session.clone_from(id);
+            }
+        };
+        let workers = std::mem::take(&mut cluster.workers);
+        let rename = |cluster: &mut Cluster| {
+            let leader = cluster.leader.iter_mut().map(|leader| &mut leader.session);
+            let members = cluster.members.iter_mut().map(|member| &mut member.session);
+            leader.chain(members).for_each(name);
+        };
+        rename(&mut cluster);
+        cluster.workers = workers;
+        cluster.workers.values_mut().for_each(rename);
+        cluster
+    }
+}
+
+/// A key's path as the layout has it.
+fn path(key: &str) -> String {
+    format!("/{key}")
+}
+
+pub(super) fn heartbeat(record: &Record) -> Option<Heartbeat> {
+    Heartbeat::parse(Version(record.mod_revision), &record.value)
+}
+
+/// Whether this very agent has written the heartbeat: the name alone would be that of another agent of this name as well.
+pub(super) fn is_own(record: &Record, me: &MemberName, session: &Session) -> bool {
+    let writer: Option<Value> = serde_json::from_str(&record.value).ok();
+    let writer = writer.and_then(|value| value.get("session")?.as_str().map(str::to_owned));
+    heartbeat(record).is_some_and(|heartbeat| heartbeat.leader == *me)
+        && writer.is_some_and(|writer| session.knows(&writer))
+}
