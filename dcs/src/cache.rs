@@ -286,7 +286,11 @@ mod tests {
                 records,
             });
             let is_news = u64::from(value == "z");
-            assert_eq!(cache.changes().borrow().leader, before.leader + is_news, "{value}");
+            assert_eq!(
+                cache.changes().borrow().leader,
+                before.leader + is_news,
+                "{value}"
+            );
         }
     }
 

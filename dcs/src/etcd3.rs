@@ -519,7 +519,7 @@ fn shown(endpoints: &EtcdEndpoints) -> String {
 }
 
 /// The configured endpoints; checks on the way that the certificates can be used.
-async fn configured(config: &EtcdConfig, timing: Timing) -> Result<Vec<String>, Error> {
+pub(crate) async fn configured(config: &EtcdConfig, timing: Timing) -> Result<Vec<String>, Error> {
     const OPERATION: &str = "connect to etcd";
     let endpoint = shown(&config.endpoints);
     let tls = link::tls(config);

@@ -276,7 +276,11 @@ impl Http {
                     },
                     Err(silence) => (silence.why, silence.is_sent && request.method != Method::GET),
                 };
-                tracing::debug!("{} at {server}: could not {}: {why}", self.kind, request.operation);
+                tracing::debug!(
+                    "{} at {server}: could not {}: {why}",
+                    self.kind,
+                    request.operation
+                );
                 tries.failed(server, why, is_maybe_applied);
             }
             self.is_list_old.notify_one();
@@ -351,7 +355,11 @@ impl Http {
 
     fn select(&self, server: &str, why: Option<&str>) {
         if lock(&self.endpoints).select(server) {
-            tracing::warn!("Selected new {} server {server}: {}", self.kind, why.unwrap_or_default());
+            tracing::warn!(
+                "Selected new {} server {server}: {}",
+                self.kind,
+                why.unwrap_or_default()
+            );
             self.moves.send_modify(|count| *count += 1);
         }
     }

@@ -14,6 +14,7 @@ mod txn;
 mod verbs;
 
 pub mod consul;
+pub mod etcd2;
 pub mod etcd3;
 pub mod kubernetes;
 pub mod memory;

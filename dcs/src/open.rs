@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use config::{DcsConfig, DcsKind};
 
 use crate::consul::Consul;
+use crate::etcd2::Etcd2;
 use crate::etcd3::Etcd3;
 use crate::kubernetes::Kubernetes;
 use crate::{Dcs, Error, Failure, Identity, Layout, Timing};
@@ -55,13 +56,12 @@ pub async fn open(
         DcsConfig::Consul(config) => Ok(Opened::new(
             Consul::connect(config, layout, identity, timing).await?,
         )),
+        DcsConfig::Etcd(etcd) => Ok(Opened::new(Etcd2::connect(etcd, layout, identity, timing).await?)),
         DcsConfig::Etcd3(etcd) => Ok(Opened::new(Etcd3::connect(etcd, layout, identity, timing).await?)),
         DcsConfig::Kubernetes(config) => Ok(Opened::new(
             Kubernetes::connect(config, layout, identity, timing).await?,
         )),
-        DcsConfig::Etcd(_) | DcsConfig::Exhibitor(_) | DcsConfig::Zookeeper(_) => {
-            Err(unsupported(config))
-        }
+        DcsConfig::Exhibitor(_) | DcsConfig::Zookeeper(_) => Err(unsupported(config)),
     }
 }
 
@@ -72,11 +72,10 @@ pub async fn open(
 pub async fn scopes(config: &DcsConfig, namespace: &str, timing: Timing) -> Result<BTreeSet<String>, Error> {
     match config {
         DcsConfig::Consul(config) => Consul::scopes(config, namespace, timing).await,
+        DcsConfig::Etcd(etcd) => Etcd2::scopes(etcd, namespace, timing).await,
         DcsConfig::Etcd3(etcd) => Etcd3::scopes(etcd, namespace, timing).await,
         DcsConfig::Kubernetes(config) => Kubernetes::scopes(config, timing).await,
-        DcsConfig::Etcd(_) | DcsConfig::Exhibitor(_) | DcsConfig::Zookeeper(_) => {
-            Err(unsupported(config))
-        }
+        DcsConfig::Exhibitor(_) | DcsConfig::Zookeeper(_) => Err(unsupported(config)),
     }
 }
 
@@ -86,6 +85,16 @@ impl Reload for Consul {
         match config {
             DcsConfig::Consul(config) => Self::reload(self, config),
             other => Err(another_kind(DcsKind::Consul, other)),
+        }
+    }
+}
+
+#[async_trait]
+impl Reload for Etcd2 {
+    async fn reload(&self, config: &DcsConfig) -> Result<(), Error> {
+        match config {
+            DcsConfig::Etcd(etcd) => Self::reload(self, etcd).await,
+            other => Err(another_kind(DcsKind::Etcd, other)),
         }
     }
 }

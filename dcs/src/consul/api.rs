@@ -278,7 +278,11 @@ impl Api {
             };
             return Ok((outcome, is_repeat));
         }
-        let results = value.get("Results").and_then(Value::as_array).into_iter().flatten();
+        let results = value
+            .get("Results")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
         let entries = results.filter_map(|result| entry(result.get("KV")?)).collect();
         Ok((Outcome::Done(entries), is_repeat))
     }
@@ -430,14 +434,16 @@ fn judge_failure(answer: &Answer) -> Verdict {
 }
 
 fn errors(value: &Value) -> impl Iterator<Item = &str> {
-    let errors = value.get("Errors").and_then(Value::as_array).into_iter().flatten();
+    let errors = value
+        .get("Errors")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     errors.filter_map(|error| error.get("What")?.as_str())
 }
 
 fn tree(answer: &Answer) -> Result<Tree, String> {
-    let index = answer
-        .number("x-consul-index")
-        .ok_or("its answer has no index")?;
+    let index = answer.number("x-consul-index").ok_or("its answer has no index")?;
     let entries = match answer.status {
         StatusCode::NOT_FOUND => Vec::new(),
         _ => {

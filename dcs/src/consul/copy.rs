@@ -83,7 +83,9 @@ impl Copy {
         let mut state = lock(&self.state);
         let has_gone_back = |entry: &&Entry| {
             let known = state.tree.records.get(&path(&entry.key));
-            known.is_some_and(|known| known.mod_revision <= asked_at && entry.modify_index < known.mod_revision)
+            known.is_some_and(|known| {
+                known.mod_revision <= asked_at && entry.modify_index < known.mod_revision
+            })
         };
         let is_lower = tree.index < asked_at && tree.index != state.lower;
         if is_lower || tree.entries.iter().any(|entry| has_gone_back(&entry)) {
@@ -112,7 +114,9 @@ impl Copy {
         }
         let has_gone_back = |entry: &Entry| {
             let known = state.tree.records.get(&path(&entry.key));
-            known.is_some_and(|known| known.mod_revision <= asked_at && entry.modify_index < known.mod_revision)
+            known.is_some_and(|known| {
+                known.mod_revision <= asked_at && entry.modify_index < known.mod_revision
+            })
         };
         let is_other = newest < asked_at || tree.entries.iter().any(has_gone_back);
         if is_other {
@@ -155,11 +159,7 @@ impl Copy {
         state.sessions = sessions.map(|id| (number(id), id.clone())).collect();
         let highest = tree.entries.iter().map(|entry| entry.modify_index).max();
         state.newest = state.newest.max(tree.index).max(highest.unwrap_or_default());
-        if let Some(heartbeat) = snapshot
-            .records
-            .get(&self.layout.heartbeat())
-            .and_then(heartbeat)
-        {
+        if let Some(heartbeat) = snapshot.records.get(&self.layout.heartbeat()).and_then(heartbeat) {
             state.heartbeat = Some(KnownHeartbeat::of(
                 &heartbeat,
                 state.heartbeat,
@@ -198,7 +198,12 @@ impl Copy {
 
     /// Whether nobody counts on the lock any more, where the leader key is gone: there is no heartbeat, its holder has withdrawn
     /// it, it is this very agent's, or it is older than its `ttl`.
-    pub(super) fn is_free(&self, heartbeat_record: Option<&Record>, me: &MemberName, session: &Session) -> bool {
+    pub(super) fn is_free(
+        &self,
+        heartbeat_record: Option<&Record>,
+        me: &MemberName,
+        session: &Session,
+    ) -> bool {
         let Some(record) = heartbeat_record else {
             return true;
         };

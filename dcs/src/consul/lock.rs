@@ -156,6 +156,12 @@ impl Consul {
                 .is_free(heartbeat.as_ref(), &holder.name, &holder.session);
             if leader.is_some() || !is_free {
                 if is_fresh {
+                    // As with every verb of the lock, the session is there afterwards.
+                    let confirm = self.store.confirm(budget);
+                    holder
+                        .session
+                        .keep_if_due(&self.store.api, budget, confirm)
+                        .await?;
                     let is_ours = |leader: &Record| {
                         let session = holder.session.id();
                         leader.value == holder.name.0 && session.is_some_and(|id| number(&id) == leader.lease)

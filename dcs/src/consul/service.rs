@@ -34,7 +34,10 @@ pub(super) async fn keep(
         has_failed: false,
     };
     if service.name != scope && api.config().register_service {
-        tracing::warn!("Using {} as consul service name instead of scope name {scope}", service.name);
+        tracing::warn!(
+            "Using {} as consul service name instead of scope name {scope}",
+            service.name
+        );
     }
     while published.changed().await.is_ok() {
         let Some(data) = published.borrow_and_update().clone() else {
@@ -82,7 +85,10 @@ impl Service {
                 self.has_failed = false;
             }
             Err(why) => {
-                let text = format!("cannot register the service {} with Consul's agent: {why}", self.id);
+                let text = format!(
+                    "cannot register the service {} with Consul's agent: {why}",
+                    self.id
+                );
                 if self.has_failed {
                     tracing::debug!("{text}");
                 } else {
@@ -112,7 +118,10 @@ impl Service {
             "master" => "primary",
             role @ ("primary" | "replica" | "standby_leader") => role,
             role => {
-                tracing::warn!("Could not register service: unknown role type {}", role.escape_debug());
+                tracing::warn!(
+                    "Could not register service: unknown role type {}",
+                    role.escape_debug()
+                );
                 return None;
             }
         };

@@ -49,7 +49,8 @@ async fn follow(store: &Store) -> String {
         let asked_at = store.copy.newest();
         let begun = Instant::now();
         // The query ends soon, so that a connection that has silently died is found out.
-        let quiet = (store.api.timing().loop_wait / 2).clamp(Duration::from_millis(500), Duration::from_secs(5));
+        let quiet =
+            (store.api.timing().loop_wait / 2).clamp(Duration::from_millis(500), Duration::from_secs(5));
         let answered = tokio::select! {
             answered = store.api.next_tree(&server, index, quiet) => answered,
             _ = moves.changed() => continue,

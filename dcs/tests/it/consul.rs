@@ -4,8 +4,6 @@ mod agents;
 mod secured;
 mod trouble;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -112,6 +110,12 @@ impl Consul {
             settings["session_ttl_min"] = json!("1s");
         }
         merge(&mut settings, &self.settings);
+        // The foreign hand speaks to a second port without TLS.
+        let ports = settings["ports"].as_object_mut().unwrap();
+        if let Some(plain) = ports.remove("plain") {
+            ports.insert("https".to_owned(), json!(node.port));
+            ports.insert("http".to_owned(), plain);
+        }
         settings
     }
 
@@ -164,25 +168,11 @@ impl Consul {
         path: &str,
         body: &str,
     ) -> std::io::Result<(u16, String)> {
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let token = self
             .token
             .as_ref()
             .map(|token| format!("X-Consul-Token: {token}\r\n"));
-        write!(
-            stream,
-            "{method} {path} HTTP/1.0\r\nHost: x\r\n{}Content-Length: {}\r\n\r\n{body}",
-            token.unwrap_or_default(),
-            body.len()
-        )?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status = status.ok_or_else(|| std::io::Error::other("no status"))?;
-        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        Ok((status, body.to_owned()))
+        crate::server::ask(port, method, path, &token.unwrap_or_default(), body)
     }
 
     /// The same at the first node that runs, with success.

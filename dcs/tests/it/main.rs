@@ -4,8 +4,10 @@
 mod consul;
 mod contract;
 mod etcd;
+mod etcd2;
 mod kubernetes;
 mod outage;
+mod proxy;
 mod refusals;
 mod replaced;
 mod secured;

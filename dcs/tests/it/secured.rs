@@ -107,20 +107,39 @@ fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-#[tokio::test]
-async fn tls_with_client_certificates() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let ca = write(dir.path(), "ca.pem", &issuer.pem());
-    let issue = |name: &str| {
+/// A CA of our own, and certificates for this machine.
+pub(crate) struct Authority {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) ca: PathBuf,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let ca = write(dir.path(), "ca.pem", &issuer.pem());
+        Self { dir, ca, issuer }
+    }
+
+    /// Certificate and key.
+    pub(crate) fn issue(&self, name: &str) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
-        let cert = params.signed_by(&key, &issuer).unwrap();
-        let key = write(dir.path(), &format!("{name}.key"), &key.serialize_pem());
-        (write(dir.path(), &format!("{name}.crt"), &cert.pem()), key)
-    };
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        let dir = self.dir.path();
+        let key = write(dir, &format!("{name}.key"), &key.serialize_pem());
+        (write(dir, &format!("{name}.crt"), &cert.pem()), key)
+    }
+}
+
+#[tokio::test]
+async fn tls_with_client_certificates() {
+    let authority = Authority::new();
+    let (dir, ca) = (&authority.dir, authority.ca.clone());
+    let issue = |name: &str| authority.issue(name);
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let owned = |args: &[&str]| args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>();
     let (cert, key) = issue("server");

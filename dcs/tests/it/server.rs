@@ -1,7 +1,10 @@
 //! What the contract suite needs of a store besides its verbs: a server to play on, and a foreign hand on it. Another store
 //! adds its server here or in a file of its own, and a test that calls [`crate::contract::play`].
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use config::DcsConfig;
@@ -72,6 +75,30 @@ pub(crate) trait Process: Server {
 
     /// `SIGSTOP` or `SIGCONT`: the sockets stay open and nobody answers.
     fn suspend(&self, is_suspended: bool);
+}
+
+/// A plain request by a foreign hand, with more headers: status and body.
+pub(crate) fn ask(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> std::io::Result<(u16, String)> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\nHost: x\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+    )?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let status = status.ok_or_else(|| std::io::Error::other("no status"))?;
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok((status, body.to_owned()))
 }
 
 /// Opens a store as the program does.
