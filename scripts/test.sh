@@ -60,6 +60,7 @@ fi
 
 prepare "PostgreSQL 18" ./scripts/get-postgresql-18.sh "$target/pg18"
 prepare "Patroni" ./scripts/get-patroni.sh "$target/patroni"
+prepare "Consul" ./scripts/get-consul.sh "$target/consul"
 if [ "$which" = all ] && [ "$(id -u)" -eq 0 ]; then
     prepare "a Debian for hosts" ./scripts/debian-hosts.sh root "$target/debian-forky"
 fi
@@ -68,7 +69,8 @@ prepare "crates" cargo fetch --locked --quiet
 
 : "${TAMADA_TEST_PG_BIN:=$(printf '%s:' /usr/lib/postgresql/*/bin)$target/pg18/bin}"
 : "${TAMADA_TEST_PATRONI_BIN:=$target/patroni/bin}"
-export TAMADA_TEST_PG_BIN TAMADA_TEST_PATRONI_BIN
+: "${TAMADA_TEST_CONSUL:=$target/consul}"
+export TAMADA_TEST_PG_BIN TAMADA_TEST_PATRONI_BIN TAMADA_TEST_CONSUL
 # The same tree gets the same answer: PROPTEST_RNG_SEED and PROPTEST_CASES look further.
 : "${PROPTEST_RNG_SEED:=1}"
 export PROPTEST_RNG_SEED

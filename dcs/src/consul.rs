@@ -27,6 +27,7 @@ use tokio::time::timeout;
 
 use self::api::{Api, Op, Read};
 use self::copy::Copy;
+use self::service::Published;
 use self::session::{Session, number};
 use self::store::Store;
 use crate::clock::SendingClock;
@@ -57,8 +58,9 @@ struct Holder {
     /// Counts this agent's heartbeats.
     renewals: AtomicU64,
     /// The member's key as it was last written, for the service.
-    published: channel::Sender<Option<String>>,
-    is_registered: channel::Receiver<bool>,
+    published: channel::Sender<Published>,
+    /// Which of these the service has followed.
+    service: channel::Receiver<u64>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -97,8 +99,8 @@ impl Consul {
         });
         store.refresh(api.http.persistent(), Read::Confirmed).await?;
         let member = identity.map(|identity| {
-            let (published, news) = channel::channel(None);
-            let (done, is_registered) = channel::channel(false);
+            let (published, news) = channel::channel(Published::default());
+            let (done, service_done) = channel::channel(0);
             let scope = store.layout.scope().to_owned();
             let session = format!("{scope}-{}", identity.name);
             let watch = watch::keep(Arc::clone(&store));
@@ -109,7 +111,7 @@ impl Consul {
                 clock: SendingClock::new(),
                 renewals: AtomicU64::new(0),
                 published,
-                is_registered,
+                service: service_done,
                 tasks: [tokio::spawn(watch), tokio::spawn(service)],
             }
         });
@@ -177,13 +179,17 @@ impl Consul {
 
     /// The service in Consul's catalog follows the member key. A member that has stopped waits a moment for it to go.
     async fn publish(&self, holder: &Holder, data: &str) {
-        let was_registered = *holder.is_registered.borrow();
-        holder.published.send_replace(Some(data.to_owned()));
+        let mut number = 0;
+        holder.published.send_modify(|published| {
+            published.number += 1;
+            data.clone_into(&mut published.data);
+            number = published.number;
+        });
         let has_stopped = serde_json::from_str::<serde_json::Value>(data)
             .is_ok_and(|data| data.get("state").is_some_and(|state| state == "stopped"));
-        if was_registered && has_stopped {
-            let mut is_registered = holder.is_registered.clone();
-            let _ = timeout(FAREWELL, is_registered.wait_for(|is_registered| !is_registered)).await;
+        if has_stopped && self.store.api.config().register_service {
+            let mut done = holder.service.clone();
+            let _ = timeout(FAREWELL, done.wait_for(|done| *done >= number)).await;
         }
     }
 

@@ -1,4 +1,4 @@
-//! Where the cluster's state is kept: the [`Dcs`] trait, etcd v3, and a store in memory with etcd's semantics.
+//! Where the cluster's state is kept: the [`Dcs`] trait, the stores, and one in memory with etcd's semantics.
 
 mod cache;
 mod clock;

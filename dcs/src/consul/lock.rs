@@ -211,9 +211,8 @@ impl Consul {
         let budget = self.store.api.http.persistent();
         for _ in 0..ROUNDS {
             let session = self.session(holder, budget).await?;
-            let found = match self.prove(holder, budget, &session).await? {
-                Some(found) => found,
-                None => return Ok(Renewed::Yes),
+            let Some(found) = self.prove(holder, budget, &session).await? else {
+                return Ok(Renewed::Yes);
             };
             let checks = match found {
                 // It was written between the proof and the read.

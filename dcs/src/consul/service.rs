@@ -12,6 +12,14 @@ use super::api::{Api, part};
 /// The longest name of a service.
 const LONGEST_NAME: usize = 230;
 
+/// The member's key as it was last written.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Published {
+    pub(super) data: String,
+    /// Counts the writes.
+    pub(super) number: u64,
+}
+
 /// What is asked for of Consul's agent.
 #[derive(Debug, Clone, PartialEq)]
 enum Wanted {
@@ -24,8 +32,8 @@ pub(super) async fn keep(
     api: Arc<Api>,
     scope: String,
     member: String,
-    mut published: watch::Receiver<Option<String>>,
-    done: watch::Sender<bool>,
+    mut published: watch::Receiver<Published>,
+    done: watch::Sender<u64>,
 ) {
     let mut service = Service {
         id: format!("{scope}/{member}"),
@@ -40,12 +48,10 @@ pub(super) async fn keep(
         );
     }
     while published.changed().await.is_ok() {
-        let Some(data) = published.borrow_and_update().clone() else {
-            continue;
-        };
-        let published: Value = serde_json::from_str(&data).unwrap_or_default();
-        service.update(&api, &published).await;
-        done.send_replace(service.present.is_some());
+        let Published { data, number } = published.borrow_and_update().clone();
+        let data: Value = serde_json::from_str(&data).unwrap_or_default();
+        service.update(&api, &data).await;
+        done.send_replace(number);
     }
 }
 

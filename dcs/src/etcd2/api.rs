@@ -30,7 +30,7 @@ pub(super) struct Node {
     /// The seconds it has left; `None`: it stays.
     pub(super) ttl: Option<i64>,
     pub(super) is_folder: bool,
-    pub(super) nodes: Vec<Node>,
+    pub(super) nodes: Vec<Self>,
 }
 
 /// Where the answering store stands.

@@ -246,8 +246,15 @@ impl Store {
         }
     }
 
-    /// A change as the watch has it.
-    fn apply(&self, action: &str, node: &Node) {
+    /// A change as the watch has it, of the store of `generation`: whatever a member tells, a quorum has agreed on. Who writes nothing
+    /// would not notice otherwise that a store has gone back.
+    fn apply(&self, generation: u64, action: &str, node: &Node) {
+        {
+            let mut newest = lock(&self.newest);
+            if newest.generation == generation {
+                newest.standing.index = newest.standing.index.max(node.index);
+            }
+        }
         if matches!(action, "delete" | "expire" | "compareAndDelete") {
             self.cache.apply(&node.key, node.index, None);
             if node.key == self.layout.leader() {
@@ -319,7 +326,7 @@ pub(super) async fn keep_copy(store: Arc<Store>) {
 
 /// Waits for changes until that fails; why it did.
 async fn follow(store: &Store, snapshot: Snapshot) -> String {
-    let mut index = snapshot.revision + 1;
+    let (mut index, generation) = (snapshot.revision + 1, snapshot.generation);
     store.cache.replace(snapshot);
     let mut moves = store.http.moves();
     loop {
@@ -367,7 +374,7 @@ async fn follow(store: &Store, snapshot: Snapshot) -> String {
             }
             Ok(Outcome::Done { action, node }) => {
                 index = node.index + 1;
-                store.apply(&action, &node);
+                store.apply(generation, &action, &node);
             }
             Ok(Outcome::Forgotten | Outcome::NotFound | Outcome::Refused) => {
                 return format!("etcd at {server}: {}", answer.words());
