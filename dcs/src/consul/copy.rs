@@ -295,3 +295,179 @@ pub(super) fn is_own(record: &Record, me: &MemberName, session: &Session) -> boo
     heartbeat(record).is_some_and(|heartbeat| heartbeat.leader == *me)
         && writer.is_some_and(|writer| session.knows(&writer))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const OWN: &str = "63a670f2-4196-5bce-e84f-e50efbd33891";
+    const OTHER: &str = "73a670f2-4196-5bce-e84f-e50efbd33891";
+
+    fn entry(key: &str, value: &str, modify_index: i64) -> Entry {
+        Entry {
+            key: format!("service/a/{key}"),
+            value: value.to_owned(),
+            modify_index,
+            session: None,
+        }
+    }
+
+    fn beat(leader: &str, ttl_ms: u64, session: &str) -> String {
+        format!(r#"{{"leader":"{leader}","ttl_ms":{ttl_ms},"session":"{session}"}}"#)
+    }
+
+    fn copy() -> (Copy, Session) {
+        let copy = Copy::new(Layout::new("service", "a", None));
+        (copy, Session::new("a-x".to_owned(), Some(OWN)))
+    }
+
+    fn tree(index: i64, entries: Vec<Entry>) -> Tree {
+        Tree { index, entries }
+    }
+
+    fn led_by(copy: &Copy, session: &Session) -> Option<(String, String)> {
+        let snapshot = lock(&copy.state).tree.clone();
+        let leader = copy.view(snapshot, &"x".into(), session).leader?;
+        Some((leader.name.0, leader.session))
+    }
+
+    #[test]
+    fn a_leader_without_its_key_leads_as_long_as_its_heartbeat_says() {
+        let member = r#"{"conn_url":"postgres://h:1/x"}"#;
+        let led = |value: &str| {
+            let (copy, session) = copy();
+            let leader = Entry {
+                session: Some(OTHER.to_owned()),
+                ..entry("leader", "y", 5)
+            };
+            let before = vec![leader, entry("members/y", member, 5)];
+            assert_eq!(copy.take(&tree(5, before), 0, false), Taken::Yes);
+            assert_eq!(
+                led_by(&copy, &session),
+                Some(("y".to_owned(), OTHER.to_owned())),
+                "by its key"
+            );
+            copy.take(&tree(6, vec![entry("heartbeat", value, 6)]), 5, false);
+            let snapshot = lock(&copy.state).tree.clone();
+            let cluster = copy.view(snapshot, &"x".into(), &session);
+            if cluster.leader.is_some() {
+                let member = cluster.member(&"y".into()).cloned().map(|member| member.data);
+                let conn_url = member.and_then(|data| data.conn_url);
+                assert_eq!(conn_url.as_deref(), Some("postgres://h:1/x"), "where it was");
+            }
+            led_by(&copy, &session)
+        };
+        let phantom = Some(("y".to_owned(), "0".to_owned()));
+        assert_eq!(led(&beat("y", 30_000, OTHER)), phantom);
+        // Withdrawn, malformed, or too old: nobody counts on the lock.
+        for value in [beat("y", 0, OTHER), "{}".to_owned(), String::new()] {
+            assert_eq!(led(&value), None, "{value}");
+        }
+        let (copy, session) = copy();
+        copy.take(
+            &tree(6, vec![entry("heartbeat", &beat("y", 20, OTHER), 6)]),
+            0,
+            false,
+        );
+        std::thread::sleep(Duration::from_millis(30));
+        assert_eq!(led_by(&copy, &session), None, "it has expired");
+    }
+
+    #[test]
+    fn only_a_heartbeat_of_this_very_agent_is_its_own() {
+        for (name, writer, is_own) in [("x", OWN, true), ("x", OTHER, false), ("y", OWN, false)] {
+            let (copy, session) = copy();
+            let value = beat(name, 30_000, writer);
+            copy.take(&tree(6, vec![entry("heartbeat", &value, 6)]), 0, false);
+            let record = copy.record("/service/a/heartbeat");
+            assert_eq!(copy.is_free(record.as_ref(), &"x".into(), &session), is_own);
+            assert_eq!(led_by(&copy, &session).is_none(), is_own);
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_that_became_known_late_counts_from_when_it_was_sent() {
+        let (copy, session) = copy();
+        let sent = |at_ms, renewal| {
+            format!(
+                r#"{{"leader":"y","ttl_ms":5000,"sent":{{"agent":1,"at_ms":{at_ms}}},"renewal":{renewal}}}"#
+            )
+        };
+        let heartbeat = |index, at_ms| tree(index, vec![entry("heartbeat", &sent(at_ms, index), index)]);
+        copy.take(&heartbeat(6, 1000), 0, false);
+        // As if the first had become known an hour ago.
+        if let Some(known) = &mut lock(&copy.state).heartbeat {
+            let hour = Duration::from_secs(3600);
+            known.known_at = Moment(known.known_at.0.saturating_sub(hour));
+        }
+        let free = |copy: &Copy| {
+            copy.is_free(
+                copy.record("/service/a/heartbeat").as_ref(),
+                &"x".into(),
+                &session,
+            )
+        };
+        copy.take(&heartbeat(7, 2000), 6, false);
+        let has_been_up_for_long = boot_time() > Duration::from_secs(20);
+        assert_eq!(free(&copy), has_been_up_for_long, "sent a second after the first");
+        // Of another agent's clock nothing is known.
+        let other = entry(
+            "heartbeat",
+            &sent(3000, 8).replace("\"agent\":1", "\"agent\":2"),
+            8,
+        );
+        copy.take(&tree(8, vec![other]), 7, false);
+        assert!(!free(&copy));
+    }
+
+    #[test]
+    fn a_store_that_has_gone_back_is_doubted_and_a_forgotten_key_is_not() {
+        let (copy, _) = copy();
+        let config = |index| entry("config", "{}", index);
+        copy.take(&tree(50, vec![config(40), entry("sync", "{}", 50)]), 0, false);
+        // The index of what is left is lower once Consul has forgotten the deleted key.
+        assert_eq!(copy.take(&tree(40, vec![config(40)]), 50, false), Taken::Doubtful);
+        assert!(!copy.settle(&tree(40, vec![config(40)]), 70, 50, 0));
+        assert_eq!(copy.record("/service/a/sync"), None);
+        assert_eq!(copy.take(&tree(40, vec![config(40)]), 50, false), Taken::Yes);
+        assert_eq!((copy.generation(), copy.newest()), (0, 50));
+        // A key of an older index, and a highest index of all keys that is lower than it was.
+        for (index, newest) in [(30, 90), (30, 20)] {
+            let generation = copy.generation();
+            let old = tree(index, vec![config(index)]);
+            copy.take(&tree(60, vec![config(60)]), 0, false);
+            assert_eq!(copy.take(&old, 60, false), Taken::Doubtful);
+            assert!(copy.settle(&old, newest, 60, generation));
+            assert!(copy.settle(&old, newest, 60, generation), "found out once");
+            assert_eq!(copy.generation(), generation + 1);
+            assert_eq!(copy.record("/service/a/config").unwrap().mod_revision, index);
+        }
+    }
+
+    #[test]
+    fn own_writes_show_until_a_read_shows_them() {
+        let (copy, _) = copy();
+        copy.take(&tree(5, vec![entry("config", "old", 5)]), 0, false);
+        let record = |value: &str| Record {
+            value: value.to_owned(),
+            mod_revision: 7,
+            lease: 0,
+        };
+        copy.tell("/service/a/config", 7, Some(record("own")));
+        let value = || copy.record("/service/a/config").map(|record| record.value);
+        assert_eq!(
+            copy.take(&tree(6, vec![entry("config", "older", 6)]), 5, false),
+            Taken::Older
+        );
+        assert_eq!(value().as_deref(), Some("own"));
+        copy.tell("/service/a/config", 6, Some(record("late")));
+        assert_eq!(value().as_deref(), Some("own"));
+        assert_eq!(
+            copy.take(&tree(8, vec![entry("config", "new", 8)]), 7, false),
+            Taken::Yes
+        );
+        assert_eq!(value().as_deref(), Some("new"));
+    }
+}

@@ -40,6 +40,7 @@ pub(super) async fn keep(
         name: name(&scope),
         present: None,
         has_failed: false,
+        unknown: None,
     };
     if service.name != scope && api.config().register_service {
         tracing::warn!(
@@ -61,6 +62,8 @@ struct Service {
     /// What Consul's agent was told, with the token it was told by.
     present: Option<(Wanted, Option<String>)>,
     has_failed: bool,
+    /// A role without a service that was warned of.
+    unknown: Option<String>,
 }
 
 impl Service {
@@ -107,7 +110,7 @@ impl Service {
 
     /// `None`: it stays as it is, as while the server starts.
     fn wanted(
-        &self,
+        &mut self,
         config: &ConsulConfig,
         published: &Value,
         was_registered: bool,

@@ -18,6 +18,9 @@ use crate::http::{Budget, lock};
 
 const CREATE: &str = "create the session";
 
+/// Consul's lower bound for a session's TTL where nobody has changed it, in seconds.
+const USUAL_BOUND: f64 = 10.0;
+
 /// How many former sessions are known.
 const FORMER_SESSIONS: usize = 16;
 
@@ -107,7 +110,8 @@ impl Session {
             match renew(api, budget, &known.id).await? {
                 Some(lives_for) => {
                     // Of a session of an earlier life only its TTL is known.
-                    let fits = known.made_for.is_some() || lives_for == Some(ttl(wanted.0));
+                    let fits = known.made_for.is_some()
+                        || lives_for.is_some_and(|lives_for| is_fit(&lives_for, wanted.0));
                     if fits {
                         *held = Some(Held {
                             made_for: Some(wanted),
@@ -241,6 +245,15 @@ fn ttl(ttl: Duration) -> String {
     format!("{}s", (ttl / 2).as_secs_f64())
 }
 
+/// Whether a session with this TTL is what a new one would be: as long, or longer where Consul permits none that is shorter.
+fn is_fit(lives_for: &str, wanted: Duration) -> bool {
+    let seconds = lives_for
+        .strip_suffix('s')
+        .and_then(|text| text.parse::<f64>().ok());
+    let shortest = (wanted / 2).as_secs_f64();
+    lives_for == ttl(wanted) || seconds.is_some_and(|seconds| shortest < seconds && seconds <= USUAL_BOUND)
+}
+
 /// The lowest TTL that Consul's refusal names.
 fn bound(answer: &str) -> Option<String> {
     let rest = answer.strip_prefix("Invalid Session TTL")?;
@@ -275,6 +288,18 @@ mod tests {
     fn a_session_lives_for_half_of_ttl() {
         assert_eq!(ttl(Duration::from_secs(30)), "15s");
         assert_eq!(ttl(Duration::from_secs(5)), "2.5s");
+        for (lives_for, wanted, fits) in [
+            ("15s", 30, true),
+            ("15s", 40, false),
+            ("10s", 5, true),
+            ("20s", 30, false),
+        ] {
+            assert_eq!(
+                is_fit(lives_for, Duration::from_secs(wanted)),
+                fits,
+                "{lives_for} {wanted}"
+            );
+        }
     }
 
     #[test]

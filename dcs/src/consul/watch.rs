@@ -23,8 +23,14 @@ pub(super) async fn keep(store: Arc<Store>) {
         let budget = store.api.http.persistent();
         let trouble = match store.refresh(budget, Read::Usual).await {
             Ok(()) => {
-                pause = Duration::ZERO;
+                let begun = Instant::now();
                 let trouble = follow(&store).await;
+                // A server that answers reads and no queries is not asked without a pause.
+                if begun.elapsed() >= LONGEST_PAUSE {
+                    pause = Duration::ZERO;
+                } else {
+                    pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+                }
                 tracing::info!("the watch of {} ended: {trouble}", store.layout.prefix());
                 trouble
             }

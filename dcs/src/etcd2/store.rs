@@ -309,8 +309,14 @@ pub(super) async fn keep_copy(store: Arc<Store>) {
     loop {
         let trouble = match store.read(store.http.persistent()).await {
             Ok(snapshot) => {
-                pause = Duration::ZERO;
+                let begun = Instant::now();
                 let trouble = follow(&store, snapshot).await;
+                // A server that answers reads and ends every watch is not asked without a pause.
+                if begun.elapsed() >= LONGEST_PAUSE {
+                    pause = Duration::ZERO;
+                } else {
+                    pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+                }
                 tracing::info!("the watch of {} ended: {trouble}", store.layout.prefix());
                 trouble
             }
