@@ -127,10 +127,13 @@ impl Service {
             "master" => "primary",
             role @ ("primary" | "replica" | "standby_leader") => role,
             role => {
-                tracing::warn!(
-                    "Could not register service: unknown role type {}",
-                    role.escape_debug()
-                );
+                if self.unknown.as_deref() != Some(role) {
+                    tracing::warn!(
+                        "Could not register service: unknown role type {}",
+                        role.escape_debug()
+                    );
+                    self.unknown = Some(role.to_owned());
+                }
                 return None;
             }
         };
