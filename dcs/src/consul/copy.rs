@@ -38,11 +38,29 @@ struct State {
     /// Which store this is.
     generation: u64,
     tree: Snapshot,
+    /// Up to this index the tree has every write; own writes in it may be newer than those of others that it lacks.
+    complete: i64,
     heartbeat: Option<KnownHeartbeat>,
     /// The leader's member key as it was last seen.
     leader_member: Option<(String, Record)>,
     /// The sessions that keys are locked by, by their numbers.
     sessions: BTreeMap<i64, String>,
+}
+
+impl State {
+    /// Whether a tree has what was never in this store: a key that was last written before the copy was read, and that the copy has
+    /// otherwise or not at all. `asked_at` as for [`Copy::take`].
+    fn contradicts(&self, tree: &Tree, asked_at: i64) -> bool {
+        let differs = |entry: &Entry| match self.tree.records.get(&path(&entry.key)) {
+            Some(known) => known.mod_revision <= asked_at && known.mod_revision != entry.modify_index,
+            None => true,
+        };
+        let mut old = tree
+            .entries
+            .iter()
+            .filter(|entry| entry.modify_index <= self.complete);
+        old.any(differs)
+    }
 }
 
 /// The copy.
@@ -81,14 +99,8 @@ impl Copy {
     /// A read that was asked for when `asked_at` was the newest index.
     pub(super) fn take(&self, tree: &Tree, asked_at: i64, reads_the_past: bool) -> Taken {
         let mut state = lock(&self.state);
-        let has_gone_back = |entry: &&Entry| {
-            let known = state.tree.records.get(&path(&entry.key));
-            known.is_some_and(|known| {
-                known.mod_revision <= asked_at && entry.modify_index < known.mod_revision
-            })
-        };
         let is_lower = tree.index < asked_at && tree.index != state.lower;
-        if is_lower || tree.entries.iter().any(|entry| has_gone_back(&entry)) {
+        if is_lower || (!reads_the_past && state.contradicts(tree, asked_at)) {
             return Taken::Doubtful;
         }
         // Of the same store, so it holds whatever was answered before it was asked for.
@@ -112,13 +124,7 @@ impl Copy {
             // Another call has found that out.
             return true;
         }
-        let has_gone_back = |entry: &Entry| {
-            let known = state.tree.records.get(&path(&entry.key));
-            known.is_some_and(|known| {
-                known.mod_revision <= asked_at && entry.modify_index < known.mod_revision
-            })
-        };
-        let is_other = newest < asked_at || tree.entries.iter().any(has_gone_back);
+        let is_other = newest < asked_at || state.contradicts(tree, asked_at);
         if is_other {
             tracing::warn!(
                 "Consul is at index {newest} of its keys, after index {asked_at}: it was wiped or restored, or is another one"
@@ -172,6 +178,7 @@ impl Copy {
                 state.leader_member = Some((key, member.clone()));
             }
         }
+        state.complete = revision;
         state.tree = snapshot.clone();
         self.cache.replace(snapshot);
     }

@@ -213,6 +213,31 @@ impl Store {
         })
     }
 
+    /// As [`Store::read`], for the copy.
+    ///
+    /// # Errors
+    /// As [`Store::read`], or there is a key that was never in the store that the copy is of: one that was restored with higher
+    /// indexes, or wiped and written again.
+    async fn read_for_copy(&self, budget: Budget) -> Result<Snapshot, Error> {
+        let snapshot = self.read(budget).await?;
+        let mut compared = snapshot.clone();
+        // The heartbeat is made here, with the present `ttl`.
+        compared.records.remove(&self.layout.heartbeat());
+        let Some(key) = self.cache.contradiction(&compared) else {
+            return Ok(snapshot);
+        };
+        let mut newest = lock(&self.newest);
+        if newest.generation == snapshot.generation {
+            tracing::warn!(
+                "the key {key} in etcd was never in it before: etcd was wiped or restored, or is another one"
+            );
+            newest.generation += 1;
+            newest.standing.index = snapshot.revision;
+        }
+        drop(newest);
+        Err(self.http.unavailable(READ, REPLACED))
+    }
+
     /// A key as a record, and for the leader key the heartbeat that it is as well.
     fn records(&self, node: &Node) -> Vec<(String, Record)> {
         let record = |value: &str| Record {
@@ -307,7 +332,7 @@ pub(super) async fn keep_endpoints(store: Arc<Store>) {
 pub(super) async fn keep_copy(store: Arc<Store>) {
     let mut pause = Duration::ZERO;
     loop {
-        let trouble = match store.read(store.http.persistent()).await {
+        let trouble = match store.read_for_copy(store.http.persistent()).await {
             Ok(snapshot) => {
                 let begun = Instant::now();
                 let trouble = follow(&store, snapshot).await;
@@ -350,7 +375,7 @@ async fn follow(store: &Store, snapshot: Snapshot) -> String {
             Ok(answer) => answer,
             // Nothing has happened, or the server is dead or has lost its cluster: a quorum says which.
             Err(silence) if silence.is_sent && Instant::now() >= until => {
-                match store.read(store.http.brief()).await {
+                match store.read_for_copy(store.http.brief()).await {
                     Ok(snapshot) => {
                         index = index.max(snapshot.revision + 1);
                         store.cache.replace(snapshot);
@@ -370,7 +395,7 @@ async fn follow(store: &Store, snapshot: Snapshot) -> String {
         match api::outcome(&answer) {
             // What happened to a folder happened to all keys in it.
             Ok(Outcome::Done { node, .. }) if node.is_folder => {
-                match store.read(store.http.persistent()).await {
+                match store.read_for_copy(store.http.persistent()).await {
                     Ok(snapshot) => {
                         index = index.max(node.index.max(snapshot.revision) + 1);
                         store.cache.replace(snapshot);
