@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::api::{Api, part};
+use super::api::{Api, BOUND, part};
 use crate::Error;
 use crate::http::{Budget, lock};
 
@@ -256,7 +256,7 @@ fn is_fit(lives_for: &str, wanted: Duration) -> bool {
 
 /// The lowest TTL that Consul's refusal names.
 fn bound(answer: &str) -> Option<String> {
-    let rest = answer.strip_prefix("Invalid Session TTL")?;
+    let (_, rest) = answer.split_once(BOUND)?;
     let (bound, _) = rest.split_once("between [")?.1.split_once('=')?;
     Some(bound.to_owned())
 }
@@ -280,6 +280,8 @@ mod tests {
     fn consuls_bound_is_found_in_its_refusal() {
         let refusal = "Invalid Session TTL '5000000000', must be between [10s=24h0m0s]";
         assert_eq!(bound(refusal).as_deref(), Some("10s"));
+        let by_an_agent = format!("rpc error making call: {refusal}");
+        assert_eq!(bound(&by_an_agent).as_deref(), Some("10s"));
         assert_eq!(bound("Invalid Session TTL"), None);
         assert_eq!(bound(r#"{"ID":"x"}"#), None);
     }
