@@ -252,7 +252,7 @@ impl Dcs for Consul {
         let unavailable = |why| self.store.api.http.unavailable("read the cluster", why);
         let snapshot = snapshot.map_err(|trouble: String| unavailable(trouble))?;
         self.store.seen.store(snapshot.generation, Ordering::Relaxed);
-        Ok(self.store.copy.view(snapshot, &holder.name, &holder.session))
+        Ok(self.store.copy.view(snapshot, &holder.session))
     }
 
     async fn touch_member(&self, data: &str) -> Result<bool, Error> {

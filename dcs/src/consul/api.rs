@@ -399,6 +399,8 @@ fn judge_change(answer: &Answer) -> Verdict {
     match answer.status {
         StatusCode::OK | StatusCode::NOT_FOUND => Verdict::Answered,
         _ if is_bound => Verdict::Answered,
+        // The agent has left its cluster, and nothing can be created on its node until it is back.
+        _ if answer.words().contains("Missing node registration") => Verdict::Refused,
         _ => judge_failure(answer),
     }
 }

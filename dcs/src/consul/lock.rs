@@ -210,7 +210,17 @@ impl Consul {
         let holder = self.holder(RENEW)?;
         let budget = self.store.api.http.persistent();
         for _ in 0..ROUNDS {
-            let session = self.session(holder, budget).await?;
+            let session = match self.session(holder, budget).await {
+                Ok(session) => session,
+                Err(Error::Rejected(refused)) if when_gone == WhenGone::Recreate => {
+                    return if self.prove_without_key(holder, budget).await? {
+                        Ok(Renewed::Yes)
+                    } else {
+                        Err(Error::Rejected(refused))
+                    };
+                }
+                Err(error) => return Err(error),
+            };
             let Some(found) = self.prove(holder, budget, &session).await? else {
                 return Ok(Renewed::Yes);
             };
@@ -264,6 +274,27 @@ impl Consul {
         }
         self.store.refresh(budget, Read::Confirmed).await?;
         Ok(Some(self.look(holder, session)))
+    }
+
+    /// As [`Consul::prove`], while no session can be had to lock the key with, as on an agent that is leaving: where the key is gone and
+    /// the heartbeat is ours, a newer heartbeat keeps everybody else from taking it.
+    async fn prove_without_key(&self, holder: &Holder, budget: Budget) -> Result<bool, Error> {
+        self.store.refresh(budget, Read::Confirmed).await?;
+        let session = holder.session.id().unwrap_or_default();
+        let Found::Gone(index @ 1..) = self.look(holder, &session) else {
+            return Ok(false);
+        };
+        let heartbeat = self.heartbeat_value(holder, &session, false);
+        let ops = [
+            Op::CheckAbsent(self.leader_key()),
+            Op::CheckIndex(self.heartbeat_key(), index),
+            Op::Set(self.heartbeat_key(), heartbeat.clone()),
+        ];
+        let Written::Done(index, _) = self.store.run(RENEW, budget, &ops).await? else {
+            return Ok(false);
+        };
+        self.tell_heartbeat(heartbeat, index);
+        Ok(true)
     }
 
     /// Deletes the key and withdraws the heartbeat, so that nobody waits for the lock to expire. The guard is the index of both:
