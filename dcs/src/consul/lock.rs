@@ -280,7 +280,7 @@ impl Consul {
     /// the heartbeat is ours, a newer heartbeat keeps everybody else from taking it.
     async fn prove_without_key(&self, holder: &Holder, budget: Budget) -> Result<bool, Error> {
         self.store.refresh(budget, Read::Confirmed).await?;
-        let session = holder.session.id().unwrap_or_default();
+        let session = holder.session.latest().unwrap_or_default();
         let Found::Gone(index @ 1..) = self.look(holder, &session) else {
             return Ok(false);
         };
@@ -347,7 +347,7 @@ impl Consul {
         status: Option<&str>,
     ) -> Result<Written, Error> {
         let path = self.store.layout.key(Key::Status);
-        let session = holder.session.id().unwrap_or_default();
+        let session = holder.session.latest().unwrap_or_default();
         let heartbeat = self.heartbeat_value(holder, &session, true);
         let mut ops = checks.to_vec();
         // First the position: who finds the key gone finds it, too.

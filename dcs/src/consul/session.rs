@@ -73,6 +73,12 @@ impl Session {
         lock(&self.known).id.clone()
     }
 
+    /// The present session, or the last one that was: it tells this agent from others also after its end.
+    pub(super) fn latest(&self) -> Option<String> {
+        let known = lock(&self.known);
+        known.id.clone().or_else(|| known.former.last().cloned())
+    }
+
     /// Whether a session is, or was, this agent's.
     pub(super) fn knows(&self, id: &str) -> bool {
         let known = lock(&self.known);

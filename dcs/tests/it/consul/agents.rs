@@ -50,9 +50,12 @@ async fn a_missing_key_is_not_the_end_of_the_lock() {
         "/v1/catalog/deregister",
         &format!(r#"{{"Node":"n{agent}"}}"#),
     );
-    let renewed = a.renew_leader(WhenGone::Recreate).await.unwrap();
-    assert_eq!(renewed, Renewed::Yes);
-    assert!(!b.acquire_leader().await.unwrap());
+    let _ = a.touch_member(&DATA.replace("running", "stopping")).await;
+    for _ in 0..3 {
+        let renewed = a.renew_leader(WhenGone::Recreate).await.unwrap();
+        assert_eq!(renewed, Renewed::Yes);
+        assert!(!b.acquire_leader().await.unwrap());
+    }
 
     consul.terminate(agent);
     let gone = |cluster: &Cluster| session_of_leader(cluster).filter(|(_, session)| session == "0");
