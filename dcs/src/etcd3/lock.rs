@@ -8,6 +8,9 @@ use super::{Etcd3, Holder, RENEW, lease, record};
 use crate::verbs::{self, Lock};
 use crate::{Error, Failure, OpResult, Renewed, Txn, TxnResult, WhenGone};
 
+/// Makes a transaction for a holder and its lease.
+type MakeTxn<'a> = dyn Fn(&Holder, i64) -> Txn + Send + Sync + 'a;
+
 impl Etcd3 {
     /// A transaction that binds the leader key to the lease, which is prolonged first and proved to live afterwards.
     /// `None` is the answer of a guard that did not hold.
@@ -77,7 +80,7 @@ impl Etcd3 {
         when_gone: WhenGone,
     ) -> Result<Renewed, Error> {
         holder.takeover.keep(&self.calls).await;
-        let txn: Box<dyn Fn(&Holder, i64) -> Txn + Send + Sync> = match self.renew(holder, budget).await {
+        let txn: Box<MakeTxn<'_>> = match self.renew(holder, budget).await {
             Ok(Lock::Ours) => return Ok(Renewed::Yes),
             Ok(Lock::Unbound(revision)) => {
                 Box::new(move |holder, lease| verbs::rebind_leader(self.claim(holder, lease), revision))
