@@ -15,6 +15,7 @@ mod verbs;
 pub mod etcd3;
 pub mod kubernetes;
 pub mod memory;
+pub mod zookeeper;
 
 pub use error::{Error, Failure};
 pub use layout::Layout;

@@ -8,6 +8,7 @@ use config::{DcsConfig, DcsKind};
 
 use crate::etcd3::Etcd3;
 use crate::kubernetes::Kubernetes;
+use crate::zookeeper::Zookeeper;
 use crate::{Dcs, Error, Failure, Identity, Layout, Timing};
 
 /// A store that can take over another configuration of its own kind.
@@ -55,9 +56,13 @@ pub async fn open(
         DcsConfig::Kubernetes(config) => Ok(Opened::new(
             Kubernetes::connect(config, layout, identity, timing).await?,
         )),
-        DcsConfig::Consul(_) | DcsConfig::Etcd(_) | DcsConfig::Exhibitor(_) | DcsConfig::Zookeeper(_) => {
-            Err(unsupported(config))
-        }
+        DcsConfig::Zookeeper(config) => Ok(Opened::new(
+            Zookeeper::connect(config, layout, identity, timing).await?,
+        )),
+        DcsConfig::Exhibitor(config) => Ok(Opened::new(
+            Zookeeper::connect_by_exhibitor(config, layout, identity, timing).await?,
+        )),
+        DcsConfig::Consul(_) | DcsConfig::Etcd(_) => Err(unsupported(config)),
     }
 }
 
@@ -69,9 +74,9 @@ pub async fn scopes(config: &DcsConfig, namespace: &str, timing: Timing) -> Resu
     match config {
         DcsConfig::Etcd3(etcd) => Etcd3::scopes(etcd, namespace, timing).await,
         DcsConfig::Kubernetes(config) => Kubernetes::scopes(config, timing).await,
-        DcsConfig::Consul(_) | DcsConfig::Etcd(_) | DcsConfig::Exhibitor(_) | DcsConfig::Zookeeper(_) => {
-            Err(unsupported(config))
-        }
+        DcsConfig::Zookeeper(config) => Zookeeper::scopes(config, namespace, timing).await,
+        DcsConfig::Exhibitor(config) => Zookeeper::scopes_by_exhibitor(config, namespace, timing).await,
+        DcsConfig::Consul(_) | DcsConfig::Etcd(_) => Err(unsupported(config)),
     }
 }
 
@@ -91,6 +96,20 @@ impl Reload for Kubernetes {
         match config {
             DcsConfig::Kubernetes(config) => Self::reload(self, config),
             other => Err(another_kind(DcsKind::Kubernetes, other)),
+        }
+    }
+}
+
+#[async_trait]
+impl Reload for Zookeeper {
+    async fn reload(&self, config: &DcsConfig) -> Result<(), Error> {
+        match config {
+            DcsConfig::Zookeeper(config) if !self.is_found_by_exhibitor() => Self::reload(self, config),
+            DcsConfig::Exhibitor(config) if self.is_found_by_exhibitor() => {
+                self.reload_by_exhibitor(config).await
+            }
+            other if self.is_found_by_exhibitor() => Err(another_kind(DcsKind::Exhibitor, other)),
+            other => Err(another_kind(DcsKind::Zookeeper, other)),
         }
     }
 }
