@@ -9,3 +9,4 @@ mod refusals;
 mod replaced;
 mod secured;
 mod server;
+mod zookeeper;
