@@ -45,6 +45,8 @@ all)
     want prometheus command -v promtool
     want haproxy any_file '/usr/sbin/haproxy'
     want openssl command -v openssl
+    # The tests start it with Debian's class path.
+    want zookeeper any_file '/usr/share/java/zookeeper.jar'
     want ca-certificates any_file '/etc/ssl/certs/ca-certificates.crt'
     # Debian's own interpreter: one in a home folder is out of reach for the user postgres.
     want python3-venv /usr/bin/python3 -c 'import ensurepip, venv'

@@ -104,7 +104,18 @@ impl Cache {
 
     /// One change that the watch told.
     pub(crate) fn apply(&self, key: &str, revision: i64, record: Option<Record>) {
+        self.apply_in(&mut self.lock(), key, revision, record);
+    }
+
+    /// Several changes that show together.
+    pub(crate) fn apply_all(&self, changes: Vec<(String, i64, Option<Record>)>) {
         let mut state = self.lock();
+        for (key, revision, record) in changes {
+            self.apply_in(&mut state, &key, revision, record);
+        }
+    }
+
+    fn apply_in(&self, state: &mut State, key: &str, revision: i64, record: Option<Record>) {
         if revision
             <= state
                 .watched
@@ -178,6 +189,13 @@ impl Cache {
         copy.generation == generation
             && record.mod_revision < copy.revision
             && copy.records.get(key) != Some(record)
+    }
+
+    /// What the watch has told so far, if it is of this store.
+    pub(crate) fn watched(&self, generation: u64) -> Option<Snapshot> {
+        let state = self.lock();
+        let is_of_it = state.watched.generation == generation;
+        is_of_it.then(|| state.watched.clone())
     }
 
     /// A key that [`Cache::contradicts`].

@@ -18,6 +18,7 @@ pub mod etcd2;
 pub mod etcd3;
 pub mod kubernetes;
 pub mod memory;
+pub mod zookeeper;
 
 pub use error::{Error, Failure};
 pub use layout::Layout;

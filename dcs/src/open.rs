@@ -10,6 +10,7 @@ use crate::consul::Consul;
 use crate::etcd2::Etcd2;
 use crate::etcd3::Etcd3;
 use crate::kubernetes::Kubernetes;
+use crate::zookeeper::Zookeeper;
 use crate::{Dcs, Error, Failure, Identity, Layout, Timing};
 
 /// A store that can take over another configuration of its own kind.
@@ -61,7 +62,12 @@ pub async fn open(
         DcsConfig::Kubernetes(config) => Ok(Opened::new(
             Kubernetes::connect(config, layout, identity, timing).await?,
         )),
-        DcsConfig::Exhibitor(_) | DcsConfig::Zookeeper(_) => Err(unsupported(config)),
+        DcsConfig::Zookeeper(config) => Ok(Opened::new(
+            Zookeeper::connect(config, layout, identity, timing).await?,
+        )),
+        DcsConfig::Exhibitor(config) => Ok(Opened::new(
+            Zookeeper::connect_by_exhibitor(config, layout, identity, timing).await?,
+        )),
     }
 }
 
@@ -75,7 +81,8 @@ pub async fn scopes(config: &DcsConfig, namespace: &str, timing: Timing) -> Resu
         DcsConfig::Etcd(etcd) => Etcd2::scopes(etcd, namespace, timing).await,
         DcsConfig::Etcd3(etcd) => Etcd3::scopes(etcd, namespace, timing).await,
         DcsConfig::Kubernetes(config) => Kubernetes::scopes(config, timing).await,
-        DcsConfig::Exhibitor(_) | DcsConfig::Zookeeper(_) => Err(unsupported(config)),
+        DcsConfig::Zookeeper(config) => Zookeeper::scopes(config, namespace, timing).await,
+        DcsConfig::Exhibitor(config) => Zookeeper::scopes_by_exhibitor(config, namespace, timing).await,
     }
 }
 
@@ -119,20 +126,25 @@ impl Reload for Kubernetes {
     }
 }
 
+#[async_trait]
+impl Reload for Zookeeper {
+    async fn reload(&self, config: &DcsConfig) -> Result<(), Error> {
+        match config {
+            DcsConfig::Zookeeper(config) if !self.is_found_by_exhibitor() => Self::reload(self, config),
+            DcsConfig::Exhibitor(config) if self.is_found_by_exhibitor() => {
+                self.reload_by_exhibitor(config).await
+            }
+            other if self.is_found_by_exhibitor() => Err(another_kind(DcsKind::Exhibitor, other)),
+            other => Err(another_kind(DcsKind::Zookeeper, other)),
+        }
+    }
+}
+
 fn another_kind(present: DcsKind, wanted: &DcsConfig) -> Error {
     let (present, wanted) = (present.name(), wanted.kind().name());
     Error::Fatal(Failure {
         operation: "reload the configuration of the DCS",
         endpoint: wanted.to_owned(),
         source: format!("the agent uses {present}: another kind of DCS needs a restart of the agent").into(),
-    })
-}
-
-fn unsupported(config: &DcsConfig) -> Error {
-    let kind = config.kind().name();
-    Error::Fatal(Failure {
-        operation: "connect to the DCS",
-        endpoint: kind.to_owned(),
-        source: format!("the DCS {kind} is not supported yet: configure a section etcd3").into(),
     })
 }

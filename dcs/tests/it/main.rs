@@ -12,3 +12,4 @@ mod refusals;
 mod replaced;
 mod secured;
 mod server;
+mod zookeeper;

@@ -52,6 +52,11 @@ pub(crate) trait Server: Send + Sync {
     /// A foreign hand writes a key, bound to no lease whatever it was bound to before.
     fn put(&self, key: &str, value: &str);
 
+    /// The session that keys have which are bound to a lease.
+    fn session(&self, lease: &str) -> String {
+        lease.to_owned()
+    }
+
     /// Time passes for a lease, and its keys go. A store without leases deletes the leader and member keys of `name`.
     fn expire(&self, layout: &Layout, name: &str, lease: Option<String>);
 

@@ -86,7 +86,9 @@ impl<'a> Name<'a> {
 
     /// The key is an earlier life's, or nobody's: all agents bind it to a lease.
     fn is_ours(&self, member: &Member) -> bool {
-        self.lease.as_ref() == Some(&member.session) || member.session == "0"
+        // ZooKeeper's lease is the session with its password behind it.
+        let session = self.lease.as_deref().and_then(|lease| lease.split(':').next());
+        session == Some(member.session.as_str()) || member.session == "0"
     }
 
     fn taken(&self, why: &str) -> anyhow::Error {
