@@ -180,13 +180,14 @@ impl Cache {
         }
     }
 
-    /// Whether a record was never in the store that the copy is of: it was last written before the copy's newest change, and the
-    /// copy has another one. Revisions alone do not tell where a backup was restored with higher ones (`etcdutl snapshot restore
+    /// Whether a record that was read at `revision` was never in the store that the copy is of: it was last written before the copy's
+    /// newest change, and the copy has another one. A copy that has gone on since the read says nothing. Revisions alone do not tell where a backup was restored with higher ones (`etcdutl snapshot restore
     /// --bump-revision`), or after the store had been wiped.
-    pub(crate) fn contradicts(&self, generation: u64, key: &str, record: &Record) -> bool {
+    pub(crate) fn contradicts(&self, generation: u64, revision: i64, key: &str, record: &Record) -> bool {
         let state = self.lock();
         let copy = &state.watched;
         copy.generation == generation
+            && copy.revision <= revision
             && record.mod_revision < copy.revision
             && copy.records.get(key) != Some(record)
     }
@@ -201,7 +202,8 @@ impl Cache {
     /// A key that [`Cache::contradicts`].
     pub(crate) fn contradiction<'s>(&self, fresh: &'s Snapshot) -> Option<&'s str> {
         let mut records = fresh.records.iter();
-        let found = records.find(|(key, record)| self.contradicts(fresh.generation, key, record));
+        let found =
+            records.find(|(key, record)| self.contradicts(fresh.generation, fresh.revision, key, record));
         found.map(|(key, _)| key.as_str())
     }
 
@@ -330,7 +332,7 @@ mod tests {
     fn a_record_of_another_store_contradicts_the_copy() {
         let cache = cache();
         cache.apply("/service/a/config", 9, Some(record("{}", 9)));
-        let contradicts = |record: &Record| cache.contradicts(0, LEADER, record);
+        let contradicts = |record: &Record| cache.contradicts(0, 12, LEADER, record);
         assert!(!contradicts(&record("x", 5)), "as it is known");
         assert!(contradicts(&record("y", 5)) && contradicts(&record("x", 4)) && contradicts(&record("x", 8)));
         assert!(
@@ -338,8 +340,12 @@ mod tests {
             "the watch may not have told of it yet"
         );
         assert!(
-            !cache.contradicts(1, LEADER, &record("y", 5)),
+            !cache.contradicts(1, 12, LEADER, &record("y", 5)),
             "the copy is of another store"
+        );
+        assert!(
+            !cache.contradicts(0, 8, LEADER, &record("y", 5)),
+            "the watch has told of a later change before the answer came"
         );
     }
 

@@ -41,7 +41,7 @@ impl Etcd3 {
         };
         for pair in ops.iter().zip(&result.results) {
             if let (Op::Get(key), OpResult::Get(Some(record))) = pair
-                && holder.cache.contradicts(generation, key, record)
+                && holder.cache.contradicts(generation, result.revision, key, record)
             {
                 return Err(self.replaced(operation, generation, key));
             }
