@@ -5,11 +5,12 @@
 set -euo pipefail
 
 version=4.1.5
+package="patroni[etcd3,etcd,consul,zookeeper,kubernetes,psycopg3]==$version"
 target=${1:?usage: get-patroni.sh TARGET}
 # A virtual environment holds its own path: one that was moved is not complete.
 mkdir -p "$target"
 target=$(cd "$target" && pwd)
-wanted="$version $target"
+wanted="$package $target"
 [ "$(cat "$target/.complete" 2>/dev/null)" != "$wanted" ] || exit 0
 
 umask 022
@@ -17,7 +18,7 @@ echo "fetching Patroni $version"
 # Debian's own interpreter: one in a home folder is out of reach for the user postgres.
 /usr/bin/python3 -m venv --clear "$target"
 "$target/bin/python" -m pip install -qq --disable-pip-version-check --no-input --retries 5 --no-cache-dir \
-    "patroni[etcd3,psycopg3]==$version"
+    "$package"
 chmod -R a+rX "$target"
 "$target/bin/patroni" --version >/dev/null
 echo "$wanted" >"$target/.complete"

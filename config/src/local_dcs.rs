@@ -120,6 +120,22 @@ impl DcsConfig {
             Self::Zookeeper(zookeeper) => zookeeper.hosts.clone(),
         }
     }
+
+    /// The same with one of [`DcsConfig::servers`] alone.
+    #[must_use]
+    pub fn with_server(&self, server: &HostPort) -> Self {
+        let mut alone = self.clone();
+        match &mut alone {
+            Self::Consul(consul) => consul.hosts = vec![server.clone()],
+            Self::Etcd(etcd) | Self::Etcd3(etcd) => {
+                etcd.endpoints = EtcdEndpoints::Hosts(vec![server.clone()]);
+            }
+            Self::Exhibitor(exhibitor) => exhibitor.hosts = vec![server.host.clone()],
+            Self::Kubernetes(_) => {}
+            Self::Zookeeper(zookeeper) => zookeeper.hosts = vec![server.clone()],
+        }
+        alone
+    }
 }
 
 /// Whether this top-level key is a DCS section.
@@ -158,6 +174,10 @@ pub(crate) fn read(tree: &Map, problems: &mut Problems) -> Option<DcsConfig> {
     }
     let map = value.as_map().cloned().unwrap_or_default();
     match read_section(kind, &map) {
+        Ok(DcsConfig::Kubernetes(mut kubernetes)) => {
+            kubernetes.prefer_namespace(tree);
+            Some(DcsConfig::Kubernetes(kubernetes))
+        }
         Ok(config) => Some(config),
         Err((key, message)) => {
             let path = if key.is_empty() {

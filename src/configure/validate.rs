@@ -5,9 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 
-use config::{
-    DcsConfig, EtcdConfig, EtcdEndpoints, HostPort, ListenAddress, LocalConfig, Map, Problem, Problems, Value,
-};
+use config::{HostPort, ListenAddress, LocalConfig, Map, Problem, Problems, Value};
 
 use super::{complain, major_version, program};
 use crate::daemon::ConfigurationSource;
@@ -121,6 +119,12 @@ impl Host<'_> {
             .find(|path| self.value(path).is_some())
             .unwrap_or_else(|| kind.to_owned());
         let servers = local.dcs.servers();
+        let family = local.dcs.kind().family();
+        if servers.is_empty()
+            && let Err(why) = runtime.block_on(speaks(local))
+        {
+            self.error(&path, format!("{family} is not reachable: {why}"));
+        }
         for server in servers
             .iter()
             .filter(|server| server.host != super::sample::UNKNOWN)
@@ -129,13 +133,12 @@ impl Host<'_> {
                 self.error(&path, format!("{server} is not reachable: {why}"));
                 continue;
             }
-            let Some(alone) = with_one_endpoint(local, server) else {
-                continue;
-            };
-            if let Err(why) = runtime.block_on(speaks_etcd(&alone)) {
+            let mut alone = local.clone();
+            alone.dcs = local.dcs.with_server(server);
+            if let Err(why) = runtime.block_on(speaks(&alone)) {
                 self.error(
                     &path,
-                    format!("{server} answers, but cannot be used as etcd: {why}"),
+                    format!("{server} answers, but cannot be used as {family}: {why}"),
                 );
             }
         }
@@ -250,21 +253,8 @@ fn is_taken(listen: &ListenAddress) -> bool {
     })
 }
 
-/// The configuration with this endpoint of etcd alone, if the store is etcd.
-fn with_one_endpoint(local: &LocalConfig, endpoint: &HostPort) -> Option<LocalConfig> {
-    let DcsConfig::Etcd3(etcd) = &local.dcs else {
-        return None;
-    };
-    let mut alone = local.clone();
-    alone.dcs = DcsConfig::Etcd3(EtcdConfig {
-        endpoints: EtcdEndpoints::Hosts(vec![endpoint.clone()]),
-        ..etcd.clone()
-    });
-    Some(alone)
-}
-
 /// Whether the store answers as such, and takes the credentials.
-async fn speaks_etcd(local: &LocalConfig) -> Result<(), String> {
+async fn speaks(local: &LocalConfig) -> Result<(), String> {
     let timing = dcs::Timing {
         ttl: CONNECT_TIMEOUT * 4,
         loop_wait: CONNECT_TIMEOUT,

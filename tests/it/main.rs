@@ -49,6 +49,7 @@ mod rest;
 mod running;
 mod scripts;
 mod store;
+mod stores;
 mod supervise;
 mod switchover;
 mod synchronous;

@@ -51,7 +51,7 @@ fn patroni_and_tamada_run_one_cluster() {
     witnesses.assert_never_two_primaries();
 }
 
-fn switchover(cluster: &Cluster, from: &str, to: &str) {
+pub fn switchover(cluster: &Cluster, from: &str, to: &str) {
     let body = json!({ "leader": from, "candidate": to });
     let response = cluster.member(from).ask("POST", "/switchover", Some(&body));
     let expected = format!("Successfully switched over to \"{to}\"");
@@ -62,7 +62,7 @@ fn switchover(cluster: &Cluster, from: &str, to: &str) {
 
 /// What Patroni's own tool prints.
 #[track_caller]
-fn patronictl(cluster: &Cluster, bin: &std::path::Path, arguments: &[&str]) -> String {
+pub fn patronictl(cluster: &Cluster, bin: &std::path::Path, arguments: &[&str]) -> String {
     let mut patronictl = command(&cluster.directory, bin.join("patronictl"));
     patronictl
         .arg("-c")
@@ -73,7 +73,7 @@ fn patronictl(cluster: &Cluster, bin: &std::path::Path, arguments: &[&str]) -> S
     output.stdout
 }
 
-fn both_tools_show_the_same(cluster: &Cluster, bin: &std::path::Path) {
+pub fn both_tools_show_the_same(cluster: &Cluster, bin: &std::path::Path) {
     // Positions move while one tool asks after the other.
     let without_positions = |rows: Vec<Value>| -> Vec<Value> {
         let still = |mut row: Value| {
@@ -141,7 +141,7 @@ fn settings_reach_everyone(cluster: &Cluster, leader: &str) {
     }
 }
 
-fn patronictl_switches_over(cluster: &Cluster, bin: &std::path::Path, leader: &str) {
+pub fn patronictl_switches_over(cluster: &Cluster, bin: &std::path::Path, leader: &str) {
     let output = patronictl(
         cluster,
         bin,

@@ -57,6 +57,16 @@ pub struct KubernetesPort {
 
 const POSTGRESQL: u16 = 5432;
 
+impl KubernetesConfig {
+    /// Patroni copies the `namespace` of the file itself into the section, over the section's own. Here that holds unless it is the
+    /// path that other stores need, such as `/service/`.
+    pub(super) fn prefer_namespace(&mut self, tree: &Map) {
+        if let Some(namespace) = text(tree, "namespace").filter(|text| !text.contains('/')) {
+            self.namespace = namespace;
+        }
+    }
+}
+
 pub(super) fn read(map: &Map) -> Result<KubernetesConfig, KeyError> {
     let text = |key: &str| text(map, key);
     let word = |key: &str, default: &str| text(key).unwrap_or_else(|| default.to_owned());

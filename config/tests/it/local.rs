@@ -336,6 +336,27 @@ fn a_section_that_cannot_be_used_says_why() {
 }
 
 #[test]
+fn the_namespace_of_kubernetes_is_that_of_the_file() {
+    for (first, section, expected) in [
+        ("", "", "default"),
+        ("", "namespace: own, ", "own"),
+        ("namespace: shared", "namespace: own, ", "shared"),
+        ("namespace: /service/", "namespace: own, ", "own"),
+    ] {
+        let mut file = tree(FILE);
+        for key in ["etcd3", "namespace"] {
+            file.remove(key);
+        }
+        let text = format!("{first}\nkubernetes: {{{section}labels: {{a: b}}}}\n");
+        file.patch(&tree(&text));
+        let DcsConfig::Kubernetes(kubernetes) = LocalConfig::read(file).unwrap().0.dcs else {
+            panic!("another store");
+        };
+        assert_eq!(kubernetes.namespace, expected, "{text}");
+    }
+}
+
+#[test]
 fn addresses_of_consul_and_zookeeper() {
     let dcs = |section: &str| {
         let mut file = tree(FILE);

@@ -5,6 +5,7 @@ use super::etcd::Etcd;
 use super::member::Member;
 use super::process::{Output, command, place_program, run};
 use super::sql::{REPLICATION_PASSWORD, REWIND_PASSWORD, SUPERUSER_PASSWORD};
+use super::store::Store;
 use super::versions::Postgresql;
 use super::wait::{eventually, holds, seconds};
 use serde_json::Value;
@@ -44,7 +45,9 @@ impl Timers {
 
 pub struct Cluster {
     pub members: Vec<Member>,
+    /// The DCS, unless there is another one in `store`.
     pub etcd: Etcd,
+    pub store: Option<Box<dyn Store>>,
     pub timers: Timers,
     pub postgresql: Postgresql,
     pub tamada: PathBuf,
@@ -63,17 +66,47 @@ impl Cluster {
         cluster
     }
 
-    pub fn without_etcd(postgresql: Postgresql, members: usize, etcd_members: usize, timers: Timers) -> Self {
+    /// On any DCS, which runs then.
+    pub fn on(
+        mut store: impl Store + 'static,
+        postgresql: Postgresql,
+        members: usize,
+        timers: Timers,
+    ) -> Self {
         let directory = Rc::new(Directory::new());
+        store.start(&directory);
+        Self::in_directory(
+            directory,
+            Some(Box::new(store)),
+            Etcd::new(0),
+            postgresql,
+            members,
+            timers,
+        )
+    }
+
+    pub fn without_etcd(postgresql: Postgresql, members: usize, etcd_members: usize, timers: Timers) -> Self {
+        let (directory, etcd) = (Rc::new(Directory::new()), Etcd::new(etcd_members));
+        Self::in_directory(directory, None, etcd, postgresql, members, timers)
+    }
+
+    fn in_directory(
+        directory: Rc<Directory>,
+        store: Option<Box<dyn Store>>,
+        etcd: Etcd,
+        postgresql: Postgresql,
+        members: usize,
+        timers: Timers,
+    ) -> Self {
         let tamada = place_program(&directory, env!("CARGO_BIN_EXE_tamada").as_ref());
         let program = Program {
             path: tamada.clone(),
             arguments: vec!["run".to_owned()],
         };
-        let etcd = Etcd::new(etcd_members);
         let mut cluster = Self {
             members: Vec::new(),
             etcd,
+            store,
             timers,
             postgresql,
             tamada,
@@ -89,6 +122,9 @@ impl Cluster {
     pub fn add_member(&mut self, name: &str, program: Program) -> &mut Member {
         let member = Member::new(&self.directory, name, program);
         member.write_config(&self.configuration(&member));
+        if let Some(store) = &self.store {
+            store.prepare_member(name);
+        }
         self.members.push(member);
         self.members.last_mut().unwrap()
     }
@@ -112,25 +148,18 @@ impl Cluster {
         let port = member.postgresql_port;
         let name = &member.name;
         let bin = self.postgresql.bin.display();
-        let endpoints: String = self
-            .etcd
-            .endpoints()
-            .iter()
-            .map(|endpoint| format!("  - {endpoint}\n"))
-            .collect();
+        let etcd = || self.etcd.section_named("etcd3");
+        let store = self.store.as_ref().map_or_else(etcd, |store| store.section());
         format!(
             "\
 scope: demo
-namespace: /service/
 name: {name}
 
 restapi:
   listen: 127.0.0.1:{rest}
   connect_address: 127.0.0.1:{rest}
 
-etcd3:
-  hosts:
-{endpoints}
+{store}
 bootstrap:
   dcs:
     ttl: {ttl}
@@ -322,11 +351,23 @@ tags:
 
     /// Runs `tamada ctl` with the first member's configuration file.
     pub fn ctl(&self, arguments: &[&str]) -> Output {
+        run(self.ctl_command(arguments))
+    }
+
+    /// The same, with what a person types.
+    pub fn ctl_with(&self, typed: &str, arguments: &[&str]) -> Output {
+        let typed = self.directory.write("typed", typed);
+        let mut ctl = self.ctl_command(arguments);
+        ctl.stdin(std::fs::File::open(typed).unwrap());
+        run(ctl)
+    }
+
+    fn ctl_command(&self, arguments: &[&str]) -> std::process::Command {
         let mut ctl = command(&self.directory, &self.tamada);
         ctl.args(["ctl", "-c"])
             .arg(&self.members.first().unwrap().config_file)
             .args(arguments);
-        run(ctl)
+        ctl
     }
 
     /// As an operator does it: with `pg_ctl`, and without asking the agent.
@@ -404,7 +445,12 @@ tags:
         }
     }
 
-    /// The text of a key in the DCS.
+    /// The DCS that [`Cluster::on`] was given.
+    pub fn store(&mut self) -> &mut dyn Store {
+        self.store.as_mut().unwrap().as_mut()
+    }
+
+    /// The text of a key in etcd.
     pub fn key(&self, key: &str) -> Option<String> {
         self.etcd.value(&self.directory, key)
     }

@@ -48,6 +48,16 @@ impl Etcd {
             .collect()
     }
 
+    /// The section of a member's configuration.
+    pub fn section_named(&self, name: &str) -> String {
+        let endpoints = self.endpoints();
+        let endpoints: String = endpoints
+            .iter()
+            .map(|endpoint| format!("  - {endpoint}\n"))
+            .collect();
+        format!("{name}:\n  hosts:\n{endpoints}")
+    }
+
     /// Starts all that are down, and waits until they answer.
     #[track_caller]
     pub fn start(&mut self, directory: &Directory) {

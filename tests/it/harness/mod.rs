@@ -18,6 +18,7 @@ pub mod ports;
 pub mod process;
 pub mod scripts;
 pub mod sql;
+pub mod store;
 pub mod terminal;
 pub mod versions;
 pub mod wait;
