@@ -259,7 +259,7 @@ impl Calls {
                 Ok(Err(error)) => error,
                 Err(_) => {
                     self.forget(url);
-                    attempts.failed(url, true, "no answer in time".into());
+                    attempts.timed_out(url, budget);
                     return Ok(None);
                 }
             };
@@ -453,6 +453,16 @@ struct Attempts {
 }
 
 impl Attempts {
+    /// What an attempt before has told says more than that the time was up in the middle of the next one.
+    fn timed_out(&mut self, url: &str, budget: Budget) {
+        let is_cut_short = budget.is_spent() && self.last.is_some();
+        let told = self.last.take().filter(|_| is_cut_short);
+        self.failed(url, true, "no answer in time".into());
+        if told.is_some() {
+            self.last = told;
+        }
+    }
+
     fn failed(
         &mut self,
         url: &str,
