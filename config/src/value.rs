@@ -1,5 +1,6 @@
 //! The configuration tree. Every node knows where it was written; positions take no part in equality.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Where a value was written: a file's name (or `environment`) with line and column, both counted from 1.
@@ -59,7 +60,12 @@ pub enum Kind {
 #[derive(Clone, Default)]
 pub struct Map {
     entries: Vec<Entry>,
+    /// Where the keys are, of a large mapping: what somebody sends or writes to the DCS may have a hundred thousand of them.
+    index: Option<HashMap<String, usize>>,
 }
+
+/// A mapping with fewer keys is searched from its beginning.
+const SMALL: usize = 64;
 
 /// One key of a [`Map`] with its value.
 #[derive(Clone)]
@@ -76,7 +82,33 @@ impl Map {
     /// An empty mapping.
     #[must_use]
     pub const fn new() -> Self {
-        Self { entries: Vec::new() }
+        Self {
+            entries: Vec::new(),
+            index: None,
+        }
+    }
+
+    fn position(&self, key: &str) -> Option<usize> {
+        match &self.index {
+            Some(index) => index.get(key).copied(),
+            None => self.entries.iter().position(|entry| entry.key == key),
+        }
+    }
+
+    fn push(&mut self, entry: Entry) {
+        if let Some(index) = &mut self.index {
+            index.insert(entry.key.clone(), self.entries.len());
+        }
+        self.entries.push(entry);
+        if self.index.is_none() && self.entries.len() > SMALL {
+            self.find_again();
+        }
+    }
+
+    /// Keys have moved.
+    fn find_again(&mut self) {
+        let keys = self.entries.iter().map(|entry| entry.key.clone());
+        self.index = (self.entries.len() > SMALL).then(|| keys.zip(0..).collect());
     }
 
     /// The value of `key`.
@@ -87,16 +119,14 @@ impl Map {
 
     /// The value of `key`, to be changed in place.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
-        self.entries
-            .iter_mut()
-            .find(|entry| entry.key == key)
-            .map(|entry| &mut entry.value)
+        let position = self.position(key)?;
+        self.entries.get_mut(position).map(|entry| &mut entry.value)
     }
 
     /// The entry of `key`.
     #[must_use]
     pub fn entry(&self, key: &str) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.key == key)
+        self.entries.get(self.position(key)?)
     }
 
     /// Whether there is such a key, be its value null or not.
@@ -116,10 +146,11 @@ impl Map {
 
     /// Sets the entry's key; a new key goes to the end. Returns the former value.
     pub fn insert_entry(&mut self, entry: Entry) -> Option<Value> {
-        match self.entries.iter_mut().find(|e| e.key == entry.key) {
+        let position = self.position(&entry.key);
+        match position.and_then(|position| self.entries.get_mut(position)) {
             Some(old) => Some(std::mem::replace(old, entry).value),
             None => {
-                self.entries.push(entry);
+                self.push(entry);
                 None
             }
         }
@@ -127,8 +158,12 @@ impl Map {
 
     /// Removes `key` and returns its value.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
-        let index = self.entries.iter().position(|entry| entry.key == key)?;
-        Some(self.entries.remove(index).value)
+        let position = self.position(key)?;
+        let removed = self.entries.remove(position).value;
+        if self.index.is_some() {
+            self.find_again();
+        }
+        Some(removed)
     }
 
     /// Keys and values in their order.
@@ -164,21 +199,29 @@ impl Map {
     /// Keeps the entries for which `keep` is true.
     pub fn retain(&mut self, mut keep: impl FnMut(&str, &Value) -> bool) {
         self.entries.retain(|entry| keep(&entry.key, &entry.value));
+        self.find_again();
     }
 
     /// Lays `patch` over this mapping as Patroni does: mappings are merged, null removes a key (a mapping that becomes
     /// empty stays), and a leaf whose text is the same counts as no change and keeps its type. Returns whether anything
     /// changed.
     pub fn patch(&mut self, patch: &Self) -> bool {
+        let nulls: HashSet<&str> = patch
+            .entries
+            .iter()
+            .filter(|entry| entry.value.is_null())
+            .map(|entry| entry.key.as_str())
+            .collect();
         let mut changed = false;
-        for entry in &patch.entries {
-            if entry.value.is_null() {
-                changed |= self.remove(&entry.key).is_some_and(|old| !old.is_null());
-                continue;
-            }
+        self.retain(|key, old| {
+            let is_removed = nulls.contains(key);
+            changed |= is_removed && !old.is_null();
+            !is_removed
+        });
+        for entry in patch.entries.iter().filter(|entry| !entry.value.is_null()) {
             match self.get_mut(&entry.key) {
                 None => {
-                    self.entries.push(entry.clone());
+                    self.push(entry.clone());
                     changed = true;
                 }
                 Some(old) => changed |= old.replace_by_patch(&entry.value),

@@ -141,7 +141,13 @@ impl Etcd3 {
     /// # Errors
     /// As [`Etcd3::connect`]; the former configuration stays in use.
     pub async fn reload(&self, config: &EtcdConfig) -> Result<(), Error> {
-        let configured = configured(config, self.calls.timing()).await?;
+        let timing = self.calls.timing();
+        let configured = configured(config, timing).await?;
+        // A wrong address would stop the primary in the end. Users and passwords may be changed here first and in etcd later.
+        let trial = Calls::new(config, configured.clone(), timing, self.layout.leader());
+        if let Err(error @ Error::Unavailable(_)) = trial.confirm_store(trial.brief()).await {
+            return Err(error);
+        }
         self.calls.reconfigure(config, configured);
         Ok(())
     }

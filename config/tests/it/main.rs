@@ -11,6 +11,7 @@
 mod dynamic;
 mod environment;
 mod keys;
+mod large;
 mod layers;
 mod local;
 mod odd;

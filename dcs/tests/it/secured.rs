@@ -299,3 +299,19 @@ async fn authentication_changes_while_agents_run() {
     )
     .await;
 }
+
+/// A mistake in the configuration: the agent goes on with the servers that it had.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_that_do_not_answer_are_not_taken_over() {
+    let etcd = Etcd::start(1);
+    let a = connect(&etcd.config()).await.unwrap();
+    assert!(a.acquire_leader().await.unwrap());
+    let mut wrong = etcd.config();
+    if let EtcdEndpoints::Hosts(hosts) = &mut wrong.endpoints {
+        hosts[0].port = 1;
+    }
+    let refused = a.reload(&wrong).await;
+    assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+    assert!(a.renew_leader(WhenGone::Recreate).await.unwrap().is_held());
+    assert!(a.load().await.unwrap().leader.is_some());
+}

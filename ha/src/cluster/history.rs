@@ -69,8 +69,13 @@ impl History {
     /// segment before it finds out. Its position may then be the highest of all.
     #[must_use]
     pub fn shared(&self, timeline: Timeline, position: Lsn) -> Lsn {
+        // A list in another order was not written by a leader, and tells nothing.
+        let is_sound = self
+            .lines
+            .is_sorted_by(|one, next| one.timeline < next.timeline && one.switch_lsn <= next.switch_lsn);
         let left = self.lines.iter().find(|line| line.timeline == timeline);
-        left.map_or(position, |left| position.min(left.switch_lsn))
+        left.filter(|_| is_sound)
+            .map_or(position, |left| position.min(left.switch_lsn))
     }
 
     /// The timeline after the last one that ended; 1 when none has.
@@ -105,6 +110,8 @@ mod tests {
         assert_eq!(shared(1, 900), Lsn(100));
         assert_eq!(shared(3, 900), Lsn(200));
         assert_eq!(shared(4, 900), Lsn(900));
+        let nonsense = History::parse(r#"[[4,1,"x"],[1,100,"x"],[3,200,"x"]]"#);
+        assert_eq!(nonsense.shared(Timeline(4), Lsn(900)), Lsn(900));
         // Nothing is known of where it was left.
         assert_eq!(shared(2, 900), Lsn(900));
     }
