@@ -1,6 +1,6 @@
 //! The configuration tree. Every node knows where it was written; positions take no part in equality.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Where a value was written: a file's name (or `environment`) with line and column, both counted from 1.
@@ -61,7 +61,7 @@ pub enum Kind {
 pub struct Map {
     entries: Vec<Entry>,
     /// Where the keys are, of a large mapping: what somebody sends or writes to the DCS may have a hundred thousand of them.
-    index: Option<HashMap<String, usize>>,
+    index: Option<BTreeMap<String, usize>>,
 }
 
 /// A mapping with fewer keys is searched from its beginning.
@@ -206,7 +206,7 @@ impl Map {
     /// empty stays), and a leaf whose text is the same counts as no change and keeps its type. Returns whether anything
     /// changed.
     pub fn patch(&mut self, patch: &Self) -> bool {
-        let nulls: HashSet<&str> = patch
+        let nulls: BTreeSet<&str> = patch
             .entries
             .iter()
             .filter(|entry| entry.value.is_null())
