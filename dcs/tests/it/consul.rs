@@ -134,20 +134,37 @@ impl Consul {
         self.nodes[index].child = Some(child);
     }
 
-    /// Waits until each node that runs answers reads that a quorum has confirmed.
+    /// Waits until each node that runs answers reads that a quorum has confirmed, and has its place in the catalog.
     pub(crate) fn wait(&self) {
-        for node in self.nodes.iter().filter(|node| node.child.is_some()) {
-            self.wait_for(node);
+        for index in 0..self.nodes.len() {
+            if self.nodes[index].child.is_some() {
+                self.wait_for(index);
+            }
         }
     }
 
-    fn wait_for(&self, node: &Node) {
+    fn wait_for(&self, index: usize) {
         let limit = Instant::now() + Duration::from_secs(40);
+        let port = self.nodes[index].settings_port(&self.settings);
+        // A node that has registered itself can be removed once more, with its sessions, until the leader knows it by gossip: then
+        // it has this check.
+        let health = format!("/v1/health/node/n{index}?consistent");
+        let has_joined = |body: &str| {
+            let checks: Vec<Value> = serde_json::from_str(body).unwrap_or_default();
+            checks
+                .iter()
+                .any(|check| check["CheckID"] == "serfHealth" && check["Status"] == "passing")
+        };
         loop {
-            let port = node.settings_port(&self.settings);
-            let answer = self.ask(port, "GET", "/v1/kv/x?consistent", "");
-            if matches!(answer, Ok((200 | 403 | 404, _))) {
+            let mut answer = self.ask(port, "GET", "/v1/kv/x?consistent", "");
+            if matches!(answer, Ok((403, _))) {
                 return;
+            }
+            if matches!(answer, Ok((200 | 404, _))) {
+                answer = self.ask(port, "GET", &health, "");
+                if matches!(&answer, Ok((200, body)) if has_joined(body)) {
+                    return;
+                }
             }
             if Instant::now() >= limit {
                 let log = self.dir.path().join("n0.log");
