@@ -411,6 +411,12 @@ pub(crate) fn slot_expired(slot: &str, seconds: u64) -> Note {
     ))
 }
 
+pub(crate) fn position_is_beyond_history(timeline: Timeline, end: Lsn) -> Note {
+    Note::warning(format!(
+        "by the key history the cluster left timeline {timeline} at {end}: what this member has beyond that does not count"
+    ))
+}
+
 pub(crate) fn synchronous_enabled() -> Note {
     Note::info("Enabled synchronous replication")
 }
