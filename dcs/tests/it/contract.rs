@@ -207,10 +207,7 @@ async fn a_member_that_a_hand_names_does_not_lead_at_once(scene: &Scene<'_>) {
         is_shown.then(|| Expired {
             leader: leader.version,
             heartbeat: heartbeat.map_or(Version(0), |heartbeat| heartbeat.version),
-            takeover: match heartbeat.map(|heartbeat| heartbeat.takeover) {
-                Some(Takeover::WhileLease(lease)) => Some(lease),
-                _ => None,
-            },
+            takeover: None,
         })
     };
     let expired = eventually(&*b, LIMIT, "the name shows", named).await;

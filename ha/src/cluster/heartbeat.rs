@@ -174,14 +174,6 @@ impl Heartbeat {
         })
     }
 
-    /// The lease without which the leader cannot be superseded.
-    pub(crate) fn lease_of_takeover(&self) -> Option<i64> {
-        match self.takeover {
-            Takeover::WhileLease(lease) => Some(lease),
-            Takeover::Always | Takeover::Never => None,
-        }
-    }
-
     /// Whether it tells of the present holder of the key: its own, and not older than the key. A Patroni member that
     /// takes the key writes it anew and no heartbeat, so an old one of the same name does not count.
     #[must_use]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Cycle, Flow};
-use crate::cluster::{Cluster, Expired, Heartbeat, KnownHeartbeat, Leader, Version};
+use crate::cluster::{Cluster, Expired, KnownHeartbeat, Leader, Version};
 use crate::decide::replaced_store;
 use crate::facts::{Answer, DcsFailure, Moment};
 use crate::reason::notes;
@@ -106,7 +106,8 @@ impl Cycle<'_> {
             let expired = Expired {
                 leader: version,
                 heartbeat: heartbeat.map_or(Version(0), |heartbeat| heartbeat.version),
-                takeover: heartbeat.and_then(Heartbeat::lease_of_takeover),
+                // No lease is the lock: a renewal looks at the key.
+                takeover: None,
             };
             return Some((expired, since, ttl));
         }
