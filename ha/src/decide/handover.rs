@@ -230,6 +230,22 @@ fn hand_over(c: &mut Cycle<'_>, status: Option<Status>) -> Flow<()> {
     release(c, status)
 }
 
+/// What the others have to have where a primary was stopped in an orderly way, whoever did it: 1. it is stopped because the DCS
+/// is away, 2. its start as a standby fails, 3. a switchover is asked for. Without the end in the status the candidate would
+/// lead, whatever it lacks. A signal of recovery changes nothing: a standby's own orderly stop has another state.
+pub(super) fn final_status(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Option<Status>> {
+    let was_primary = matches!(c.memory.role, Role::Primary | Role::Demoted);
+    if !was_primary || standby_cluster::is_one(c) {
+        return Ok(None);
+    }
+    Ok(match c.data_directory()? {
+        DataDirectory::Present {
+            control: Ok(control), ..
+        } if control.state == DatabaseState::ShutDown => Some(at(cluster, control.checkpoint)),
+        DataDirectory::Present { .. } | DataDirectory::Empty | DataDirectory::Inaccessible(_) => None,
+    })
+}
+
 /// The control file of a primary that was stopped in an orderly way.
 fn stopped_primary(c: &mut Cycle<'_>) -> Flow<Option<ControlData>> {
     Ok(match c.data_directory()? {
@@ -364,9 +380,8 @@ pub(super) fn before_exit(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Opt
 pub(super) fn after_failed_start(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<Reason>> {
     let is_primary = c.memory.role == Role::Primary && !standby_cluster::is_one(c);
     let control = if is_primary { stopped_primary(c)? } else { None };
-    let mut status = None;
+    let status = final_status(c, cluster)?;
     if let Some(control) = control {
-        status = Some(at(cluster, control.checkpoint));
         let now = c.now();
         let since = *c.memory.handover.start_fails_since.get_or_insert(now);
         let is_over = now >= since.after(c.config().primary_start_timeout);
