@@ -100,14 +100,16 @@ enum Command {
 /// The command line, with all commands.
 #[must_use]
 pub fn command() -> clap::Command {
-    Cli::command()
+    // A number below 0 is a value, which is refused in its place, and no option.
+    let takes_negative = |command: clap::Command| command.allow_negative_numbers(true);
+    Cli::command().mut_subcommands(takes_negative)
 }
 
 /// Runs `tamada ctl` with `args`, the first of which is the program's name as it is shown. Exit codes as in Patroni's
 /// patronictl: 0 for success and for what a member refused, 1 for errors, 2 for wrong usage.
 #[must_use]
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let parsed = Cli::command().try_get_matches_from(args).and_then(|matches| {
+    let parsed = command().try_get_matches_from(args).and_then(|matches| {
         let cli = Cli::from_arg_matches(&matches)?;
         if let Command::Flush(flush) = &cli.command {
             let usage = |text| clap::Error::raw(ErrorKind::InvalidValue, format!("{text}\n"));
@@ -200,12 +202,25 @@ async fn perform(command: Command, session: &Session) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
-    use super::Cli;
+    use super::command;
 
     #[test]
     fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn a_negative_number_is_a_value() {
+        for (words, told) in [
+            ("list -w -5", "invalid value '-5' for '--watch <X>'"),
+            ("list --group -1", "invalid value '-1' for '--group <GROUP>'"),
+        ] {
+            let words = std::iter::once("ctl").chain(words.split(' '));
+            let error = command().try_get_matches_from(words).unwrap_err();
+            assert!(error.to_string().contains(told), "{error}");
+        }
+        // The member judges it.
+        let words = ["ctl", "restart", "demo", "--timeout", "-5"];
+        assert!(command().try_get_matches_from(words).is_ok());
     }
 }
