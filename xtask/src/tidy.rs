@@ -14,7 +14,7 @@ mod source;
 mod words;
 
 use dependencies::Workspace;
-use source::Source;
+pub(crate) use source::Source;
 
 /// Something that breaks a rule.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,11 +51,9 @@ impl Finding {
 
 /// Runs all checks on the workspace and prints what they found.
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("xtask has no parent folder")?;
+    let root = workspace_root()?;
     let workspace = Workspace::read(root)?;
-    let sources = read_sources(root, &workspace)?;
+    let sources = read_workspace(root, &workspace)?;
 
     let mut findings = Vec::new();
     layers::check(&workspace, &mut findings);
@@ -89,8 +87,19 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     })
 }
 
+/// The folder of the workspace.
+pub(crate) fn workspace_root() -> anyhow::Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("xtask has no parent folder")
+}
+
 /// All Rust files of the workspace's packages, in a stable order.
-fn read_sources(root: &Path, workspace: &Workspace) -> anyhow::Result<Vec<Source>> {
+pub(crate) fn read_sources(root: &Path) -> anyhow::Result<Vec<Source>> {
+    read_workspace(root, &Workspace::read(root)?)
+}
+
+fn read_workspace(root: &Path, workspace: &Workspace) -> anyhow::Result<Vec<Source>> {
     let mut files = Vec::new();
     for folder in workspace.folders() {
         for part in ["src", "tests", "benches", "examples"] {
