@@ -8,7 +8,8 @@ use anyhow::{Context, bail};
 
 use crate::tidy::{Source, read_sources, workspace_root};
 
-pub(crate) const USAGE: &str = "usage: cargo xtask sample [--seed S] [--comments N] [--messages N] [--pages N]
+pub(crate) const USAGE: &str =
+    "usage: cargo xtask sample [--seed S] [--comments N] [--messages N] [--pages N]
 
   --seed S       which sample; default 1
   --comments N   blocks of comment lines in Rust files; default 200
@@ -147,7 +148,8 @@ fn is_sentence(text: &str) -> bool {
 fn pages(root: &Path) -> anyhow::Result<Vec<Excerpt>> {
     let mut files: Vec<PathBuf> = Vec::new();
     for folder in [root.to_owned(), root.join("docs"), root.join("packaging")] {
-        let entries = std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
+        let entries =
+            std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
         for entry in entries {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "md") {
