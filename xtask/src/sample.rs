@@ -1,12 +1,12 @@
 //! `cargo xtask sample`: a random sample of comments, messages and pages, for readers who judge them against STYLE.md. The same
 //! seed on the same tree draws the same sample.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
-use crate::tidy::{Source, read_sources, workspace_root};
+use crate::tidy::{Source, page_files, read_sources, workspace_root};
 
 pub(crate) const USAGE: &str =
     "usage: cargo xtask sample [--seed S] [--comments N] [--messages N] [--pages N]
@@ -144,20 +144,9 @@ fn is_sentence(text: &str) -> bool {
     words.count() >= 4
 }
 
-/// All Markdown files that users and engineers read. They are too long to print.
+/// The pages by name only: they are too long to print.
 fn pages(root: &Path) -> anyhow::Result<Vec<Excerpt>> {
-    let mut files: Vec<PathBuf> = Vec::new();
-    for folder in [root.to_owned(), root.join("docs"), root.join("packaging")] {
-        let entries =
-            std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
-        for entry in entries {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "md") {
-                files.push(path);
-            }
-        }
-    }
-    files.sort();
+    let files = page_files(root)?;
     let excerpts = files.iter().map(|file| Excerpt {
         place: file.strip_prefix(root).unwrap_or(file).display().to_string(),
         text: String::new(),

@@ -8,12 +8,14 @@ use anyhow::Context;
 
 mod dependencies;
 mod layers;
+mod links;
 mod modules;
 mod sizes;
 mod source;
 mod words;
 
 use dependencies::Workspace;
+use links::Page;
 pub(crate) use source::Source;
 
 /// Something that breaks a rule.
@@ -59,6 +61,8 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     layers::check(&workspace, &mut findings);
     dependencies::check(&workspace, &mut findings);
     modules::check(&sources, &mut findings);
+    let pages = read_pages(root)?;
+    links::check(&pages, |path| root.join(path).exists(), &mut findings);
     for source in &sources {
         sizes::check(source, &mut findings);
         words::check(source, &mut findings);
@@ -92,6 +96,37 @@ pub(crate) fn workspace_root() -> anyhow::Result<&'static Path> {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .context("xtask has no parent folder")
+}
+
+/// The Markdown files that users and engineers read, in a stable order.
+fn read_pages(root: &Path) -> anyhow::Result<Vec<Page>> {
+    page_files(root)?
+        .into_iter()
+        .map(|file| {
+            let text =
+                std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            let path = file.strip_prefix(root).unwrap_or(&file);
+            let path = path.to_string_lossy().into_owned();
+            Ok(Page { path, text })
+        })
+        .collect()
+}
+
+/// Their paths.
+pub(crate) fn page_files(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for folder in [root.to_owned(), root.join("docs"), root.join("packaging")] {
+        let entries =
+            std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// All Rust files of the workspace's packages, in a stable order.
