@@ -119,22 +119,21 @@ pub(crate) enum Lock {
     Lost,
 }
 
-/// Judges what leader key and heartbeat say. `knows`: whether a lease is one of this very agent's; a key that is bound to
-/// no lease (0) is nobody's who lives.
+/// Judges what leader key and heartbeat say. `knows`: whether a lease is one of this very agent's. A key that is bound to no
+/// lease (0) was written by hand: it is this member's where no other one has renewed its lock last.
 pub(crate) fn lock(result: &TxnResult, name: &MemberName, lease: i64, knows: impl Fn(i64) -> bool) -> Lock {
     let heartbeat = heartbeat(result);
+    let is_last = heartbeat.is_none_or(|record| {
+        Heartbeat::parse(Version(record.mod_revision), &record.value)
+            .is_some_and(|heartbeat| &heartbeat.leader == name)
+    });
     match found(result) {
         Some(leader) if is_ours(leader, name, lease) => Lock::Ours,
-        Some(leader) if leader.value == name.0 && (leader.lease == 0 || knows(leader.lease)) => {
+        Some(leader) if leader.value == name.0 && (leader.lease == 0 && is_last || knows(leader.lease)) => {
             Lock::Unbound(leader.mod_revision)
         }
-        Some(_) => Lock::Lost,
-        None => match heartbeat {
-            None => Lock::Gone(0),
-            Some(record) => Heartbeat::parse(Version(record.mod_revision), &record.value)
-                .filter(|heartbeat| &heartbeat.leader == name)
-                .map_or(Lock::Lost, |_| Lock::Gone(record.mod_revision)),
-        },
+        None if is_last => Lock::Gone(heartbeat.map_or(0, |record| record.mod_revision)),
+        Some(_) | None => Lock::Lost,
     }
 }
 

@@ -5,12 +5,11 @@
 //! to take. The shell takes it, appends the answer, and calls again. As the decision is deterministic, it comes to the
 //! same place, and goes on. Memory is changed for good only when the cycle ends.
 
-use std::sync::Arc;
+mod cluster;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, Expired, KnownHeartbeat, MemberData};
-use crate::decide::replaced_store;
+use crate::cluster::{Expired, MemberData};
 use crate::facts::{
     Answer, CrashRecovery, DataDirectory, DcsFailure, Divergence, FailsafeReply, Given, LockAnswer, Moment,
     Node, Peer, PeerAnswer, PlannedRestart, RecoveryDrift, Server, Source,
@@ -261,109 +260,6 @@ impl<'a> Cycle<'a> {
         self.is_lost
     }
 
-    /// Reads the DCS anew.
-    pub(crate) fn load_cluster(&mut self) -> Flow<Result<Arc<Cluster>, DcsFailure>> {
-        // The answer may lie there while this host stands still.
-        let asked_at = self.now();
-        match self.ask(Question::Cluster)? {
-            Answer::Cluster(Ok(cluster)) => {
-                let now = self.now();
-                let cluster = &replaced_store::notice(self, cluster);
-                let cluster = self.without_expired_leader(cluster);
-                let cluster = &self.with_failsafe_leader(cluster);
-                self.note_failsafe_members(cluster);
-                self.memory.cluster = Some((Arc::clone(cluster), asked_at));
-                if !cluster.is_unlocked() || self.memory.led_cluster.is_none() {
-                    self.memory.led_cluster = Some(Arc::clone(cluster));
-                }
-                let since = self.memory.unlocked_since.unwrap_or(now);
-                self.memory.unlocked_since = cluster.is_unlocked().then_some(since);
-                let is_ours = cluster.is_leader(self.me())
-                    || self.leads_by_failsafe(cluster)
-                    || replaced_store::has_to_be_led(self);
-                if !is_ours {
-                    self.memory.lock = None;
-                }
-                Ok(Ok(Arc::clone(cluster)))
-            }
-            Answer::Cluster(Err(failure)) => {
-                self.memory.cluster = None;
-                Ok(Err(failure.clone()))
-            }
-            _ => Err(self.defect("wrong answer about the cluster")),
-        }
-    }
-
-    /// A leader that has not renewed its lock for all of its time does not lead, whatever the key says.
-    fn without_expired_leader(&mut self, cluster: &Arc<Cluster>) -> Arc<Cluster> {
-        self.expired = None;
-        let now = self.now();
-        let heartbeat = cluster.heartbeat.as_ref();
-        let known = heartbeat.map(|heartbeat| KnownHeartbeat::of(heartbeat, self.memory.heartbeat, now));
-        self.memory.heartbeat = known;
-        let (Some(leader), Some(heartbeat), Some(known)) = (&cluster.leader, heartbeat, known) else {
-            return Arc::clone(cluster);
-        };
-        let Some(expired) = heartbeat.expired(leader).filter(|_| leader.name != *self.me()) else {
-            return Arc::clone(cluster);
-        };
-        // Two clocks that count the same time may differ a little.
-        let since = known.sent_before;
-        let over = since.after(heartbeat.ttl).after(heartbeat.ttl / 50);
-        if now < over {
-            self.again_at(over);
-            return Arc::clone(cluster);
-        }
-        self.note(notes::lock_of_leader_is_over(&leader.name, now.since(since)));
-        self.expired = Some(expired);
-        if self.memory.led_cluster.is_none() {
-            self.memory.led_cluster = Some(Arc::clone(cluster));
-        }
-        Arc::new(Cluster {
-            leader: None,
-            ..(**cluster).clone()
-        })
-    }
-
-    /// Nobody holds the key in the DCS, but a leader that does not reach it has pinged us: that one leads.
-    fn with_failsafe_leader(&self, cluster: Arc<Cluster>) -> Arc<Cluster> {
-        let now = self.now();
-        let leader = self
-            .given
-            .failsafe
-            .as_ref()
-            .filter(|accepted| accepted.ping.name != *self.me() && now < accepted.until);
-        match leader {
-            Some(leader) if self.config().failsafe_mode && cluster.is_unlocked() => leader.leads(&cluster),
-            Some(_) | None => cluster,
-        }
-    }
-
-    /// Our key has run out in the DCS, and all members have agreed that we go on: the lock is ours all the same.
-    fn leads_by_failsafe(&self, cluster: &Cluster) -> bool {
-        let now = self.now();
-        cluster.is_unlocked() && self.memory.failsafe.until.is_some_and(|until| now < until)
-    }
-
-    /// Whom to ask before we lead without the DCS. A reading may be older than what we have written.
-    fn note_failsafe_members(&mut self, cluster: &Cluster) {
-        let is_ours = cluster.is_leader(self.me()) || self.leads_by_failsafe(cluster);
-        let began = self.given.now;
-        let failsafe = &mut self.memory.failsafe;
-        failsafe.known_since.get_or_insert(began);
-        failsafe.refused_since = None;
-        if !is_ours || failsafe.written == cluster.failsafe {
-            failsafe.written = None;
-        }
-        failsafe.members = match (&failsafe.written, failsafe.members.take()) {
-            (Some(_), Some(mut members)) => {
-                members.extend(cluster.failsafe.clone().unwrap_or_default());
-                Some(members)
-            }
-            (Some(_) | None, _) => cluster.failsafe.clone(),
-        };
-    }
-
     pub(crate) fn failsafe(&mut self, members: Vec<Peer>, ping: Ping) -> Flow<(Moment, Vec<FailsafeReply>)> {
         if members.is_empty() {
             return Ok((self.now(), Vec::new()));
@@ -372,11 +268,6 @@ impl<'a> Cycle<'a> {
             Answer::Failsafe { sent_at, replies } => Ok((*sent_at, replies.clone())),
             _ => Err(self.defect("wrong answer about failsafe")),
         }
-    }
-
-    /// What must still be so to take the key from a leader whose lock is over, if there is one.
-    pub(crate) fn expired(&self) -> Option<Expired> {
-        self.expired
     }
 
     /// The local server, asked once a cycle.

@@ -233,6 +233,9 @@ fn renew(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Option<LockAnswer>> {
     if unresponsive::lets_the_lease_run_out(c)? {
         return Ok(None);
     }
+    if is_named_by_hand(c, cluster)? {
+        return Ok(Some(LockAnswer::NotHeld));
+    }
     let when_gone = if c.memory.holds_lock(c.now()) {
         WhenGone::Recreate
     } else {
@@ -240,6 +243,21 @@ fn renew(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Option<LockAnswer>> {
     };
     let seen = leader.clone();
     c.lock(Action::RenewLeader { seen, when_gone }).map(Some)
+}
+
+/// The leader key names this member, but nothing shows that it has ever held it: 1. a leads, 2. somebody writes `b` into the key
+/// by hand, 3. b is promoted, 4. a finds out and stops. So b waits until the lock of whoever led before is over, and runs then.
+fn is_named_by_hand(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<bool> {
+    let last = cluster.heartbeat.as_ref().map(|heartbeat| &heartbeat.leader);
+    if !c.is_named_without_proof() || last == Some(c.me()) {
+        return Ok(false);
+    }
+    // Where nobody has renewed a lock, a primary takes up the key that carries its name.
+    if last.is_none() && observe::is_primary(c)? {
+        return Ok(false);
+    }
+    c.note(notes::named_without_proof(last));
+    Ok(true)
 }
 
 /// Whose data this is. `Some` when there is none, or not this cluster's.

@@ -208,6 +208,9 @@ pub struct Memory {
     pub replaced_store: Option<ReplacedStore>,
     /// The newest heartbeat of a leader.
     pub heartbeat: Option<KnownHeartbeat>,
+    /// The version of a leader key that proves no lock, and since when it is known.
+    #[serde(default)]
+    pub unproved_leader: Option<(Version, Moment)>,
     /// The operator's scripts were last told of a leader here: before the key is released they are told that it is none.
     #[serde(default)]
     pub told_as_leader: bool,
@@ -324,6 +327,7 @@ impl Memory {
             generation: None,
             replaced_store: None,
             heartbeat: None,
+            unproved_leader: None,
             // Of a primary that has been demoted an agent before this one may have told.
             told_as_leader: matches!(role, Role::Primary | Role::StandbyLeader | Role::Demoted),
             stop_was_told: false,

@@ -101,6 +101,7 @@ impl World {
             Fault::ReadOnlyStore => self.refuse_writes(Refused::ReadOnly, duration),
             Fault::WipeStore => self.wipe_store(),
             Fault::RestoreStore => self.restore_store_after(duration),
+            Fault::WriteLeaderKey => self.write_leader_key(id),
         }
     }
 

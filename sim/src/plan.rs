@@ -73,6 +73,8 @@ pub enum Fault {
     WipeStore,
     /// The store is restored from a backup.
     RestoreStore,
+    /// Somebody writes a name into the leader key, which is bound to no lease then.
+    WriteLeaderKey,
 }
 
 /// All kinds but those that need a guard to be harmless.
@@ -261,6 +263,17 @@ impl Plan {
         self.has_logical_slot = self.use_slots && !self.has_remote && random.percent(35);
         self.choose_cascades(&mut random.clone());
         self.choose_store(&mut random.clone());
+        self.choose_hand(&mut random.clone());
+    }
+
+    /// In some clusters people write keys by hand.
+    fn choose_hand(&mut self, random: &mut Random) {
+        for _ in 0..5 {
+            random.next();
+        }
+        if random.percent(8) {
+            self.faults.push(Fault::WriteLeaderKey);
+        }
     }
 
     /// Some clusters have members that do not stream from the leader, or stop taking WAL.

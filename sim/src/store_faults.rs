@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ::dcs::memory::{Refused, Store};
+use ::dcs::{Op, Txn};
 
 use crate::world::World;
 
@@ -42,6 +43,25 @@ impl World {
     pub(crate) fn restore_store_after(&mut self, duration: Duration) {
         let backup = self.dcs.store.clone();
         self.schedule(duration, Self::WORLD, move |world| world.replace_store(&backup));
+    }
+
+    /// Somebody writes a member's name into the leader key, or one that nobody has.
+    pub(crate) fn write_leader_key(&mut self, id: usize) {
+        let name = match self.random.percent(80) {
+            true => self.members[id].name().to_string(),
+            false => "nobody".to_owned(),
+        };
+        let write = Txn {
+            then: vec![Op::Put {
+                key: self.dcs.layout.leader(),
+                value: name,
+                lease: 0,
+            }],
+            ..Txn::default()
+        };
+        if !self.dcs.is_down && self.dcs.store.write(&write).is_ok() {
+            self.store_changed();
+        }
     }
 
     /// Another store answers from now on.

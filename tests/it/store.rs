@@ -216,6 +216,35 @@ fn a_store_that_was_wiped_or_restored_is_filled_again() {
     writer.assert_nothing_lost();
 }
 
+/// Somebody names a replica in the leader key, or a member that there is not: nobody leads beside whom the key does not name any more,
+/// and the cluster takes writes again.
+#[test]
+fn a_leader_key_that_is_written_by_hand_makes_no_second_primary() {
+    // Long enough for a member that believed the key to be seen beside the leader, which looks once a loop_wait.
+    let timers = Timers {
+        ttl: 13,
+        loop_wait: 5,
+        retry_timeout: 4,
+    };
+    let mut cluster = Cluster::with(newest(), 3, 1, timers);
+    let mut leader = cluster.bootstrap();
+    let writer = Writer::start(&cluster);
+    let witnesses = Witnesses::start(&cluster);
+    for named in [cluster.others(&leader).remove(0), "nobody".to_owned()] {
+        writer.wait_for_write("before the key is written", seconds(5));
+        let before = cluster.member(&leader);
+        let log_end = before.log_end();
+        let output = cluster
+            .etcd
+            .etcdctl(&cluster.directory, &["put", "/service/demo/leader", &named]);
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+        before.wait_for_log_after(log_end, "demoting", seconds(10));
+        leader = cluster.wait_until_healthy(seconds(60));
+        writer.wait_for_write("after the key was written", seconds(10));
+    }
+    witnesses.assert_never_two_primaries();
+}
+
 /// By Patroni's procedure, and `store copy`: PostgreSQL runs on, and the history of the cluster comes along.
 #[test]
 fn a_paused_cluster_moves_to_another_store() {

@@ -127,17 +127,20 @@ impl Consul {
         let leader = self.store.copy.record(&self.leader_key());
         let heartbeat = self.store.copy.record(&self.heartbeat_key());
         let name = &holder.name;
+        let is_own = |record: &Record| copy::is_own(record, name, &holder.session);
         match (leader, heartbeat) {
             (Some(leader), _) if leader.value != name.0 => Found::Lost,
             (Some(leader), _) if leader.lease == number(session) => Found::Ours,
-            (Some(leader), _) if leader.lease == 0 || holder.session.knows_number(leader.lease) => {
+            // What no session has locked was written by hand.
+            (Some(leader), last) if leader.lease == 0 && last.as_ref().is_none_or(is_own) => {
+                Found::Unbound(leader.mod_revision)
+            }
+            (Some(leader), _) if holder.session.knows_number(leader.lease) => {
                 Found::Unbound(leader.mod_revision)
             }
             (Some(_), _) => Found::Lost,
             (None, None) => Found::Gone(0),
-            (None, Some(record)) if copy::is_own(&record, name, &holder.session) => {
-                Found::Gone(record.mod_revision)
-            }
+            (None, Some(record)) if is_own(&record) => Found::Gone(record.mod_revision),
             (None, Some(_)) => Found::Lost,
         }
     }

@@ -195,7 +195,11 @@ pub(super) fn renew(claim: &Claim<'_>, facts: &Facts<'_>, when_gone: WhenGone) -
     match object.annotation("leader") {
         Some(leader) if leader == claim.name.as_str() => {
             let session = keys::holder_session(object);
-            if session == 0 || claim.is_own(session) {
+            // Without a session it is of Patroni. Where another member has renewed last, a hand has put our name there.
+            let is_anothers =
+                keys::last_session(object).is_some_and(|last| last.leader != claim.name.as_str());
+            let is_free = session == 0 && (!is_anothers || is_over(claim, facts, claim.ttl));
+            if is_free || claim.is_own(session) {
                 claim.write(facts)
             } else {
                 lost

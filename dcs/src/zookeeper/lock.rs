@@ -264,9 +264,10 @@ impl Holder {
                 ));
             }
             Some(leader)
-                if leader.stat.mzxid == expired.leader.0 && leader.stat.version == LEADER_VERSION =>
+                // An agent leaves one version; a key that was written by hand has any.
+                if leader.stat.mzxid == expired.leader.0 =>
             {
-                Some(LEADER_VERSION)
+                Some(leader.stat.version)
             }
             None => None,
             Some(_) => {
@@ -274,10 +275,7 @@ impl Holder {
                 return Ok(false);
             }
         };
-        let is_same = found
-            .heartbeat
-            .as_ref()
-            .is_some_and(|node| node.stat.mzxid == expired.heartbeat.0);
+        let is_same = found.heartbeat.as_ref().map_or(0, |node| node.stat.mzxid) == expired.heartbeat.0;
         if !is_same {
             self.learn(&found);
             return Ok(false);
@@ -328,7 +326,7 @@ impl Holder {
                     self.renew_known(connection, leader.stat.version, heartbeat)
                         .await?
                 }
-                Some(leader) if self.is_own_of_before(leader) => {
+                Some(leader) if self.is_own_of_before(connection, leader, found.heartbeat.as_ref()) => {
                     self.take(connection, Some(leader.stat.version), heartbeat)
                         .await?
                 }
@@ -362,10 +360,13 @@ impl Holder {
         }
     }
 
-    /// The key carries our name, and is bound to a former session of this agent, or to none.
-    fn is_own_of_before(&self, leader: &Node) -> bool {
-        let owner = leader.stat.ephemeral_owner;
-        leader.data == self.name.0 && (owner == 0 || self.channel.knows(owner))
+    /// The key carries our name, and is bound to a former session of this agent, or to none where nobody else counts on the lock.
+    fn is_own_of_before(&self, connection: &Connection, leader: &Node, heartbeat: Option<&Node>) -> bool {
+        let is_own = match leader.stat.ephemeral_owner {
+            0 => !self.may_be_held(connection, heartbeat),
+            owner => self.channel.knows(owner),
+        };
+        leader.data == self.name.0 && is_own
     }
 
     /// No other member has led since we did, or nobody ever has, as in a store that was wiped.
@@ -399,11 +400,10 @@ impl Holder {
         let mut has_status = true;
         for _ in 0..MOST_CONFLICTS {
             let found = self.read(connection).await?;
-            let Some(leader) = found
-                .leader
-                .as_ref()
-                .filter(|leader| self.is_ours(connection, leader) || self.is_own_of_before(leader))
-            else {
+            let Some(leader) = found.leader.as_ref().filter(|leader| {
+                self.is_ours(connection, leader)
+                    || self.is_own_of_before(connection, leader, found.heartbeat.as_ref())
+            }) else {
                 self.learn(&found);
                 return Ok(is_repeat && found.leader.is_none());
             };

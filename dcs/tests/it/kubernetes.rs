@@ -138,7 +138,7 @@ impl Server for Stage {
         let (scope, key) = (parts.next().unwrap(), parts.next().unwrap());
         let leader = self.leader_object(scope);
         match key {
-            "leader" => self.annotate(scope, &leader, &json!({"leader": value, "tamada-session": null})),
+            "leader" => self.annotate(scope, &leader, &json!({"leader": value})),
             "status" | "optime/leader" => self.annotate(scope, &leader, &json!({"optime": value})),
             "failsafe" => self.annotate(scope, &leader, &json!({"failsafe": value})),
             "sync" | "failover" => self.annotate(

@@ -336,6 +336,11 @@ fn compare(
         return Ok(false);
     }
     let mine = cluster.shared_position(sql.timeline, sql.position().unwrap_or_default());
+    if let Some((timeline, position)) = sql.timeline.zip(sql.position())
+        && mine < position
+    {
+        c.note(notes::position_is_beyond_history(timeline, mine));
+    }
     let published = cluster.status.optime.unwrap_or_default();
     if check_lag && mine.behind(published) > c.config().maximum_lag_on_failover_bytes {
         c.note(notes::lag_exceeded());

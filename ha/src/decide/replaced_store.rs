@@ -40,6 +40,7 @@ pub(crate) fn notice(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Arc<Cluster> 
         });
         c.memory.published_status = None;
         c.memory.heartbeat = None;
+        c.memory.unproved_leader = None;
     }
     let Some(replaced) = window(c) else {
         return with_failsafe_of_before(c, cluster);

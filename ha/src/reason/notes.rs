@@ -1,11 +1,10 @@
 //! The notes of a cycle, in Patroni's wording.
 
-use super::*;
+mod lock;
 
-pub(crate) fn lock_owner(owner: Option<&MemberName>, me: &MemberName) -> Note {
-    let owner = owner.map_or("None", MemberName::as_str);
-    Note::info(format!("Lock owner: {owner}; I am {me}"))
-}
+pub(crate) use lock::*;
+
+use super::*;
 
 pub(crate) fn peer_answered(name: &MemberName) -> Note {
     Note::info(format!("Got response from {name}"))
@@ -196,10 +195,6 @@ pub(crate) fn resuming_replay() -> Note {
     Note::info("Resuming paused WAL replay for PostgreSQL 14+")
 }
 
-pub(crate) fn leader_key_released() -> Note {
-    Note::info("Leader key released")
-}
-
 pub(crate) fn dcs_error(why: &str) -> Note {
     Note::error(format!("Error communicating with DCS: {why}"))
 }
@@ -220,10 +215,6 @@ pub(crate) fn may_have_promised(name: &MemberName) -> Note {
     Note::info(format!(
         "{name} does not answer and may lead without the DCS: this agent has not run for ttl yet (failsafe_mode)"
     ))
-}
-
-pub(crate) fn lock_update_failed() -> Note {
-    Note::error("failed to update leader lock")
 }
 
 pub(crate) fn foreign_system_identifier(
@@ -309,10 +300,6 @@ pub(crate) fn start_timed_out() -> Note {
     Note::warning("Timed out waiting for PostgreSQL to start")
 }
 
-pub(crate) fn lock_not_taken() -> Note {
-    Note::info("Could not take out TTL lock")
-}
-
 pub(crate) fn releasing_after_pre_promote() -> Note {
     Note::warning("Releasing the leader key voluntarily because the pre-promote script failed")
 }
@@ -373,18 +360,6 @@ pub(crate) fn unresponsive_without_successor(lasted: Duration, why: &str) -> Not
     ))
 }
 
-pub(crate) fn lost_lock_while_starting() -> Note {
-    Note::info("Lost lock while starting up. Demoting self.")
-}
-
-pub(crate) fn lost_lock_during(job: &str) -> Note {
-    Note::info(format!("Demoting primary during {job}"))
-}
-
-pub(crate) fn no_dcs_as_leader() -> Note {
-    Note::info("demoting self because DCS is not accessible and I was a leader")
-}
-
 pub(crate) fn defect(what: &str) -> Note {
     Note::error(format!("a decision asked for more than it may: {what}"))
 }
@@ -436,10 +411,9 @@ pub(crate) fn slot_expired(slot: &str, seconds: u64) -> Note {
     ))
 }
 
-pub(crate) fn lock_of_leader_is_over(name: &MemberName, known: std::time::Duration) -> Note {
+pub(crate) fn position_is_beyond_history(timeline: Timeline, end: Lsn) -> Note {
     Note::warning(format!(
-        "the leader {name} has not renewed its lock for {} s: it is over, although the DCS still keeps the key",
-        known.as_secs()
+        "by the key history the cluster left timeline {timeline} at {end}: what this member has beyond that does not count"
     ))
 }
 
@@ -551,12 +525,6 @@ pub(crate) fn dcs_refuses_writes(why: &str) -> Note {
     ))
 }
 
-pub(crate) fn another_led_since(name: &MemberName) -> Note {
-    Note::warning(format!(
-        "'{name}' has led the cluster since this primary did; it does not take the leader key without comparing its WAL"
-    ))
-}
-
 pub(crate) fn store_was_replaced() -> Note {
     Note::warning(
         "the DCS was wiped or restored, or is another one than before: its keys are no longer those of this cluster",
@@ -589,12 +557,5 @@ pub(crate) fn dcs_writes_again() -> Note {
 pub(crate) fn name_is_taken(me: &MemberName) -> Note {
     Note::critical(format!(
         "Can't start; there is already a node named '{me}' running"
-    ))
-}
-
-pub(crate) fn lock_has_run_out(until: Moment, now: Moment) -> Note {
-    let late = now.since(until).as_millis();
-    Note::error(format!(
-        "the leader key's lease ran out {late} ms ago by this node's own clock"
     ))
 }

@@ -12,6 +12,7 @@
 //! member a primary 100                   a member key: role, position; tags: nofailover priority=2 checkpoint=pending starting
 //! cluster failover=a>b asked=2            the revision of the request, 1 if it is the first one
 //! cluster leader=a sync=a,b,c quorum=1   the key sync: its leader, then its voters
+//! cluster leader=b unbound heartbeat=a:1  a key that no session keeps, as a hand writes it
 //! cluster leader=a origins=2:7,3:8        the key origin: timelines with their nonces, each begun at 100 * (timeline - 1)
 //! server replica 100 tl=2 origin=7       our timeline's; also of a member, a peer, and of `parted`; there also before=2:6@90
 //! server replica 100 tl=1 streaming      or: server gone | server starting | server unknown; also: restoring replay-paused slots=a,c
@@ -763,7 +764,7 @@ fn read_cluster(words: &Words<'_>) -> Result<Cluster, DcsFailure> {
         leader: words.value("leader").map(|name| Leader {
             version,
             name: name.into(),
-            session: "1".to_owned(),
+            session: if words.has("unbound") { "0" } else { "1" }.to_owned(),
         }),
         status: Status {
             optime: words.number("optime").map(Lsn),
