@@ -61,7 +61,6 @@ fn start_etcd(hosts: &Hosts) {
 fn prepare_configuration(hosts: &Hosts) {
     hosts.run_on_all(
         "pg_dropcluster --stop 18 main
-         test \"$(stat -c '%a %U %G' /etc/patroni/dcs.yml /etc/patroni/config.yml.in | sort -u)\" = '640 root postgres' || exit 1
          printf 'etcd3:\n  host: 127.0.0.1:2379\n' > /etc/patroni/dcs.yml
          sed -i 's/^#\\( *- host *all *all *@NETWORK@\\)/\\1/' /etc/patroni/config.yml.in",
     );
@@ -173,7 +172,10 @@ fn the_article_works_word_for_word() {
     let hosts = Hosts::start(3);
     hosts.bring_packages();
     configurations_are_those_of_debians_own_scripts(&hosts);
-    hosts.run_on_all("dpkg --purge patroni && dpkg -i /root/tamada.deb /root/tamada-patroni-compat.deb");
+    hosts.run_on_all(
+        "dpkg --purge patroni && dpkg -i /root/tamada.deb /root/tamada-patroni-compat.deb
+         test \"$(stat -c '%a %U %G' /etc/patroni/dcs.yml /etc/patroni/config.yml.in | sort -u)\" = '640 root postgres'",
+    );
     start_etcd(&hosts);
     let first_page = quick_start("pg_dropcluster");
     hosts.run_on_all(

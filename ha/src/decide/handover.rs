@@ -230,6 +230,22 @@ fn hand_over(c: &mut Cycle<'_>, status: Option<Status>) -> Flow<()> {
     release(c, status)
 }
 
+/// What the others have to have where a primary was stopped in an orderly way, whoever did it: 1. it is stopped because the DCS
+/// is away, 2. its start as a standby fails, 3. a switchover is asked for. Without the end in the status the candidate would
+/// lead, whatever it lacks. A signal of recovery changes nothing: a standby's own orderly stop has another state.
+pub(super) fn final_status(c: &mut Cycle<'_>, cluster: &Cluster) -> Flow<Option<Status>> {
+    let was_primary = matches!(c.memory.role, Role::Primary | Role::Demoted);
+    if !was_primary || standby_cluster::is_one(c) {
+        return Ok(None);
+    }
+    Ok(match c.data_directory()? {
+        DataDirectory::Present {
+            control: Ok(control), ..
+        } if control.state == DatabaseState::ShutDown => Some(at(cluster, control.checkpoint)),
+        DataDirectory::Present { .. } | DataDirectory::Empty | DataDirectory::Inaccessible(_) => None,
+    })
+}
+
 /// The control file of a primary that was stopped in an orderly way.
 fn stopped_primary(c: &mut Cycle<'_>) -> Flow<Option<ControlData>> {
     Ok(match c.data_directory()? {
@@ -311,9 +327,7 @@ fn start_again(c: &mut Cycle<'_>, failover: Option<&Failover>, why: String) -> F
     }
     c.memory.handover.is_stopped = false;
     c.memory.handover.waits_since = None;
-    c.memory.demoted_at = None;
-    c.memory.role = Role::Primary;
-    c.memory.rewind = RewindState::Unneeded;
+    go_on_as_primary(c);
     let timeout = Some(c.config().primary_start_timeout).filter(|timeout| !timeout.is_zero());
     recover::start(
         c,
@@ -322,6 +336,13 @@ fn start_again(c: &mut Cycle<'_>, failover: Option<&Failover>, why: String) -> F
         StartReason::AfterFailedSwitchover,
     )?;
     Ok(Reason::StartingPrimaryAfterFailedSwitchover)
+}
+
+/// Nobody else has led since the stop: it is the primary that is started.
+fn go_on_as_primary(c: &mut Cycle<'_>) {
+    c.memory.demoted_at = None;
+    c.memory.role = Role::Primary;
+    c.memory.rewind = RewindState::Unneeded;
 }
 
 /// The agent ends and its server is stopped; the key is ours. `Some`: not yet.
@@ -362,16 +383,14 @@ pub(super) fn before_exit(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Opt
 /// A primary that was stopped in an orderly way, by a restart or a failed switchover, cannot be started. `Some` when the key goes
 /// to a member that has everything, or the operator's patience is over; `None`: the start is tried again.
 pub(super) fn after_failed_start(c: &mut Cycle<'_>, cluster: &Arc<Cluster>) -> Flow<Option<Reason>> {
-    let is_primary = c.memory.role == Role::Primary && !standby_cluster::is_one(c);
-    let control = if is_primary { stopped_primary(c)? } else { None };
-    let mut status = None;
-    if let Some(control) = control {
-        status = Some(at(cluster, control.checkpoint));
+    let status = final_status(c, cluster)?;
+    if let Some(checkpoint) = status.as_ref().and_then(|status| status.optime) {
         let now = c.now();
         let since = *c.memory.handover.start_fails_since.get_or_insert(now);
         let is_over = now >= since.after(c.config().primary_start_timeout);
-        if !is_over && !peers::can_take_over(c, cluster, None, Some(control.checkpoint))? {
+        if !is_over && !peers::can_take_over(c, cluster, None, Some(checkpoint))? {
             c.note(notes::start_fails_without_successor());
+            go_on_as_primary(c);
             return Ok(None);
         }
     }

@@ -45,7 +45,8 @@ pub(super) fn not_running(c: &mut Cycle<'_>, cluster: &Arc<Cluster>, held: bool)
         // However it came to its end, it is nobody's to start.
         c.memory.state = ServerState::Stopped;
         if held {
-            release(c, None)?;
+            let status = handover::final_status(c, cluster)?;
+            release(c, status)?;
             return Ok(Reason::ReleasedNotRunning);
         }
         return Ok(Reason::NotRunning);
