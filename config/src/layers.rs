@@ -91,11 +91,85 @@ fn not_empty(tree: Map, problems: Problems) -> Result<(Map, Problems), Problems>
     Ok((tree, problems))
 }
 
-/// The configuration in force: the dynamic document over the defaults, and the local side over both, each as far as it
-/// may say so. `postgresql.parameters` holds the controlled parameters with valid values.
+/// The most that the `/config` key may hold, in bytes of its text.
+const DOCUMENT_BYTES_MAX: usize = 1 << 20;
+
+/// The most keys and list entries in it, at all depths.
+const DOCUMENT_ENTRIES_MAX: usize = 10_000;
+
+/// How deep it may be nested.
+const DOCUMENT_DEPTH_MAX: usize = 64;
+
+/// Whether a document of the `/config` key can be used at all. Where it cannot, the one before stays in force, as with Patroni: a
+/// section that is no section would take all settings away that it had.
 ///
 /// # Errors
-/// If `postgresql.parameters` is no mapping on either side: the new configuration is then refused as a whole.
+/// What is wrong with it, and under which key.
+pub fn check_document(document: &serde_json::Value) -> Result<(), Problem> {
+    let refused = |path: &str, message: String| Err(Problem::error(path, None, message));
+    let Some(sections) = document.as_object() else {
+        return refused("", format!("expected a mapping, found {}", kind_of(document)));
+    };
+    let size = document.to_string().len();
+    if size > DOCUMENT_BYTES_MAX {
+        return refused(
+            "",
+            format!("the document has {size} bytes; at most {DOCUMENT_BYTES_MAX} are possible"),
+        );
+    }
+    let mut entries = 0;
+    let mut level: Vec<&serde_json::Value> = vec![document];
+    for _ in 0..DOCUMENT_DEPTH_MAX {
+        level = level.into_iter().flat_map(children).collect();
+        entries += level.len();
+    }
+    if !level.is_empty() {
+        return refused("", format!("nested deeper than {DOCUMENT_DEPTH_MAX} levels"));
+    }
+    if entries > DOCUMENT_ENTRIES_MAX {
+        return refused(
+            "",
+            format!("the document has {entries} entries; at most {DOCUMENT_ENTRIES_MAX} are possible"),
+        );
+    }
+    let section = |path: &str, value: Option<&serde_json::Value>| match value {
+        Some(value) if !value.is_object() && Value::from(value).is_truthy() => {
+            refused(path, format!("expected a mapping, found {}", kind_of(value)))
+        }
+        Some(_) | None => Ok(()),
+    };
+    let postgresql = sections.get("postgresql");
+    section("postgresql", postgresql)?;
+    section("standby_cluster", sections.get("standby_cluster"))?;
+    let parameters = postgresql.and_then(|postgresql| postgresql.get("parameters"));
+    section("postgresql.parameters", parameters)
+}
+
+fn children(value: &serde_json::Value) -> Vec<&serde_json::Value> {
+    match value {
+        serde_json::Value::Object(map) => map.values().collect(),
+        serde_json::Value::Array(list) => list.iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn kind_of(value: &serde_json::Value) -> &'static str {
+    match value {
+        serde_json::Value::Null => "nothing",
+        serde_json::Value::Bool(_) => "a boolean",
+        serde_json::Value::Number(_) => "a number",
+        serde_json::Value::String(_) => "a text",
+        serde_json::Value::Array(_) => "a list",
+        serde_json::Value::Object(_) => "a mapping",
+    }
+}
+
+/// The configuration in force: the dynamic document over the defaults, and the local side over both, each as far as it
+/// may say so. `postgresql.parameters` holds the controlled parameters with valid values. What of the dynamic document is no section is
+/// left out.
+///
+/// # Errors
+/// If `postgresql.parameters` is no mapping on the local side.
 pub fn effective(local: &Map, dynamic: &Map) -> Result<(Map, Problems), Problems> {
     let mut problems = Problems::default();
     let mut config = defaults();
@@ -104,7 +178,7 @@ pub fn effective(local: &Map, dynamic: &Map) -> Result<(Map, Problems), Problems
     let mut parameters = controlled::defaults();
     for (key, value) in dynamic.iter() {
         match key {
-            "postgresql" => dynamic_postgresql(value, &mut postgresql, &mut parameters, &mut problems)?,
+            "postgresql" => dynamic_postgresql(value, &mut postgresql, &mut parameters, &mut problems),
             "standby_cluster" => standby_cluster(value, &mut config),
             "ttl" | "loop_wait" | "retry_timeout" => {
                 // What is no number has been reported where the timers are read.
@@ -165,27 +239,22 @@ fn standby_cluster(value: &Value, config: &mut Map) {
     }
 }
 
-/// `postgresql.parameters` of one side.
-fn parameters_of<'a>(value: &'a Value, side: &str) -> Result<&'a [crate::value::Entry], Problem> {
+/// `postgresql.parameters` of the local side.
+fn parameters_of(value: &Value) -> Result<&[crate::value::Entry], Problem> {
     match &value.kind {
         Kind::Map(map) => Ok(map.entries()),
         _ if !value.is_truthy() => Ok(&[]),
         _ => {
-            let message = format!("postgresql.parameters is not a dictionary (in the {side} configuration)");
+            let message = "postgresql.parameters is not a dictionary (in the local configuration)";
             Err(Problem::error("", value.position.as_ref(), message))
         }
     }
 }
 
-fn dynamic_postgresql(
-    value: &Value,
-    postgresql: &mut Map,
-    parameters: &mut Map,
-    problems: &mut Problems,
-) -> Result<(), Problem> {
+fn dynamic_postgresql(value: &Value, postgresql: &mut Map, parameters: &mut Map, problems: &mut Problems) {
     for entry in value.as_map().map(Map::entries).unwrap_or_default() {
         if entry.key == "parameters" {
-            for parameter in parameters_of(&entry.value, "dynamic")? {
+            for parameter in entry.value.as_map().map(Map::entries).unwrap_or_default() {
                 let name = parameter.key.to_ascii_lowercase();
                 match controlled::check(&name, &parameter.value) {
                     Checked::NotControlled => {
@@ -205,7 +274,6 @@ fn dynamic_postgresql(
             postgresql.insert_entry(entry.clone());
         }
     }
-    Ok(())
 }
 
 fn local_postgresql(
@@ -217,7 +285,7 @@ fn local_postgresql(
     for entry in value.as_map().map(Map::entries).unwrap_or_default() {
         match entry.key.as_str() {
             "parameters" => {
-                for parameter in parameters_of(&entry.value, "local")? {
+                for parameter in parameters_of(&entry.value)? {
                     let name = parameter.key.to_ascii_lowercase();
                     if controlled::is_controlled(&name) {
                         problems.push(Problem::warning(

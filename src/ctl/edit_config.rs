@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use config::layers::check_document;
 use config::settings::check_dynamic;
 use config::{Map, Problem};
 use dcs::{Expect, Key};
@@ -80,6 +81,9 @@ impl EditConfig {
         for finding in findings(&before, &after) {
             tracing::warn!("{finding}");
         }
+        check_document(&serde_json::Value::from(&config::Value::from(after.clone()))).map_err(|problem| {
+            Error::new(format!("The members could not use this configuration: {problem}"))
+        })?;
         if !self.force
             && [&self.apply, &self.replace]
                 .into_iter()

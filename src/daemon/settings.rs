@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use config::{
     BootstrapMethod, DynamicConfig, HostPort, LocalConfig, Minimums, ParameterRole, PostgresqlSettings,
-    Problems, ReplicaMethod, Severity,
+    Problem, Problems, ReplicaMethod, Severity,
 };
 use ha::cluster::{Cluster, Tags};
 use ha::facts::Node;
@@ -81,14 +81,20 @@ impl Settings {
     /// The same with another part replaced.
     ///
     /// # Errors
-    /// As [`Settings::new`]; the settings in force stay as they are.
+    /// As [`Settings::new`], or the dynamic configuration is none; the settings in force stay as they are.
     pub(crate) fn replaced(&self, change: Change) -> Result<(Self, PostgresqlSettings), Problems> {
         let (mut local, mut config) = (Arc::clone(&self.local), Arc::clone(&self.config));
         let (mut version, mut role) = (self.server_version, self.role);
         let mut members = self.members.clone();
         match change {
             Change::Local(new) => local = new,
-            Change::Dynamic(new) => config = new,
+            Change::Dynamic(new) => {
+                config::layers::check_document(&new.document).map_err(|problem| {
+                    let message = format!("the key config in the DCS cannot be used: {problem}");
+                    Problem::error("", None, message)
+                })?;
+                config = new;
+            }
             Change::Role(new) => role = parameter_role(new),
             Change::ServerVersion(new) => version = Some(new),
             Change::Members(new) => members = new,
@@ -167,6 +173,8 @@ pub(crate) fn minimums(cluster: &Cluster) -> Minimums {
 }
 
 /// Reads the document of the `/config` key, and tells of what in it cannot be used.
+///
+/// The document itself may be refused by [`config::layers::check_document`]: where there is none before it, what can be used of it is.
 pub(crate) fn read_dynamic(document: &serde_json::Value, minimums: Minimums) -> DynamicConfig {
     let (config, problems) = DynamicConfig::read(document, minimums);
     log_problems(&problems);

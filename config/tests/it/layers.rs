@@ -193,17 +193,56 @@ fn a_controlled_parameter_that_is_not_valid_falls_back_to_its_default() {
 
 #[test]
 fn parameters_that_are_no_mapping_refuse_the_whole_configuration() {
-    let bad = value(json!({"postgresql": {"parameters": ["x"]}}));
-    let message = |local: &Map, dynamic: &Map| layers::effective(local, dynamic).unwrap_err().to_string();
+    let local = tree("postgresql:\n  parameters: x\n");
     assert_eq!(
-        message(&Map::new(), &bad),
-        "postgresql.parameters is not a dictionary (in the dynamic configuration)"
-    );
-    assert_eq!(
-        message(&tree("postgresql:\n  parameters: x\n"), &Map::new()),
+        layers::effective(&local, &Map::new()).unwrap_err().to_string(),
         "patroni.yml:2:15: postgresql.parameters is not a dictionary (in the local configuration)"
     );
-    assert!(layers::effective(&tree(FILE), &value(json!({"postgresql": {"parameters": null}}))).is_ok());
+    for (document, message) in [
+        (json!([1]), "expected a mapping, found a list"),
+        (
+            json!({"postgresql": [1]}),
+            "postgresql: expected a mapping, found a list",
+        ),
+        (
+            json!({"postgresql": {"parameters": [1]}}),
+            "postgresql.parameters: expected a mapping, found a list",
+        ),
+        (
+            json!({"postgresql": {"parameters": "x"}}),
+            "postgresql.parameters: expected a mapping, found a text",
+        ),
+        (
+            json!({"standby_cluster": 1}),
+            "standby_cluster: expected a mapping, found a number",
+        ),
+        (
+            json!({"a": "x".repeat(1 << 20)}),
+            "the document has 1048584 bytes; at most 1048576 are possible",
+        ),
+        (
+            json!({"a": vec![0; 10_000]}),
+            "the document has 10001 entries; at most 10000 are possible",
+        ),
+        (
+            (0..64).fold(json!({}), |inner, _| json!({ "a": inner })),
+            "nested deeper than 64 levels",
+        ),
+    ] {
+        assert_eq!(
+            layers::check_document(&document).unwrap_err().to_string(),
+            message
+        );
+    }
+    for document in [
+        json!({}),
+        json!({"postgresql": null, "standby_cluster": false}),
+        json!({"postgresql": {"parameters": null}}),
+        json!({"ttl": [1], "slots": 1, "postgresql": {"parameters": {"a": [1]}}}),
+    ] {
+        layers::check_document(&document).unwrap();
+        layers::effective(&tree(FILE), &value(document)).unwrap();
+    }
 }
 
 pub(crate) fn any_map() -> impl Strategy<Value = Map> {

@@ -3,6 +3,7 @@
 
 use crate::keys::set;
 use crate::{FILE, tree};
+use proptest::prelude::*;
 use serde_json::json;
 use std::time::Duration;
 use tamada_config::settings::{DYNAMIC, Expected, LOCAL, Setting};
@@ -504,4 +505,46 @@ fn unknown_settings_are_named_up_to_a_number() {
     assert!((40..60).contains(&problems.0.len()), "{}", problems.0.len());
     let last = problems.0.last().unwrap();
     assert!(last.message.contains("and so are others"), "{last:?}");
+}
+
+/// Any JSON, three levels deep.
+fn any_json() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(json!(null)),
+        any::<bool>().prop_map(|it| json!(it)),
+        any::<i64>().prop_map(|it| json!(it)),
+        any::<u64>().prop_map(|it| json!(it)),
+        any::<f64>().prop_map(|it| json!(it)),
+        ".{0,6}".prop_map(|it| json!(it)),
+        "(on|off|-1|[0-9]{1,30}[a-z]{0,2})".prop_map(|it| json!(it)),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(|it| json!(it)),
+            prop::collection::btree_map("([a-z_]{1,8}|.{0,3})", inner, 0..4).prop_map(|it| json!(it)),
+        ]
+    })
+}
+
+proptest! {
+    /// Whatever stands in the DCS, an agent whose own file is right can start.
+    #[test]
+    fn no_document_in_the_dcs_keeps_an_agent_from_starting(
+        values in prop::collection::vec((0..DYNAMIC.len(), any_json()), 1..5),
+        version in prop_oneof![Just(None), Just(Some(150_000)), Just(Some(180_000))],
+        whole in prop_oneof![9 => Just(None), 1 => any_json().prop_map(Some)],
+    ) {
+        let mut document = tamada_config::Map::new();
+        for (index, value) in &values {
+            set(&mut document, &DYNAMIC[*index].path.split('.').collect::<Vec<_>>(), &Value::from(value));
+        }
+        let document = whole.unwrap_or_else(|| serde_json::Value::from(&document));
+        let local = LocalConfig::read(tree(FILE)).unwrap().0;
+        let dynamic = DynamicConfig::read(&document, Minimums::TAMADA).0;
+        for role in [None, Some(ParameterRole::Primary), Some(ParameterRole::Replica), Some(ParameterRole::StandbyLeader)] {
+            let settings = PostgresqlSettings::new(&local, &dynamic, version, role);
+            prop_assert!(settings.is_ok(), "{document}: {}", settings.unwrap_err());
+        }
+        let _ = tamada_config::layers::check_document(&document);
+    }
 }

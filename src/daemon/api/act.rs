@@ -56,6 +56,7 @@ impl Api {
         };
         let (document, changed) = config_document::patched(&key.value, body);
         if changed {
+            config_document::check(&document)?;
             let value = Value::Object(document.clone()).to_string();
             self.write(
                 Key::Config,
@@ -70,6 +71,7 @@ impl Api {
     }
 
     pub(crate) async fn put_config(&self, body: &Body) -> Result<Answer, Answer> {
+        config_document::check(body)?;
         let (cluster, _) = self.load().await?;
         let is_same = cluster
             .config

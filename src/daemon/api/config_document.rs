@@ -1,10 +1,18 @@
 //! `PATCH /config` and `PUT /config`: changes to the dynamic configuration (Patroni documentation, "Patroni REST API",
-//! "Config endpoint"). The contents are not judged: a newer member may know settings that this one does not.
+//! "Config endpoint"). Values are not judged: a newer member may know settings that this one does not. What no member could use at all
+//! is refused.
 
 use config::Value;
 use serde_json::Map;
 
+use super::answer::Answer;
 use super::control::Body;
+
+/// Refuses a document that members would not put into force as a whole.
+pub(crate) fn check(document: &Body) -> Result<(), Answer> {
+    config::layers::check_document(&serde_json::Value::Object(document.clone()))
+        .map_err(|problem| Answer::text(400, format!("the configuration is refused: {problem}")))
+}
 
 /// The document with `patch` laid over it, and whether that changes anything. `null` removes a key.
 pub(crate) fn patched(document: &Body, patch: &Body) -> (Body, bool) {

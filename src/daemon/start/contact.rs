@@ -4,6 +4,7 @@ mod name;
 
 use std::time::Duration;
 
+use config::layers::check_document;
 use config::{DynamicConfig, LocalConfig, Minimums};
 use dcs::Identity;
 use ha::cluster::Cluster;
@@ -44,7 +45,7 @@ pub(super) async fn agree(
     let name = Name::new(local, lease, http);
     let cluster = name.claim(&store, provisional.ttl).await?;
     let document = match &cluster.config {
-        Some(key) => serde_json::Value::Object(key.value.clone()),
+        Some(key) => usable(serde_json::Value::Object(key.value.clone()), remembered),
         None => remembered,
     };
     let minimums = settings::minimums(&cluster);
@@ -87,6 +88,19 @@ fn remembered_config(local: &LocalConfig) -> serde_json::Value {
         None
     });
     cached.unwrap_or_else(|| local.bootstrap.dcs.clone())
+}
+
+/// The cluster's document, or what was in force before it if that is none.
+fn usable(document: serde_json::Value, remembered: serde_json::Value) -> serde_json::Value {
+    let Err(problem) = check_document(&document) else {
+        return document;
+    };
+    if check_document(&remembered).is_ok() {
+        tracing::error!("the key config in the DCS is not used, the former configuration is: {problem}");
+        return remembered;
+    }
+    tracing::error!("the key config in the DCS is used as far as it can be: {problem}");
+    document
 }
 
 async fn connect(
