@@ -1,5 +1,6 @@
 //! `LocalConfig`: the typed view of the node's own configuration, file and environment together.
 
+mod names;
 mod old_forms;
 mod read;
 

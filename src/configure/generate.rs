@@ -214,7 +214,7 @@ fn bin_dir(data_dir: &Path) -> PathBuf {
 
 /// The lines that say something.
 fn lines(path: &Path) -> anyhow::Result<Vec<Value>> {
-    let text = fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
+    let text = net::file::read_text(path).with_context(|| format!("could not read {}", path.display()))?;
     let lines = text.lines().map(str::trim_end);
     Ok(lines
         .filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'))

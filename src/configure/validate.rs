@@ -229,7 +229,7 @@ impl Host<'_> {
             else {
                 continue;
             };
-            if let Err(error) = fs::File::open(file) {
+            if let Err(error) = net::file::open(Path::new(file)) {
                 let message = format!("could not open {file}: {error}");
                 self.error(&path, message);
             }

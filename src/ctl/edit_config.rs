@@ -161,7 +161,7 @@ fn read_file(path: &Path) -> Result<Map, Error> {
         let mut text = String::new();
         std::io::stdin().lock().read_to_string(&mut text).map(|_| text)
     } else {
-        std::fs::read_to_string(path)
+        net::file::read_text(path)
     };
     let text = text.map_err(|error| Error::new(format!("could not read {name}: {error}")))?;
     read(&name, &text).map_err(Error::new)

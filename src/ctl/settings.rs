@@ -226,7 +226,7 @@ fn read(path: &Path) -> std::io::Result<Vec<(String, String)>> {
     }
     paths
         .into_iter()
-        .map(|path| Ok((path.display().to_string(), std::fs::read_to_string(&path)?)))
+        .map(|path| Ok((path.display().to_string(), net::file::read_text(&path)?)))
         .collect()
 }
 

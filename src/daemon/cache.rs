@@ -16,7 +16,7 @@ pub(crate) const FILE_NAME: &str = "patroni.dynamic.json";
 /// It cannot be read, or is no JSON object.
 pub(crate) fn read(data_dir: &Path) -> anyhow::Result<Option<serde_json::Value>> {
     let path = data_dir.join(FILE_NAME);
-    let text = match std::fs::read_to_string(&path) {
+    let text = match net::file::read_text(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {

@@ -91,7 +91,7 @@ fn resolve_data_dir(local: &mut LocalConfig) {
 fn read_files(path: &Path) -> anyhow::Result<Vec<(String, String)>> {
     let read = |path: &Path| -> anyhow::Result<(String, String)> {
         let text =
-            std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
+            net::file::read_text(path).with_context(|| format!("could not read {}", path.display()))?;
         Ok((path.display().to_string(), text))
     };
     if !path.is_dir() {

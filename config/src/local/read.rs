@@ -1,11 +1,11 @@
 //! The tree of the local side into [`LocalConfig`], with every error at once.
 
-use super::old_forms;
 use super::{
     Authentication, BasicAuth, BinNames, BootstrapConfig, BootstrapMethod, CitusConfig, ClientConfig,
     CtlConfig, GuardConfig, GuardMode, LocalConfig, LocalPostgresql, LogConfig, LogType, RestApiConfig, Role,
     ServerTokens, VerifyClient, WatchdogConfig, WatchdogMode,
 };
+use super::{names, old_forms};
 use crate::endpoint::{HostPort, ListenAddress};
 use crate::layers;
 use crate::local_dcs;
@@ -163,6 +163,7 @@ impl Reader {
             self.problems.push(Problem::error("", position, message));
         }
         let scope = self.required(&tree, "", "scope");
+        self.problems.0.extend(names::check(&tree));
         let postgresql = self.postgresql(&tree);
         let restapi = self.restapi(&tree);
         let dcs = self.dcs(&tree);

@@ -235,7 +235,7 @@ impl Temporary {
 }
 
 fn read(path: &Path) -> Result<String, Trouble> {
-    std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()).into())
+    net::file::read_text(path).map_err(|error| format!("cannot read {}: {error}", path.display()).into())
 }
 
 fn token(path: &Path) -> Result<Secret, Trouble> {

@@ -11,7 +11,7 @@ use x509_cert::der::Decode;
 use super::Error;
 
 pub(super) fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(path).map_err(|source| Error::Read {
+    crate::file::read(path).map_err(|source| Error::Read {
         what,
         path: path.to_owned(),
         source,
