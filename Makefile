@@ -1,14 +1,14 @@
-# Needs Rust; everything else is installed when it is missing (Debian: apt-get, as root or with sudo).
+# Needs Rust 1.95 or newer. Everything else that is missing is installed (Debian: apt-get, as root or with sudo).
 SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps deps-demo build release deb rpm tarball image fmt lint check test test-all demo clean
+.PHONY: help deps deps-demo build release deb rpm tarball image book record-demo fmt lint check test test-all demo clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-deps: ## install what is missing on this machine
+deps: ## install the packages and tools that are missing on this machine
 	@./scripts/install-deps.sh
 	@./scripts/get-cargo-deny.sh
 
@@ -35,8 +35,14 @@ tarball: release ## an archive for other systems, in target/packages
 	@./scripts/install-deps.sh package
 	@./scripts/package.sh tarball
 
-image: release ## a container image, where podman, buildah or docker is
+image: release ## a container image; needs podman, buildah or docker
 	@./scripts/image.sh
+
+# tidy checks the links first: mdBook does not.
+book: ## the documentation as HTML, in target/book
+	@./scripts/get-mdbook.sh $(CURDIR)/target/mdbook
+	cargo xtask tidy
+	target/mdbook/bin/mdbook build
 
 fmt: ## format all code
 	cargo fmt --all
@@ -44,20 +50,23 @@ fmt: ## format all code
 lint: ## clippy on everything
 	cargo clippy --workspace --all-targets -- -D warnings
 
-check: ## what to run before each commit: format, tidy, clippy, tests without servers
+check: ## run before each commit: format, tidy, clippy, tests without servers
 	cargo fmt --all --check
 	cargo xtask tidy
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo test --quiet --package tamada-config --package tamada-ha --package tamada-sim --package xtask
 
-test: ## everything that must hold: check, and the tests with PostgreSQL, etcd and Patroni
+test: ## all checks, and the tests with PostgreSQL, the DCS servers and Patroni
 	@./scripts/test.sh
 
-test-all: ## test, and the tests that take too long for every day
+test-all: ## test, and the tests that take long
 	@./scripts/test.sh all
 
-demo: deps-demo release ## a cluster of three on this machine, to look at and to break
+demo: deps-demo release ## a cluster of three members on this machine, to watch and to break
 	@./scripts/demo.sh
 
-clean: ## remove what was built and fetched
+record-demo: deps-demo release ## record the demo with a failover for the README: docs/demo.svg, docs/demo.cast
+	@./scripts/record-demo.sh
+
+clean: ## remove everything that was built and fetched
 	cargo clean

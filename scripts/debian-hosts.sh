@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Debian hosts on this machine, as tests need them: each with its own root (an overlay), network, processes and systemd.
-#   debian-hosts.sh root DIR               make the root that they share, once: about 90 s and 900 MiB
+# Debian hosts on this machine for tests: each has its own root (an overlay), network, processes and systemd.
+#   debian-hosts.sh root DIR               create the shared root, once: about 90 s and 900 MiB
 #   debian-hosts.sh up WORK ROOT COUNT     start node1 to nodeCOUNT (10.78.0.11 and so on) on a network of their own
-#   debian-hosts.sh in WORK NODE CMD...    run a command on one, or on `lan`: this machine's files, their network
-#   debian-hosts.sh crash WORK NODE        end all its processes at once, without a word to anyone
+#   debian-hosts.sh in WORK NODE CMD...    run a command on a host, or on `lan`: this machine's files, their network
+#   debian-hosts.sh crash WORK NODE        kill all its processes
 #   debian-hosts.sh boot WORK NODE         start it again
-#   debian-hosts.sh down WORK              end and remove them
-# Needs root, iproute2, debootstrap, overlayfs and a cgroup2 that can be written to. Nothing of this machine's network is
-# touched: the hosts' bridge lies in a network namespace too.
+#   debian-hosts.sh down WORK              stop and remove them
+# Needs root, iproute2, debootstrap, overlayfs and a writable cgroup2. This machine's network is not touched: the hosts' bridge
+# is in a network namespace too.
 set -euo pipefail
 
 die() { echo "debian-hosts.sh: $*" >&2 && exit 1; }
@@ -19,7 +19,7 @@ case $suite in
 forky) version=18 vip_manager=vip-manager2 ;;
 trixie) version=17 vip_manager=vip-manager2 ;;
 bookworm) version=15 vip_manager=vip-manager ;;
-*) die "no such suite: $suite; there are forky, trixie and bookworm" ;;
+*) die "unknown suite $suite: use forky, trixie or bookworm" ;;
 esac
 
 # ---- the root
@@ -38,11 +38,11 @@ make_root() {
     debootstrap --variant=minbase --include=ca-certificates,locales,iproute2,procps,curl,hostname,systemd,systemd-sysv \
         "$suite" "$root" "${mirror:-http://deb.debian.org/debian}"
     cp /etc/resolv.conf "$root/etc/resolv.conf"
-    # Nothing that is installed here starts here.
+    # Installed services must not start here.
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
     chmod +x "$root/usr/sbin/policy-rc.d"
     mount -t proc proc "$root/proc"
-    # Local names are gone when the script ends.
+    # Local variables no longer exist when the script ends.
     # shellcheck disable=SC2064
     trap "umount '$root/proc'" EXIT
     DEBIAN_FRONTEND=noninteractive chroot "$root" sh -c "
@@ -56,7 +56,7 @@ make_root() {
 
 cgroups=$(findmnt -n -o TARGET -t cgroup2 | head -n 1)
 
-# What belongs to the hosts in $work begins with this.
+# Names of everything that belongs to the hosts in $work begin with this.
 prefix() { cat "$work/prefix"; }
 
 cgroup() { echo "$cgroups/$(prefix)-$1"; }
@@ -66,8 +66,8 @@ address() { echo "10.78.0.1${1#node}"; }
 up() {
     local count=$1 i
     [ "$(id -u)" -eq 0 ] || die "only root can start hosts"
-    [ -n "$cgroups" ] || die "there is no cgroup2 file system here, without which no systemd starts"
-    [ -e "$root/.complete" ] || die "$root is no complete root: run '$0 root $root' first"
+    [ -n "$cgroups" ] || die "cannot start systemd: this machine has no cgroup2 file system"
+    [ -e "$root/.complete" ] || die "$root is incomplete: run '$0 root $root' first"
     mkdir -p "$work"
     echo "tamada$$" >"$work/prefix"
     realpath "$root" >"$work/lower"
@@ -98,7 +98,7 @@ connect() {
     ip -n "$namespace" route add default via 10.78.0.1
 }
 
-# With its addresses, all of them: what is left of a host that has crashed must not answer for it.
+# Removes all addresses of a crashed host, so that nothing answers for it.
 disconnect() {
     ip -n "$(prefix)-lan" link delete dev "$1" 2>/dev/null || true
     ip netns delete "$(prefix)-$1" 2>/dev/null || true
@@ -114,7 +114,7 @@ boot() {
     ) >"$folder/console" 2>&1 </dev/null &
 }
 
-# As process 1 of the host: its file systems, and then systemd.
+# Process 1 of the host: mounts its file systems, then becomes systemd.
 init() {
     local root=$work/$1/root device node
     mount --make-rprivate /
@@ -149,7 +149,7 @@ init() {
         /lib/systemd/systemd --log-target=console --log-level=notice --show-status=no
 }
 
-# Process 1 of the host, as this machine counts.
+# The process ID on this machine of the host's process 1.
 init_process() {
     local process
     while read -r process; do
@@ -168,7 +168,7 @@ await_boot() {
         case $state in running | degraded) return ;; esac
         sleep 0.1
     done
-    die "$1 does not start, it is '$state': see $work/$1/console"
+    die "$1 does not start (state '$state'): see $work/$1/console"
 }
 
 inside() {
@@ -188,7 +188,7 @@ crash() {
     [ -d "$group" ] || return 0
     echo 1 >"$group/cgroup.kill"
     while ! find "$group" -depth -type d -exec rmdir {} + 2>/dev/null; do
-        [ $((tries -= 1)) -gt 0 ] || die "processes of $1 do not end"
+        [ $((tries -= 1)) -gt 0 ] || die "cannot kill the processes of $1"
         sleep 0.1
     done
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A cluster of three on this machine, to look at and to break: etcd and three members on the loopback address, as the
-# user postgres when started by root. Ctrl-C ends it and removes all of it.
-#   demo.sh           until Ctrl-C
-#   demo.sh --check   kills the primary itself, waits for the failover and the return of the former primary, and ends
+# A cluster of three members on this machine, to watch and to break. Starts etcd and three members on the loopback address, as
+# the user postgres if root starts it. Ctrl-C stops everything and removes all files.
+#   demo.sh           runs until Ctrl-C
+#   demo.sh --check   kills the primary, waits for the failover and for the return of the former primary, and stops
 # TAMADA_DEMO_PROGRAM is the program to show (default: target/release/tamada).
 set -euo pipefail
 
@@ -19,8 +19,8 @@ done
 
 # ---- the folder, and who owns it
 
-# PostgreSQL refuses to run as root, and the user postgres may not be able to read where this is: all that is needed
-# goes into a folder of its own, and this script continues from there.
+# PostgreSQL refuses to run as root, and the user postgres may not be able to read this folder. So the script copies itself and
+# the program into a temporary folder and continues there.
 if [ -z "$inside" ]; then
     here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
     program=${TAMADA_DEMO_PROGRAM:-${CARGO_TARGET_DIR:-$here/../target}/release/tamada}
@@ -81,7 +81,7 @@ any_agent() {
     return 1
 }
 
-# Where the guards of the members listen: folders that outlive them.
+# The folders of the guards' sockets: they outlive the guards.
 guard_folders() {
     local file words
     for file in /proc/[0-9]*/cmdline; do
@@ -103,7 +103,7 @@ clean_up() {
     wait_while 30 any_agent || true
     for member in "${members[@]}"; do
         ! alive "${agent[$member]:-}" || kill -KILL "${agent[$member]}" 2>/dev/null || true
-        # An agent that was killed has left its server running.
+        # A killed agent leaves its server running.
         ! alive "$(postmaster "$member")" || kill -QUIT "$(postmaster "$member")" 2>/dev/null || true
     done
     for member in "${members[@]}"; do
@@ -119,7 +119,7 @@ clean_up() {
     exit "$status"
 }
 trap clean_up EXIT
-# The usual end.
+# Ctrl-C is the usual way to stop.
 trap 'exit 0' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
@@ -204,11 +204,11 @@ YAML
 start_member() {
     run "$inside/tamada" run "$inside/$1.yml" >>"$inside/$1.log" 2>&1 </dev/null &
     agent[$1]=$!
-    # The shell shall not tell of its end: an event does.
+    # The shell must not print a message when it ends: the script prints an event.
     disown "$!"
 }
 
-# ---- a client that writes all the time and tells when it could not
+# ---- a client that writes all the time and reports each outage
 
 ports=${postgresql_port[pg1]},${postgresql_port[pg2]},${postgresql_port[pg3]}
 conninfo="host=127.0.0.1,127.0.0.1,127.0.0.1 port=$ports user=postgres password=demo dbname=postgres"
@@ -261,7 +261,7 @@ leader() {
 
 table() { "$inside/tamada" ctl -c "$inside/pg1.yml" list 2>&1 || true; }
 
-# What a person would have to type otherwise: connection strings and configuration files are longer than a line.
+# Short commands for the user: connection strings and paths of configuration files are longer than a line.
 write_commands() {
     printf '#!/bin/sh\nexec %s/psql "%s" "$@"\n' "$bin" "$conninfo" >"$inside/psql"
     printf '#!/bin/sh\nexec %s/tamada ctl -c %s/pg1.yml "$@"\n' "$inside" "$inside" >"$inside/ctl"
@@ -273,7 +273,7 @@ how_to() {
     primary=$(leader)
     echo "Connect      $inside/psql"
     if [ -n "$primary" ]; then
-        echo "Kill $primary     kill -9 ${agent[$primary]} $(postmaster "$primary")      (primary and agent; it comes back)"
+        echo "Kill $primary     kill -9 ${agent[$primary]} $(postmaster "$primary")      (primary and agent; both come back)"
     else
         echo "Kill ...     there is no primary now"
     fi
@@ -289,13 +289,13 @@ small_table() {
     awk -F '\t' '{ printf "%-7s %-16s %-8s %-18s %3s %8s\n", $2, $3, $4, $5, $6, NR == 1 ? "Lag (MB)" : $10 }' <<<"$text"
 }
 
-# What the last change of the leader was, and how long nobody could write.
+# The last change of the leader, and how long nobody could write.
 last_change=
 change_shown=
 changes() {
     local lines
     lines=$(wc -l <"$inside/events")
-    # It is told by all members together, and only after it has happened.
+    # "ctl why" needs the events of all members, so it is asked again until it prints something.
     if [ "$lines" != "$change_shown" ] || [ -z "$last_change" ]; then
         last_change=$("$inside/ctl" why 2>/dev/null | grep -E '^(failover|switchover|return|planned|manual)|no writes for' || true)
         change_shown=$lines
@@ -306,7 +306,7 @@ changes() {
 draw() {
     local text
     text=$(
-        echo "Three PostgreSQL servers, one primary. Ctrl-C ends and removes everything."
+        echo "Three PostgreSQL servers, one primary. Ctrl-C stops and removes everything."
         echo
         small_table
         echo
@@ -316,14 +316,14 @@ draw() {
         echo
         changes
     )
-    # A terminal of 80 columns and 24 lines has room for it.
+    # Must fit a terminal of 80 columns and 24 lines.
     text=$(cut -c 1-79 <<<"$text" | head -n 23)
     printf '\e[H%s\e[J' "${text//$'\n'/$'\e[K\n'}"
 }
 
 shown=0
 last_shape=
-# What has changed since the last call.
+# Prints what has changed since the last call.
 print_changes() {
     local now shape lines
     lines=$(wc -l <"$inside/events")
@@ -331,14 +331,14 @@ print_changes() {
         tail -n +$((shown + 1)) "$inside/events" | head -n $((lines - shown))
         shown=$lines
     fi
-    # Positions move with every write.
+    # Without the WAL positions, which change with every write.
     now=$(table)
     shape=$(grep '^|' <<<"$now" | cut -d'|' -f1-6 || true)
     [ "$shape" = "$last_shape" ] || printf '%s\n' "$now"
     last_shape=$shape
 }
 
-# An init system would do this: an agent that is gone for some seconds is started again.
+# Instead of an init system: starts an agent again that ended some seconds ago.
 revive() {
     local member
     for member in "${members[@]}"; do
@@ -346,9 +346,9 @@ revive() {
             absent_since[$member]=
         elif [ -z "${absent_since[$member]:-}" ]; then
             absent_since[$member]=$SECONDS
-            event "$member: its agent is gone"
+            event "$member: the agent has ended"
         elif [ $((SECONDS - absent_since[$member])) -ge 12 ]; then
-            event "$member: its agent is started again"
+            event "$member: the agent is started again"
             start_member "$member"
         fi
     done
@@ -358,7 +358,7 @@ show() {
     if [ -n "$interactive" ]; then draw; else print_changes; fi
 }
 
-# ---- the play
+# ---- the cluster
 
 : >"$inside/events"
 write_commands

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts a Consul server into a folder, for the tests of the store `consul`: one static program, from Debian 11's package.
+# Downloads a Consul server into a folder, for the tests of the store `consul`: one static program from Debian 11's package.
 #   get-consul.sh TARGET
 # Does nothing if TARGET is complete. No later Debian has the package.
 set -euo pipefail
@@ -12,12 +12,12 @@ umask 022
 parent=$(dirname "$target")
 mkdir -p "$parent"
 parent=$(cd "$parent" && pwd)
-# Beside the target, so that the last step is a rename: an interrupted run leaves nothing that looks complete.
+# In the same folder as the target, so that the last step is a rename. An interrupted run leaves nothing that looks complete.
 work=$(mktemp -d "$parent/.consul.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 echo "fetching Consul $version"
-# A package list of its own: the system's stays as it is.
+# Uses its own package lists: the system's stay unchanged.
 mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
 echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bullseye main" >"$work/sources.list"
 options=(-qq -o "Dir::Etc::SourceList=$work/sources.list" -o "Dir::Etc::SourceParts=/dev/null"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts Patroni into a virtual environment, for the tests in which it and Tamada run one cluster together.
+# Installs Patroni into a virtual environment, for tests with members of both programs in one cluster.
 #   get-patroni.sh TARGET
 # Does nothing if TARGET is complete.
 set -euo pipefail
@@ -7,7 +7,7 @@ set -euo pipefail
 version=4.1.5
 package="patroni[etcd3,etcd,consul,zookeeper,kubernetes,psycopg3]==$version"
 target=${1:?usage: get-patroni.sh TARGET}
-# A virtual environment holds its own path: one that was moved is not complete.
+# A virtual environment contains its own path, so a moved one is incomplete.
 mkdir -p "$target"
 target=$(cd "$target" && pwd)
 wanted="$package $target"
@@ -15,7 +15,7 @@ wanted="$package $target"
 
 umask 022
 echo "fetching Patroni $version"
-# Debian's own interpreter: one in a home folder is out of reach for the user postgres.
+# Debian's interpreter: the user postgres cannot read one in a home folder.
 /usr/bin/python3 -m venv --clear "$target"
 "$target/bin/python" -m pip install -qq --disable-pip-version-check --no-input --retries 5 --no-cache-dir \
     "$package"

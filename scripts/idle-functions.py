@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Which functions of a program its running processes enter, for scripts/link-in-order.
+"""Lists the functions that running processes of a program enter, for scripts/link-in-order.
 
     make release && cp target/release/tamada /tmp/traced/tamada     start two members and an etcd with it, wait a
     minute, let something ask their REST API as HAProxy and Prometheus do, and then, as root:
     scripts/idle-functions.py /tmp/traced/tamada > scripts/idle-functions.txt
 
-Every function gets a breakpoint that is removed when it is first met, so that the processes hardly notice. They are
-to be thrown away afterwards all the same.
+Every function gets a breakpoint that is removed when it is first hit, so the processes run almost normally. Do not use them for
+anything else afterwards.
 """
 import ctypes, os, signal, struct, subprocess, sys, time
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the container image from target/release/tamada with podman, buildah or docker, whichever there is.
+# Builds the container image from target/release/tamada with podman, buildah or docker, whichever is installed.
 #   image.sh [TAG]          default tamada:latest
 # POSTGRESQL=16 chooses the major version, BASE the image to build on.
 set -euo pipefail
@@ -21,7 +21,7 @@ if [ -z "$builder" ]; then
 fi
 [ -x "$binary" ] || { echo "cannot build the image: there is no $binary; run \"make release\" first" >&2; exit 1; }
 
-# Only what the recipe needs: not the whole of target/.
+# Copies only what the recipe needs, not all of target/.
 context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
 cp "$binary" packaging/kubernetes/Containerfile "$context/"

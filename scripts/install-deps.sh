@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs what the build, the tests and the demo need on Debian or Ubuntu, and only what is missing.
-#   install-deps.sh           everything: the build, and what the tests start
+# Installs the missing packages that the build, the tests and the demo need on Debian or Ubuntu.
+#   install-deps.sh           everything: for the build and for the tests
 #   install-deps.sh build     only what `cargo build` needs
-#   install-deps.sh demo      that, PostgreSQL and etcd
-#   install-deps.sh package   that, and what packages are made with
-# As root, or with sudo. No service that comes with it is started, now or at boot, and no PostgreSQL cluster is created.
+#   install-deps.sh demo      the same, PostgreSQL and etcd
+#   install-deps.sh package   the same, and the tools that build packages
+# Needs root or sudo. It starts no service, now or at boot, and creates no PostgreSQL cluster.
 set -euo pipefail
 
 packages=()
@@ -18,7 +18,7 @@ want() {
 
 any_file() { compgen -G "$1"; }
 
-# The linker and ring's C code; the DCS client's code is generated from .proto files that import Google's own.
+# For the linker and ring's C code, and for the etcd client, whose code is generated from .proto files that import Google's.
 want gcc command -v cc
 want libc6-dev any_file '/usr/include/stdlib.h'
 want protobuf-compiler command -v protoc
@@ -48,7 +48,7 @@ all)
     # The tests start it with Debian's class path.
     want zookeeper any_file '/usr/share/java/zookeeper.jar'
     want ca-certificates any_file '/etc/ssl/certs/ca-certificates.crt'
-    # Debian's own interpreter: one in a home folder is out of reach for the user postgres.
+    # Debian's interpreter: the user postgres cannot read one in a home folder.
     want python3-venv /usr/bin/python3 -c 'import ensurepip, venv'
     ;;
 *)
@@ -60,13 +60,13 @@ esac
 [ ${#packages[@]} -gt 0 ] || exit 0
 
 if ! command -v apt-get >/dev/null; then
-    echo "install-deps.sh: there is no apt-get here; install what corresponds to these Debian packages: ${packages[*]}" >&2
+    echo "install-deps.sh: no apt-get on this machine; install the equivalents of these Debian packages: ${packages[*]}" >&2
     exit 1
 fi
 
 if [ "$(id -u)" -ne 0 ]; then
     if ! command -v sudo >/dev/null; then
-        echo "install-deps.sh: not root, and there is no sudo; as root run: apt-get install ${packages[*]}" >&2
+        echo "install-deps.sh: not root, and sudo is missing; as root run: apt-get install ${packages[*]}" >&2
         exit 1
     fi
     sudo "$0" "$@" && exit 0
@@ -89,8 +89,8 @@ restore() {
 trap restore EXIT
 trap 'exit 1' INT TERM HUP
 
-# Debian starts a service as soon as it is installed, and creates a cluster "main". The tests start servers of their
-# own, so neither is wanted. A policy that is there already is the administrator's and stays.
+# Debian starts a service when it is installed, and creates a cluster "main". The tests start their own servers, so neither is
+# wanted. An existing policy belongs to the administrator and stays.
 if [ ! -e "$policy" ]; then
     own_policy=yes
     printf '#!/bin/sh\nexit 101\n' >"$policy"
@@ -99,7 +99,7 @@ fi
 mkdir -p "$(dirname "$no_cluster")"
 echo "create_main_cluster = off" >"$no_cluster"
 
-# Package servers fail now and then for a moment, and another apt may hold the lock.
+# Package servers sometimes fail for a moment, and another apt may hold the lock.
 attempt() {
     local try
     for try in 1 2 3; do
@@ -115,7 +115,7 @@ attempt() {
 
 installed() { dpkg-query -W -f '${Package}\n' | sort -u; }
 
-# Debian enables the services of a package. What was installed here only for its programs shall not run after a boot.
+# Debian enables the services of a package. Packages that are installed here only for their programs must not run after a boot.
 disable_services() {
     local unit
     command -v systemctl >/dev/null || return 0

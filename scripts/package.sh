@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes packages from target/release/tamada: what is in them stands here once, for all kinds.
+# Builds packages from target/release/tamada. The contents are defined here once for all kinds.
 #   package.sh deb|rpm|tarball [--program FILE] [--out FOLDER] [--fast]
-# Debian packages need dpkg-deb, rpms rpmbuild. What is made goes to target/packages, and its path is printed. --fast: for
-# tests, Debian packages that are hardly compressed.
+# Debian packages need dpkg-deb, rpms rpmbuild. The packages go to target/packages, and their paths are printed. --fast: Debian
+# packages with little compression, for tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,7 +12,7 @@ target=${CARGO_TARGET_DIR:-target}
 kind=${1:-}
 program=$target/release/tamada
 out=$target/packages
-# Every dpkg since bookworm's can unpack it.
+# Every dpkg since Debian bookworm can unpack it.
 compression=(-Zxz)
 [ $# -eq 0 ] || shift
 while [ $# -gt 0 ]; do
@@ -33,18 +33,19 @@ esac
 version=$(sed -nE '/^\[workspace.package\]/,/^\[/s/^version = "(.*)"/\1/p' Cargo.toml)
 patroni=$(sed -nE 's/.*PATRONI_VERSION: &str = "(.*)".*/\1/p' src/lib.rs)
 maintainer="${DEBFULLNAME:-The Tamada authors} <${DEBEMAIL:-tamada@localhost.localdomain}>"
-# The same tree makes the same packages.
+# The same tree gives the same packages.
 : "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct 2>/dev/null || date +%s)}"
 export SOURCE_DATE_EPOCH
-summary="keeps a PostgreSQL cluster alive, in Patroni's place"
-description="One agent beside each PostgreSQL server: an elected primary, replicas that
-follow, failover within seconds, and never two primaries. It reads Patroni's
-configuration, keeps its keys in etcd, and answers its REST API and commands."
-compat_summary="Tamada by Patroni's names"
-compat_description="The programs patroni, patronictl, patroni_aws, patroni_barman,
-patroni_wale_restore and pg_createconfig_patroni and the units
-patroni@.service and patroni.service, all of them Tamada, so that what is there
-for Patroni keeps working."
+summary="high availability for PostgreSQL, compatible with Patroni"
+description="An agent beside each PostgreSQL server elects one primary, keeps the replicas
+streaming, and fails over within seconds. A guard process prevents two primaries
+if the agent fails. Tamada uses Patroni's configuration files, keys in the DCS,
+REST API and commands."
+compat_summary="Tamada with the names of Patroni's programs"
+compat_description="Links with the names patroni, patronictl, patroni_aws, patroni_barman,
+patroni_wale_restore and pg_createconfig_patroni, and the units
+patroni@.service and patroni.service, so that existing scripts and units run
+Tamada instead of Patroni."
 
 mkdir -p "$out"
 work=$(mktemp -d)
@@ -68,7 +69,7 @@ stage_program() {
     strip --strip-unneeded "$root/usr/bin/tamada"
     put 644 "$root/usr/share/tamada" packaging/debian/config.yml.in packaging/debian/dcs.yml
     [ ! -d packaging/monitoring ] || put 644 "$root/usr/share/tamada/monitoring" packaging/monitoring/*
-    put 644 "$root/usr/share/doc/tamada" README.md docs/*.md
+    put 644 "$root/usr/share/doc/tamada" README.md docs/*.md docs/*.svg
     put 644 "$root/usr/share/doc/tamada/examples" packaging/hardening.conf
     [ ! -d packaging/haproxy ] || put 644 "$root/usr/share/doc/tamada/examples" packaging/haproxy/*
     mkdir "$root/usr/share/tamada/schema"
@@ -80,7 +81,7 @@ stage_program() {
     completions "$root" tamada
 }
 
-# The program itself says how a shell asks it (documentation of clap_complete, "env").
+# The program prints the script for each shell (documentation of clap_complete, "env").
 completions() {
     local root=$1 name=$2 shell folder file
     for shell in bash zsh fish; do
@@ -118,14 +119,14 @@ stage_compat() {
     completions "$root" patronictl
 }
 
-# The newest glibc that the program needs anything of.
+# The newest version of glibc that the program needs.
 glibc() {
     objdump -T "$1" | grep -oE 'GLIBC_[0-9.]+' | sort -uV | tail -n 1 | cut -d_ -f2
 }
 
 # ---- Debian
 
-# doc ROOT PACKAGE: what policy wants to be there.
+# doc ROOT PACKAGE: the files that Debian policy requires.
 debian_doc() {
     local folder=$1/usr/share/doc/$2
     mkdir -p "$folder"
@@ -154,12 +155,12 @@ build_deb() {
     architecture=$(sed -n 's/^Architecture: //p' "$root/DEBIAN/control")
     file=$out/${name}_$version-1_$architecture.deb
     find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
-    # Without threads it is the same on all machines.
+    # With one thread the result is the same on all machines.
     dpkg-deb --root-owner-group --threads-max=1 "${compression[@]}" --build "$root" "$file" >/dev/null
     echo "$file"
 }
 
-# The fields that all have alike, for what is in ROOT.
+# Fields that all packages share; ROOT is the package's tree.
 debian_fields() {
     printf 'Version: %s-1\nMaintainer: %s\nSection: database\nPriority: optional\n' "$version" "$maintainer"
     printf 'Installed-Size: %s' "$(du -sk --exclude=DEBIAN "$1" | cut -f1)"

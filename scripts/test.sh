@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# All checks and tests: what `make test` and the continuous integration run. Every step runs even if one before it
-# failed, and the last lines tell which did. Tests that start PostgreSQL as root do so as the user postgres.
-# With the argument `all` also the tests that are ignored because they take long: `make test-all`.
+# All checks and tests, for `make test` and the continuous integration. Every step runs even if an earlier step failed, and the
+# last lines list the failed steps. Tests that run as root start PostgreSQL as the user postgres.
+# With the argument `all` it also runs the slow tests, which are ignored otherwise: `make test-all`.
 set -euo pipefail
 which=${1:-}
 case $which in
@@ -30,11 +30,11 @@ step() {
     fi
 }
 
-# Without these, later steps fail in ways that hide the reason.
+# Without these steps, later steps fail in ways that hide the reason.
 prepare() {
     printf '\n== %s\n' "$1"
     "${@:2}" && return 0
-    printf '\nmake test: FAILED at once: %s\n' "$1"
+    printf '\nmake test: FAILED at the start: %s\n' "$1"
     exit 1
 }
 
@@ -46,8 +46,8 @@ list() {
 
 prepare "packages of the system" ./scripts/install-deps.sh
 
-# The user postgres must reach what it is to run. Below a private folder such as /root it cannot, and then what is
-# built goes elsewhere; the folder's permissions are not ours to change.
+# The user postgres must be able to read the programs that it runs. It cannot below a private folder such as /root. Then the build
+# goes to another folder, because this script must not change permissions.
 target=${CARGO_TARGET_DIR:-$PWD/target}
 mkdir -p "$target"
 if [ "$(id -u)" -eq 0 ] && ! setpriv --reuid postgres --regid postgres --init-groups test -x "$target"; then
@@ -71,10 +71,10 @@ prepare "crates" cargo fetch --locked --quiet
 : "${TAMADA_TEST_PATRONI_BIN:=$target/patroni/bin}"
 : "${TAMADA_TEST_CONSUL:=$target/consul}"
 export TAMADA_TEST_PG_BIN TAMADA_TEST_PATRONI_BIN TAMADA_TEST_CONSUL
-# The same tree gets the same answer: PROPTEST_RNG_SEED and PROPTEST_CASES look further.
+# The same tree gives the same result. Set PROPTEST_RNG_SEED and PROPTEST_CASES to test more.
 : "${PROPTEST_RNG_SEED:=1}"
 export PROPTEST_RNG_SEED
-# Nothing is built twice here, and the bookkeeping for it costs time and space.
+# Nothing is built twice here, and incremental compilation costs time and space.
 [ -z "${CI:-}" ] || export CARGO_INCREMENTAL=0
 
 step "format" cargo fmt --all --check
@@ -82,7 +82,7 @@ step "tidy" cargo xtask tidy
 step "clippy" cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 if command -v cargo-deny >/dev/null; then
     checks=(bans licenses sources)
-    # The list of advisories comes from outside of the registry, which not every machine reaches.
+    # The list of advisories is not in the registry, and not every machine can fetch it.
     if timeout 120 cargo deny --locked fetch db >/dev/null 2>&1; then
         checks+=(advisories)
     else

@@ -1,19 +1,22 @@
-//! Checks of the project itself, `cargo xtask tidy`, and measurements beside Patroni, `cargo xtask bench`.
+//! Commands for developers: `cargo xtask tidy` checks the project, `cargo xtask sample` draws texts for a reader to judge, `cargo
+//! xtask bench` measures Tamada beside Patroni.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a command for developers speaks to their terminal"
+    reason = "a command for developers prints to the terminal"
 )]
 
 use std::process::ExitCode;
 
 mod bench;
+mod sample;
 mod tidy;
 
-const USAGE: &str = "usage: cargo xtask tidy | bench
+const USAGE: &str = "usage: cargo xtask tidy | sample | bench
 
-  tidy    check dependencies between packages, versions, sizes of files and functions, words, forgotten files
-  bench   run the same faults for this program and for Patroni, and print a table; `cargo xtask bench --help`";
+  tidy     check dependencies between packages, versions, sizes of files and functions, words, files that are not compiled
+  sample   print a random sample of comments, messages and pages; `cargo xtask sample --help`
+  bench    run the same faults for Tamada and for Patroni, and print a table; `cargo xtask bench --help`";
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -24,6 +27,11 @@ fn main() -> anyhow::Result<ExitCode> {
         .as_slice()
     {
         ["tidy"] => tidy::run(),
+        ["sample", "help" | "--help" | "-h"] => {
+            println!("{}", sample::USAGE);
+            Ok(ExitCode::SUCCESS)
+        }
+        ["sample", ..] => sample::run(&arguments[1..]),
         ["bench", "help" | "--help" | "-h"] => {
             println!("{}", bench::USAGE);
             Ok(ExitCode::SUCCESS)

@@ -8,13 +8,15 @@ use anyhow::Context;
 
 mod dependencies;
 mod layers;
+mod links;
 mod modules;
 mod sizes;
 mod source;
 mod words;
 
 use dependencies::Workspace;
-use source::Source;
+use links::Page;
+pub(crate) use source::Source;
 
 /// Something that breaks a rule.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,16 +53,16 @@ impl Finding {
 
 /// Runs all checks on the workspace and prints what they found.
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("xtask has no parent folder")?;
+    let root = workspace_root()?;
     let workspace = Workspace::read(root)?;
-    let sources = read_sources(root, &workspace)?;
+    let sources = read_workspace(root, &workspace)?;
 
     let mut findings = Vec::new();
     layers::check(&workspace, &mut findings);
     dependencies::check(&workspace, &mut findings);
     modules::check(&sources, &mut findings);
+    let pages = read_pages(root)?;
+    links::check(&pages, |path| root.join(path).exists(), &mut findings);
     for source in &sources {
         sizes::check(source, &mut findings);
         words::check(source, &mut findings);
@@ -89,8 +91,50 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     })
 }
 
+/// The folder of the workspace.
+pub(crate) fn workspace_root() -> anyhow::Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("xtask has no parent folder")
+}
+
+/// The Markdown files that users and engineers read, in a stable order.
+fn read_pages(root: &Path) -> anyhow::Result<Vec<Page>> {
+    page_files(root)?
+        .into_iter()
+        .map(|file| {
+            let text =
+                std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            let path = file.strip_prefix(root).unwrap_or(&file);
+            let path = path.to_string_lossy().into_owned();
+            Ok(Page { path, text })
+        })
+        .collect()
+}
+
+/// Their paths.
+pub(crate) fn page_files(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for folder in [root.to_owned(), root.join("docs"), root.join("packaging")] {
+        let entries =
+            std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
 /// All Rust files of the workspace's packages, in a stable order.
-fn read_sources(root: &Path, workspace: &Workspace) -> anyhow::Result<Vec<Source>> {
+pub(crate) fn read_sources(root: &Path) -> anyhow::Result<Vec<Source>> {
+    read_workspace(root, &Workspace::read(root)?)
+}
+
+fn read_workspace(root: &Path, workspace: &Workspace) -> anyhow::Result<Vec<Source>> {
     let mut files = Vec::new();
     for folder in workspace.folders() {
         for part in ["src", "tests", "benches", "examples"] {

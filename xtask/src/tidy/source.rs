@@ -3,25 +3,27 @@
 
 /// One Rust file.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(crate) struct Source {
     /// Relative to the workspace's root, with `/`.
-    pub(super) path: String,
-    pub(super) lines: Vec<Line>,
+    pub(crate) path: String,
+    pub(crate) lines: Vec<Line>,
 }
 
 /// One line of a file.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Line {
+pub(crate) struct Line {
     /// What the compiler sees, with strings and characters emptied (`""`, `''`).
-    pub(super) code: String,
+    pub(crate) code: String,
     /// The text of comments, documentation included, with its slashes.
-    pub(super) comment: String,
+    pub(crate) comment: String,
+    /// The strings that begin on this line, without quotes, as the source writes them.
+    pub(crate) strings: Vec<String>,
     /// Part of an item under `#[cfg(test)]`, or of a file of tests.
-    pub(super) is_test: bool,
+    pub(crate) is_test: bool,
 }
 
 impl Source {
-    pub(super) fn parse(path: &str, text: &str) -> Self {
+    pub(crate) fn parse(path: &str, text: &str) -> Self {
         let mut lines = Lexer::new(text).lines();
         let whole_file = is_test_file(path) || lines.iter().any(|line| line.code.contains("#![cfg(test)]"));
         if whole_file {
@@ -36,7 +38,7 @@ impl Source {
     }
 
     /// `path:line`, with the line counted from zero as in `lines`.
-    pub(super) fn place(&self, index: usize) -> String {
+    pub(crate) fn place(&self, index: usize) -> String {
         format!("{}:{}", self.path, index + 1)
     }
 }
@@ -175,8 +177,14 @@ impl<'a> Lexer<'a> {
     }
 
     fn literal(&mut self, quote: char, length: usize) {
-        let line_breaks = self.take(length).matches('\n').count();
+        let literal = self.take(length);
+        let line_breaks = literal.matches('\n').count();
         self.current.code.push(quote);
+        if quote == '"' {
+            let inside = literal.split_once('"').map_or("", |(_, rest)| rest);
+            let inside = inside.trim_end_matches('#').trim_end_matches('"');
+            self.current.strings.push(inside.to_owned());
+        }
         for _ in 0..line_breaks {
             self.new_line();
         }
