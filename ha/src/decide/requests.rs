@@ -54,19 +54,33 @@ pub(super) fn answer_overdue(c: &mut Cycle<'_>, reason: &Reason) {
     }
 }
 
-/// A job runs: nothing else is begun, unless a new copy was asked for with force.
-pub(super) fn refuse_while_busy(c: &mut Cycle<'_>, job: &str, held: bool) {
+/// A job runs: nothing else is begun, unless a new copy was asked for with force. What will be refused then ends no job: the one that
+/// runs may be that of the first member, which creates the cluster.
+pub(super) fn refuse_while_busy(c: &mut Cycle<'_>, cluster: &Cluster, job: &str, held: bool) {
+    let refusal = match held {
+        true => Some(AS_LEADER),
+        false => why_no_copy(c, cluster),
+    };
     for request in &c.given().requests {
-        match request {
-            Request::Reinitialize { id, force: true, .. } if held => {
-                answer(c, *id, false, "I am the leader, can not reinitialize");
-            }
+        match (request, refusal) {
+            (Request::Reinitialize { id, force: true, .. }, Some(why)) => answer(c, *id, false, why),
             // Kept: the job is ended, and then it is this request's turn.
-            Request::Reinitialize { force: true, .. } => {}
-            Request::Restart { id, .. } | Request::Reinitialize { id, .. } => {
+            (Request::Reinitialize { force: true, .. }, None) => {}
+            (Request::Restart { id, .. } | Request::Reinitialize { id, .. }, _) => {
                 answer(c, *id, false, format!("{job} already in progress"));
             }
         }
+    }
+}
+
+const AS_LEADER: &str = "I am the leader, can not reinitialize";
+
+/// Why this member gets no new copy, whatever state it is in.
+fn why_no_copy(c: &Cycle<'_>, cluster: &Cluster) -> Option<&'static str> {
+    match cluster.leader_name() {
+        None => Some("Cluster has no leader, can not reinitialize"),
+        Some(leader) if leader == c.me() => Some(AS_LEADER),
+        Some(_) => None,
     }
 }
 
@@ -84,7 +98,7 @@ pub(super) fn force_reinitialize(c: &mut Cycle<'_>) -> Flow<bool> {
         .given()
         .requests
         .iter()
-        .any(|request| matches!(request, Request::Reinitialize { force: true, .. }));
+        .any(|request| matches!(request, Request::Reinitialize { id, force: true, .. } if !c.has_answered(*id)));
     if forced {
         drop(c.perform(Action::CancelTask)?);
     }
@@ -320,12 +334,7 @@ pub(super) fn reinitialize(
     id: RequestId,
     from_leader: bool,
 ) -> Flow<Option<Reason>> {
-    let refusal = match cluster.leader_name() {
-        None => Some("Cluster has no leader, can not reinitialize"),
-        Some(leader) if leader == c.me() => Some("I am the leader, can not reinitialize"),
-        Some(_) => None,
-    };
-    if let Some(text) = refusal {
+    if let Some(text) = why_no_copy(c, cluster) {
         answer(c, id, false, text);
         return Ok(None);
     }

@@ -346,8 +346,8 @@ pub(super) fn running(
     (task, since): (&Task, Moment),
     progress: Progress,
 ) -> Flow<Reason> {
-    super::requests::refuse_while_busy(c, &task.label(), held);
-    if !held && super::requests::force_reinitialize(c)? {
+    super::requests::refuse_while_busy(c, cluster, &task.label(), held);
+    if super::requests::force_reinitialize(c)? {
         return Ok(Reason::InProgress(task.label()));
     }
     if held {
