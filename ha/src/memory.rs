@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, KnownHeartbeat, Origin, Version};
+use crate::cluster::{Cluster, History, KnownHeartbeat, Origin, Version};
 use crate::facts::{Moment, Source};
 use crate::pg::{Lsn, MemberName, Role, ServerState, SlotName, SystemIdentifier, Timeline, Xid};
 use crate::step::RequestId;
@@ -211,6 +211,9 @@ pub struct Memory {
     /// The version of a leader key that proves no lock, and since when it is known.
     #[serde(default)]
     pub unproved_leader: Option<(Version, Moment)>,
+    /// The timeline whose history file the key `history` was compared with, and what the key said.
+    #[serde(default)]
+    pub checked_history: Option<(Timeline, History)>,
     /// The operator's scripts were last told of a leader here: before the key is released they are told that it is none.
     #[serde(default)]
     pub told_as_leader: bool,
@@ -328,6 +331,7 @@ impl Memory {
             replaced_store: None,
             heartbeat: None,
             unproved_leader: None,
+            checked_history: None,
             // Of a primary that has been demoted an agent before this one may have told.
             told_as_leader: matches!(role, Role::Primary | Role::StandbyLeader | Role::Demoted),
             stop_was_told: false,

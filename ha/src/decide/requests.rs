@@ -94,11 +94,9 @@ pub(super) fn refuse_while_starting(c: &mut Cycle<'_>) {
 
 /// Ends the running job for a new copy that was asked for with force. `true` when it did.
 pub(super) fn force_reinitialize(c: &mut Cycle<'_>) -> Flow<bool> {
-    let forced = c
-        .given()
-        .requests
-        .iter()
-        .any(|request| matches!(request, Request::Reinitialize { id, force: true, .. } if !c.has_answered(*id)));
+    let forced = c.given().requests.iter().any(
+        |request| matches!(request, Request::Reinitialize { id, force: true, .. } if !c.has_answered(*id)),
+    );
     if forced {
         drop(c.perform(Action::CancelTask)?);
     }

@@ -746,7 +746,12 @@ fn read_cluster(words: &Words<'_>) -> Result<Cluster, DcsFailure> {
         Some(other) => Some(other.to_owned()),
     };
     let lines = words.number("timeline").map(|timeline| {
-        let line = |number: u64| format!(r#"[{number},{},"x","then","a"]"#, number * 100);
+        let line = |number: u64| {
+            format!(
+                r#"[{number},{},"no recovery target specified","then","a"]"#,
+                number * 100
+            )
+        };
         (1..timeline).map(line).collect::<Vec<_>>().join(",")
     });
     let quorum = words
