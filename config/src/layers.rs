@@ -1,5 +1,6 @@
 //! The layers of a configuration: defaults < dynamic (DCS) < file < environment.
 
+use crate::bounds;
 use crate::controlled::{self, Checked};
 use crate::env;
 use crate::problem::{Problem, Problems};
@@ -39,7 +40,8 @@ pub fn is_configuration_file(name: &str) -> bool {
 /// them. Without files `PATRONI_CONFIGURATION` alone counts if it is set, else the other variables.
 ///
 /// # Errors
-/// If a text is not YAML or no mapping, or if nothing is configured at all. Every broken file is reported.
+/// If a text is not YAML or no mapping, if all together exceed one of the [`bounds`], or if nothing is configured at all. Every broken
+/// file is reported.
 pub fn local(
     files: &[(String, String)],
     variables: &BTreeMap<String, String>,
@@ -60,6 +62,12 @@ pub fn local(
             }
             Err(problem) => problems.push(problem),
         }
+    }
+    let bytes = files.iter().map(|(_, text)| text.len()).sum();
+    if let Err(why) = bounds::check_text(bytes).and_then(|()| bounds::check_entries(&tree))
+        && !problems.has_errors()
+    {
+        problems.push(Problem::error("", None, format!("all files together: {why}")));
     }
     let (environment, findings) = env::read(variables);
     problems.0.extend(findings.0);
@@ -91,77 +99,28 @@ fn not_empty(tree: Map, problems: Problems) -> Result<(Map, Problems), Problems>
     Ok((tree, problems))
 }
 
-/// The most that the `/config` key may hold, in bytes of its text.
-const DOCUMENT_BYTES_MAX: usize = 1 << 20;
-
-/// The most keys and list entries in it, at all depths.
-const DOCUMENT_ENTRIES_MAX: usize = 10_000;
-
-/// How deep it may be nested.
-const DOCUMENT_DEPTH_MAX: usize = 64;
-
 /// Whether a document of the `/config` key can be used at all. Where it cannot, the one before stays in force, as with Patroni: a
 /// section that is no section would take all settings away that it had.
 ///
 /// # Errors
 /// What is wrong with it, and under which key.
 pub fn check_document(document: &serde_json::Value) -> Result<(), Problem> {
-    let refused = |path: &str, message: String| Err(Problem::error(path, None, message));
-    let Some(sections) = document.as_object() else {
-        return refused("", format!("expected a mapping, found {}", kind_of(document)));
+    let value = Value::from(document);
+    let Some(sections) = value.as_map() else {
+        let message = format!("expected a mapping, found {}", value.describe_kind());
+        return Err(Problem::error("", None, message));
     };
-    let size = document.to_string().len();
-    if size > DOCUMENT_BYTES_MAX {
-        return refused(
-            "",
-            format!("the document has {size} bytes; at most {DOCUMENT_BYTES_MAX} are possible"),
-        );
-    }
-    let mut entries = 0;
-    let mut level: Vec<&serde_json::Value> = vec![document];
-    for _ in 0..DOCUMENT_DEPTH_MAX {
-        level = level.into_iter().flat_map(children).collect();
-        entries += level.len();
-    }
-    if !level.is_empty() {
-        return refused("", format!("nested deeper than {DOCUMENT_DEPTH_MAX} levels"));
-    }
-    if entries > DOCUMENT_ENTRIES_MAX {
-        return refused(
-            "",
-            format!("the document has {entries} entries; at most {DOCUMENT_ENTRIES_MAX} are possible"),
-        );
-    }
-    let section = |path: &str, value: Option<&serde_json::Value>| match value {
-        Some(value) if !value.is_object() && Value::from(value).is_truthy() => {
-            refused(path, format!("expected a mapping, found {}", kind_of(value)))
+    bounds::check_text(document.to_string().len())
+        .and_then(|()| bounds::check_entries(sections))
+        .map_err(|why| Problem::error("", None, why))?;
+    for path in ["postgresql", "standby_cluster", "postgresql.parameters"] {
+        let section = value.at(path);
+        if let Some(found) = section.filter(|found| found.as_map().is_none() && found.is_truthy()) {
+            let message = format!("expected a mapping, found {}", found.describe_kind());
+            return Err(Problem::error(path, None, message));
         }
-        Some(_) | None => Ok(()),
-    };
-    let postgresql = sections.get("postgresql");
-    section("postgresql", postgresql)?;
-    section("standby_cluster", sections.get("standby_cluster"))?;
-    let parameters = postgresql.and_then(|postgresql| postgresql.get("parameters"));
-    section("postgresql.parameters", parameters)
-}
-
-fn children(value: &serde_json::Value) -> Vec<&serde_json::Value> {
-    match value {
-        serde_json::Value::Object(map) => map.values().collect(),
-        serde_json::Value::Array(list) => list.iter().collect(),
-        _ => Vec::new(),
     }
-}
-
-fn kind_of(value: &serde_json::Value) -> &'static str {
-    match value {
-        serde_json::Value::Null => "nothing",
-        serde_json::Value::Bool(_) => "a boolean",
-        serde_json::Value::Number(_) => "a number",
-        serde_json::Value::String(_) => "a text",
-        serde_json::Value::Array(_) => "a list",
-        serde_json::Value::Object(_) => "a mapping",
-    }
+    Ok(())
 }
 
 /// The configuration in force: the dynamic document over the defaults, and the local side over both, each as far as it

@@ -5,6 +5,7 @@
 //! under it; [`LocalConfig`], [`DynamicConfig`] and [`PostgresqlSettings`] are the typed views that the rest of the
 //! program reads. Nothing here touches a file, the network or the clock: the caller passes texts and maps.
 
+pub mod bounds;
 mod commands;
 mod controlled;
 mod dynamic;

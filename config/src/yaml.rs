@@ -9,6 +9,7 @@ mod resolve;
 
 pub use dump::{dump, dump_flow};
 
+use crate::bounds::{self, Weight};
 use crate::problem::{Problem, Problems};
 use crate::value::{Entry, Kind, Map, Position, Value};
 use libyaml_safer::{Encoding, Event, EventData, Mark, Parser, ScalarStyle};
@@ -18,16 +19,11 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, UnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::{Arc, Once};
 
-/// Deeper nesting is refused: no configuration needs it, and a stack is finite.
-const MAX_DEPTH: u32 = 100;
-/// More nodes, aliases expanded, are refused, so that a small text cannot fill the memory.
-const MAX_NODES: usize = 1_000_000;
-
 /// Parses the one document of `text`; an empty text is null. `source` names it in positions and errors.
 ///
 /// # Errors
-/// One error with its position when the text is not YAML, uses a tag or an alias that is not known, or holds a key that
-/// is no scalar.
+/// One error with its position when the text is not YAML, uses a tag or an alias that is not known, holds a key that is no
+/// scalar, or exceeds one of the [`bounds`], aliases expanded.
 pub fn parse(source: &str, text: &str) -> Result<Value, Problem> {
     parse_with_warnings(source, text).map(|(value, _)| value)
 }
@@ -47,10 +43,12 @@ pub fn parse_with_warnings(source: &str, text: &str) -> Result<(Value, Problems)
         source: Arc::from(source),
         parser,
         anchors: BTreeMap::new(),
-        nodes: 0,
+        weight: Weight::default(),
+        kept: Weight::default(),
         text,
         warnings: Problems::default(),
     };
+    bounds::check_text(text.len()).map_err(|why| Problem::error("", Some(&loader.start()), why))?;
     let value = loader.document()?;
     Ok((value, loader.warnings))
 }
@@ -58,8 +56,11 @@ pub fn parse_with_warnings(source: &str, text: &str) -> Result<(Value, Problems)
 struct Loader<'r, 't> {
     source: Arc<str>,
     parser: Parser<&'r mut &'t [u8]>,
-    anchors: BTreeMap<String, Option<(Value, usize)>>,
-    nodes: usize,
+    anchors: BTreeMap<String, Option<(Value, Weight)>>,
+    /// Of the tree, aliases expanded.
+    weight: Weight,
+    /// Of the copies in `anchors`: anchors in one another would fill the memory too.
+    kept: Weight,
     text: &'t str,
     warnings: Problems,
 }
@@ -105,13 +106,12 @@ impl Loader<'_, '_> {
         }
     }
 
-    fn node(&mut self, event: Event, depth: u32) -> Result<Value, Problem> {
+    fn node(&mut self, event: Event, depth: usize) -> Result<Value, Problem> {
         let start = event.start_mark;
-        if depth > MAX_DEPTH {
-            return Err(self.error(start, format!("nested more than {MAX_DEPTH} levels deep")));
+        if depth > bounds::DEPTH {
+            return Err(self.error(start, format!("nested more than {} levels deep", bounds::DEPTH)));
         }
-        let nodes_before = self.nodes;
-        self.count_nodes(start, 1)?;
+        let before = self.weight;
         let mut is_respelled = false;
         let (anchor, kind) = match event.data {
             EventData::Alias { anchor } => return self.alias(start, &anchor),
@@ -122,6 +122,7 @@ impl Loader<'_, '_> {
                 style,
                 ..
             } => {
+                self.count(start, Weight::of_text(&value))?;
                 let kind = self.scalar(start, tag.as_deref(), value.clone(), style)?;
                 is_respelled = match &kind {
                     Kind::Int(_) | Kind::Float(_) => Value::from(kind.clone()).python_text() != value,
@@ -153,8 +154,10 @@ impl Loader<'_, '_> {
             is_respelled,
         };
         if let Some(anchor) = anchor {
-            self.anchors
-                .insert(anchor, Some((value.clone(), self.nodes - nodes_before)));
+            let weight = self.weight.since(before);
+            let kept = self.kept.add(weight);
+            kept.map_err(|why| self.error(start, format!("{why} under anchors")))?;
+            self.anchors.insert(anchor, Some((value.clone(), weight)));
         }
         Ok(value)
     }
@@ -167,8 +170,8 @@ impl Loader<'_, '_> {
     }
 
     fn alias(&mut self, mark: Mark, anchor: &str) -> Result<Value, Problem> {
-        let (value, nodes) = match self.anchors.get(anchor) {
-            Some(Some((value, nodes))) => (value.clone(), *nodes),
+        let weight = match self.anchors.get(anchor) {
+            Some(Some((_, weight))) => *weight,
             Some(None) => return Err(self.error(mark, "the alias contains itself")),
             // What stands there may be a password that begins with an asterisk.
             None => {
@@ -176,31 +179,31 @@ impl Loader<'_, '_> {
                 return Err(self.error(mark, message));
             }
         };
-        self.count_nodes(mark, nodes)?;
-        Ok(value)
+        // Before it is copied: the copy of a long text, ten thousand times, is what must not happen.
+        self.count(mark, weight)?;
+        let anchored = self.anchors.get(anchor).and_then(Option::as_ref);
+        Ok(anchored.map(|(value, _)| value.clone()).unwrap_or_default())
     }
 
-    fn count_nodes(&mut self, mark: Mark, nodes: usize) -> Result<(), Problem> {
-        self.nodes += nodes;
-        if self.nodes > MAX_NODES {
-            return Err(self.error(mark, format!("more than {MAX_NODES} values")));
-        }
-        Ok(())
+    fn count(&mut self, mark: Mark, part: Weight) -> Result<(), Problem> {
+        let counted = self.weight.add(part);
+        counted.map_err(|why| self.error(mark, why))
     }
 
-    fn list(&mut self, depth: u32) -> Result<Vec<Value>, Problem> {
+    fn list(&mut self, depth: usize) -> Result<Vec<Value>, Problem> {
         let mut list = Vec::new();
         loop {
             let event = self.next()?;
             if matches!(event.data, EventData::SequenceEnd) {
                 return Ok(list);
             }
+            self.count(event.start_mark, Weight::ENTRY)?;
             list.push(self.node(event, depth + 1)?);
         }
     }
 
     /// Keys of `<<` come before the mapping's own, which override them. Of a key that is written twice the last counts.
-    fn map(&mut self, depth: u32) -> Result<Map, Problem> {
+    fn map(&mut self, depth: usize) -> Result<Map, Problem> {
         let mut own = Vec::new();
         let mut merged = Vec::new();
         loop {
@@ -224,6 +227,7 @@ impl Loader<'_, '_> {
             };
             let event = self.next()?;
             let value_mark = event.start_mark;
+            self.count(value_mark, Weight::ENTRY)?;
             let value = self.node(event, depth + 1)?;
             if is_merge {
                 merged.extend(self.merged(value_mark, value)?);
@@ -240,19 +244,25 @@ impl Loader<'_, '_> {
         for entry in merged {
             map.insert_entry(entry);
         }
-        for (n, entry) in own.iter().enumerate() {
-            let again = own.iter().skip(n + 1).find(|other| other.key == entry.key);
-            if let Some(again) = again {
-                let line = again.key_position.as_ref().map_or(0, |position| position.line);
-                let message = format!("is written again in line {line}, and only what stands there counts");
-                self.warnings
-                    .push(Problem::warning(&entry.key, entry.key_position.as_ref(), message));
-            }
-        }
+        self.warn_of_repeated(&own);
         for entry in own {
             map.insert_entry(entry);
         }
         Ok(map)
+    }
+
+    /// One warning for each key that stands again further down.
+    fn warn_of_repeated(&mut self, own: &[Entry]) {
+        let mut later = BTreeMap::new();
+        let mut warnings = Vec::new();
+        for entry in own.iter().rev() {
+            let line = entry.key_position.as_ref().map_or(0, |position| position.line);
+            if let Some(line) = later.insert(entry.key.as_str(), line) {
+                let message = format!("is written again in line {line}, and only what stands there counts");
+                warnings.push(Problem::warning(&entry.key, entry.key_position.as_ref(), message));
+            }
+        }
+        self.warnings.0.extend(warnings.into_iter().rev());
     }
 
     /// The entries that `<<: value` brings, those that win last.

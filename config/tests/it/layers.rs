@@ -61,6 +61,23 @@ fn every_file_that_cannot_be_read_is_reported() {
     );
 }
 
+/// No single file is too large.
+#[test]
+fn all_files_together_have_the_limits_of_one() {
+    let refused = |text: &dyn Fn(usize) -> String| {
+        let texts: Vec<_> = (0..4).map(|n| (format!("{n}.yml"), text(n))).collect();
+        layers::local(&texts, &variables(&[])).unwrap_err().to_string()
+    };
+    assert_eq!(
+        refused(&|n| format!("a{n}: {}", "x".repeat(300_000))),
+        "all files together: 1200016 bytes of text; at most 1048576 are allowed"
+    );
+    assert_eq!(
+        refused(&|n| format!("a{n}: [{}]", "x, ".repeat(3_000))),
+        "all files together: more than 10000 entries"
+    );
+}
+
 fn effective(local: serde_json::Value, dynamic: serde_json::Value) -> (serde_json::Value, String) {
     let (config, problems) = layers::effective(&value(local), &value(dynamic)).unwrap();
     (json(&config), problems.to_string())
@@ -218,15 +235,12 @@ fn parameters_that_are_no_mapping_refuse_the_whole_configuration() {
         ),
         (
             json!({"a": "x".repeat(1 << 20)}),
-            "the document has 1048584 bytes; at most 1048576 are possible",
+            "1048584 bytes of text; at most 1048576 are allowed",
         ),
+        (json!({"a": vec![0; 10_000]}), "more than 10000 entries"),
         (
-            json!({"a": vec![0; 10_000]}),
-            "the document has 10001 entries; at most 10000 are possible",
-        ),
-        (
-            (0..64).fold(json!({}), |inner, _| json!({ "a": inner })),
-            "nested deeper than 64 levels",
+            (0..65).fold(json!({}), |inner, _| json!({ "a": inner })),
+            "nested more than 64 levels deep",
         ),
     ] {
         assert_eq!(
@@ -238,6 +252,8 @@ fn parameters_that_are_no_mapping_refuse_the_whole_configuration() {
         json!({}),
         json!({"postgresql": null, "standby_cluster": false}),
         json!({"postgresql": {"parameters": null}}),
+        json!({"a": vec![0; 9_999]}),
+        (0..64).fold(json!({}), |inner, _| json!({ "a": inner })),
         json!({"ttl": [1], "slots": 1, "postgresql": {"parameters": {"a": [1]}}}),
     ] {
         layers::check_document(&document).unwrap();

@@ -526,25 +526,112 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
+/// Every documented setting of the dynamic configuration, and the sections above them.
+fn dynamic_paths() -> Vec<&'static str> {
+    let shared = LOCAL.iter().filter(|row| row.path.starts_with("postgresql."));
+    let rows = DYNAMIC.iter().chain(shared).map(|row| row.path);
+    let mut paths: Vec<_> = rows.collect();
+    for path in paths.clone() {
+        paths.extend(path.match_indices('.').map(|(end, _)| &path[..end]));
+    }
+    paths.extend([
+        "postgresql.parameters.work_mem",
+        "postgresql.my_method",
+        "slots.a",
+        "slots.a.type",
+    ]);
+    paths.sort_unstable();
+    paths.dedup();
+    paths
+}
+
+#[test]
+fn all_settings_are_drawn() {
+    let paths = dynamic_paths();
+    for path in [
+        "ttl",
+        "postgresql",
+        "postgresql.parameters",
+        "standby_cluster",
+        "standby_cluster.host",
+    ] {
+        assert!(paths.contains(&path), "{path}");
+    }
+}
+
+/// An agent can start with this document: what follows from it is there, for every role and version.
+fn starts_with(document: &serde_json::Value) -> Result<(), String> {
+    let local = LocalConfig::read(tree(FILE)).unwrap().0;
+    let dynamic = DynamicConfig::read(document, Minimums::PATRONI).0;
+    let (primary, replica) = (Some(ParameterRole::Primary), Some(ParameterRole::Replica));
+    for role in [None, primary, replica, Some(ParameterRole::StandbyLeader)] {
+        for version in [None, Some(90_600), Some(150_000), Some(180_000)] {
+            let (settings, _) = PostgresqlSettings::new(&local, &dynamic, version, role)
+                .map_err(|problems| format!("{document}: {problems}"))?;
+            if settings.parameters.is_empty() {
+                return Err(format!("{document}: no parameters"));
+            }
+        }
+    }
+    let _ = dynamic.adjusted_document();
+    let _ = tamada_config::layers::check_document(document);
+    Ok(())
+}
+
+/// Whatever stands at any key, alone: an agent starts, and where a section is no section the document is refused by its name.
+#[test]
+fn every_dynamic_setting_takes_every_kind_of_value() {
+    for path in dynamic_paths() {
+        for odd in [
+            json!(null),
+            json!(false),
+            json!(1),
+            json!(-1),
+            json!(1e300),
+            json!(u64::MAX),
+            json!(""),
+            json!("x"),
+            json!([]),
+            json!([1]),
+            json!([[1]]),
+            json!({}),
+            json!({"a": 1}),
+            json!({"": {"": null}}),
+            (0..120).fold(json!(1), |inner, _| json!([inner])),
+        ] {
+            let mut document = tamada_config::Map::new();
+            set(
+                &mut document,
+                &path.split('.').collect::<Vec<_>>(),
+                &Value::from(&odd),
+            );
+            let document = serde_json::Value::from(&document);
+            starts_with(&document).unwrap();
+            let refused = tamada_config::layers::check_document(&document);
+            let is_section = ["postgresql", "standby_cluster", "postgresql.parameters"].contains(&path);
+            if is_section && !odd.is_object() && Value::from(&odd).is_truthy() {
+                let refused = refused.unwrap_err();
+                assert!(
+                    refused.path == path || refused.message.contains("64 levels"),
+                    "{refused}"
+                );
+            }
+        }
+    }
+}
+
 proptest! {
     /// Whatever stands in the DCS, an agent whose own file is right can start.
     #[test]
     fn no_document_in_the_dcs_keeps_an_agent_from_starting(
-        values in prop::collection::vec((0..DYNAMIC.len(), any_json()), 1..5),
-        version in prop_oneof![Just(None), Just(Some(150_000)), Just(Some(180_000))],
+        values in prop::collection::vec((prop::sample::select(dynamic_paths()), any_json()), 1..6),
         whole in prop_oneof![9 => Just(None), 1 => any_json().prop_map(Some)],
     ) {
         let mut document = tamada_config::Map::new();
-        for (index, value) in &values {
-            set(&mut document, &DYNAMIC[*index].path.split('.').collect::<Vec<_>>(), &Value::from(value));
+        for (path, value) in &values {
+            set(&mut document, &path.split('.').collect::<Vec<_>>(), &Value::from(value));
         }
         let document = whole.unwrap_or_else(|| serde_json::Value::from(&document));
-        let local = LocalConfig::read(tree(FILE)).unwrap().0;
-        let dynamic = DynamicConfig::read(&document, Minimums::TAMADA).0;
-        for role in [None, Some(ParameterRole::Primary), Some(ParameterRole::Replica), Some(ParameterRole::StandbyLeader)] {
-            let settings = PostgresqlSettings::new(&local, &dynamic, version, role);
-            prop_assert!(settings.is_ok(), "{document}: {}", settings.unwrap_err());
-        }
-        let _ = tamada_config::layers::check_document(&document);
+        prop_assert_eq!(starts_with(&document), Ok(()));
     }
 }

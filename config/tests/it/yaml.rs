@@ -136,10 +136,11 @@ fn a_broken_file_is_named_with_line_and_column_and_what_was_expected() {
     );
     error(
         &"[".repeat(200),
-        expect!["patroni.yml:1:102: nested more than 100 levels deep"],
+        expect!["patroni.yml:1:66: nested more than 64 levels deep"],
     );
 }
 
+/// Aliases of aliases, of a long text, and anchors in one another: each makes much of little.
 #[test]
 fn a_small_file_cannot_fill_the_memory() {
     let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
@@ -147,7 +148,60 @@ fn a_small_file_cannot_fill_the_memory() {
         let aliases = vec![format!("*a{}", n - 1); 9].join(", ");
         text.push_str(&format!("a{n}: &a{n} [{aliases}]\n"));
     }
-    error(&text, expect!["patroni.yml:7:10: more than 1000000 values"]);
+    error(&text, expect!["patroni.yml:5:10: more than 10000 entries"]);
+    let long = "x".repeat(500_000);
+    let aliases = "*a, ".repeat(9_000);
+    error(
+        &format!("a: &a {long}\nb: [{aliases}]\n"),
+        expect!["patroni.yml:2:9: more than 1048576 bytes of text"],
+    );
+    error(
+        &format!("a: &a {{k: {long}}}\nb: [{{<<: *a}}, {{<<: *a}}, {{<<: *a}}]\n"),
+        expect!["patroni.yml:2:20: more than 1048576 bytes of text"],
+    );
+    let anchors: String = (0..50).map(|n| format!("&a{n} [")).collect();
+    error(
+        &format!("a: {anchors}{}{}\n", "x, ".repeat(9_000), "]".repeat(50)),
+        expect!["patroni.yml:1:282: more than 10000 entries under anchors"],
+    );
+    // Those of a person are far from it.
+    let value = parse("f.yml", "a: &a {b: [1, 2]}\nc: &c [*a, *a]\nd: *c\n").unwrap();
+    assert_eq!(value.get("c"), value.get("d"));
+}
+
+#[test]
+fn a_file_has_its_limits() {
+    for (text, message) in [
+        (
+            "x".repeat((1 << 20) + 1),
+            "f.yml:1:1: 1048577 bytes of text; at most 1048576 are allowed",
+        ),
+        ("- \n".repeat(10_001), "f.yml:10001:2: more than 10000 entries"),
+        (
+            (0..10_001).map(|n| format!("{n}:\n")).collect(),
+            "f.yml:10001:7: more than 10000 entries",
+        ),
+        (
+            "- ".repeat(10_000),
+            "f.yml:1:131: nested more than 64 levels deep",
+        ),
+        (
+            "{a: ".repeat(10_000),
+            "f.yml:1:258: nested more than 64 levels deep",
+        ),
+        ("[".repeat(1 << 20), "f.yml:1:66: nested more than 64 levels deep"),
+        (
+            "? ".repeat(1 << 19),
+            "f.yml:1:131: nested more than 64 levels deep",
+        ),
+    ] {
+        let begin: String = text.chars().take(20).collect();
+        assert_eq!(parse("f.yml", &text).unwrap_err().to_string(), message, "{begin}");
+    }
+    // Ten thousand keys of one mapping, all of them twice, are no work worth mentioning.
+    let text: String = (0..10_000).map(|n| format!("k{}:\n", n % 5_000)).collect();
+    let (value, warnings) = tamada_config::yaml::parse_with_warnings("f.yml", &text).unwrap();
+    assert_eq!((value.as_map().unwrap().len(), warnings.0.len()), (5_000, 5_000));
 }
 
 #[test]
