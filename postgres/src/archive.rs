@@ -225,7 +225,7 @@ impl Server {
         let mut config_file = OsString::from("--config-file=");
         config_file.push(self.config_path());
         args.push(config_file);
-        let last = fs::read_to_string(self.data_dir().join("postmaster.opts")).unwrap_or_default();
+        let last = net::file::read_text(self.data_dir().join("postmaster.opts")).unwrap_or_default();
         let of_last_start = crate::control::postmaster_options(&last);
         if let Some(value) = of_last_start.get(name) {
             args.push(format!("--{name}={value}").into());

@@ -11,7 +11,6 @@ use crate::server::locked;
 use crate::{Conninfo, Error, Instant, Recovery, RecoverySignal, Result, Server, StartOptions};
 use config::{BootstrapMethod, Role};
 use std::ffi::OsString;
-use std::fs;
 use std::net::ToSocketAddrs as _;
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -134,7 +133,7 @@ impl Server {
         ensure_directory(&settings.local.config_dir)?;
         self.write_hba_and_ident()?;
         let path = settings.local.config_dir.join("pg_hba.conf");
-        let mut text = fs::read(&path).map_err(Error::file("read", &path))?;
+        let mut text = net::file::read(&path).map_err(Error::file("read", &path))?;
         for line in lines {
             text.extend_from_slice(line.as_bytes());
             text.push(b'\n');
@@ -229,7 +228,7 @@ impl Server {
                     .collect::<Vec<_>>()
             })
             .unwrap_or_default();
-        let present = fs::read_to_string(settings.local.config_dir.join("pg_hba.conf")).ok();
+        let present = net::file::read_text(settings.local.config_dir.join("pg_hba.conf")).ok();
         let mut memory = locked(&self.shared.parameters);
         memory.former_hba = present;
         memory.bootstrap_hba = Some(pg_hba::bootstrap_lines(&users, &addresses));

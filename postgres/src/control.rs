@@ -7,7 +7,6 @@ use crate::{Error, Instant, RecoverySignal, Result, Server};
 use ha::pg::{ControlData, DatabaseState, Lsn, Timeline};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
 
 /// Which files lie in the data directory that tell what a start would make of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,7 +263,7 @@ impl Server {
         let data_dir = self.data_dir();
         signal::write(&data_dir, RecoverySignal::None)?;
         let mut options =
-            postmaster_options(&fs::read_to_string(data_dir.join("postmaster.opts")).unwrap_or_default());
+            postmaster_options(&net::file::read_text(data_dir.join("postmaster.opts")).unwrap_or_default());
         if !options.contains_key("config_file") {
             options.insert("config_file".to_owned(), self.config_path().display().to_string());
         }

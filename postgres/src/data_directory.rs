@@ -87,7 +87,7 @@ impl Server {
     /// When it cannot be read.
     pub fn history_file(&self, timeline: Timeline) -> Result<Option<(Vec<HistoryEntry>, SystemTime)>> {
         let path = self.data_dir().join(format!("pg_wal/{:08X}.history", timeline.0));
-        let read = fs::read_to_string(&path).and_then(|text| Ok((text, fs::metadata(&path)?.modified()?)));
+        let read = net::file::read_text(&path).and_then(|text| Ok((text, fs::metadata(&path)?.modified()?)));
         match read {
             Ok((text, changed)) => Ok(Some((parse_history_file(&text), changed))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

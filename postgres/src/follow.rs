@@ -9,7 +9,6 @@ use crate::{Conninfo, Error, Instant, RecoverySignal, Result, Server, ServerVers
 use config::Role;
 use ha::pg::SlotName;
 use std::collections::BTreeMap;
-use std::fs;
 use std::time::Duration;
 use tokio_postgres::SimpleQueryRow;
 
@@ -182,7 +181,7 @@ impl Server {
         let Some(password) = &settings.local.authentication.replication.password else {
             return false;
         };
-        let present = fs::read_to_string(self.passfile()).unwrap_or_default();
+        let present = net::file::read_text(self.passfile()).unwrap_or_default();
         present != passfile::lines(conninfo, password.reveal())
     }
 

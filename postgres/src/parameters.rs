@@ -167,7 +167,7 @@ impl Server {
         match set {
             Some(names) => Some(names).filter(|names| is_managed || !names.is_empty()),
             None if is_managed => {
-                let text = std::fs::read_to_string(self.config_path()).unwrap_or_default();
+                let text = net::file::read_text(self.config_path()).unwrap_or_default();
                 read_settings(&text).remove(SYNCHRONOUS_STANDBY_NAMES)
             }
             None => None,

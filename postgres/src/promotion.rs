@@ -33,7 +33,7 @@ impl Server {
     /// # Errors
     /// The configuration could not be written, or the server's version is not known.
     pub(crate) async fn stop_restoring(&self, archive_may_have_more: bool, deadline: Instant) -> Result<()> {
-        let text = fs::read_to_string(self.config_path()).unwrap_or_default();
+        let text = net::file::read_text(self.config_path()).unwrap_or_default();
         let mut present = postgresql_conf::read_settings(&text);
         present.retain(|name, _| is_recovery_parameter(name));
         let current = locked(&self.shared.follow).current.clone();

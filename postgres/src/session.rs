@@ -184,7 +184,7 @@ fn config(conninfo: &Conninfo, host: &str, port: &str) -> Config {
     let remembered = || {
         let path = get("passfile").map(PathBuf::from);
         let path = path.or_else(|| std::env::home_dir().map(|home| home.join(".pgpass")))?;
-        let text = std::fs::read_to_string(path).ok()?;
+        let text = net::file::read_text(path).ok()?;
         let host = if host.starts_with('/') { "localhost" } else { host };
         password(&text, [host, &port.to_string(), database, user])
     };

@@ -81,7 +81,7 @@ fn nonce(wal_dir: &Path, timeline: Timeline, switch_lsn: Lsn) -> io::Result<Opti
     let Some(sizes) = Sizes::of_timeline(wal_dir, timeline)? else {
         return Ok(None);
     };
-    let file = match File::open(sizes.path(wal_dir, timeline, switch_lsn)) {
+    let file = match net::file::open(sizes.path(wal_dir, timeline, switch_lsn)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -130,7 +130,7 @@ impl Sizes {
                 continue;
             }
             let mut header = [0; SEGMENT_HEADER_BYTES as usize];
-            let read = File::open(entry.path()).and_then(|file| file.read_exact_at(&mut header, 0));
+            let read = net::file::open(entry.path()).and_then(|file| file.read_exact_at(&mut header, 0));
             let sizes = Self {
                 segment: number(&header, 32).into(),
                 page: number(&header, 36).into(),

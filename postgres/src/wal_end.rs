@@ -86,7 +86,7 @@ fn last_page(wal_dir: &Path, redo: Lsn, page_size: u64, segment_size: u64) -> Re
     let mut last = None;
     while let Some((timeline, path)) = segments.get(&number) {
         let begin = number * segment_size;
-        let Ok(file) = File::open(path) else { break };
+        let Ok(file) = net::file::open(path) else { break };
         if !is_written(&file, 0, begin) {
             break;
         }

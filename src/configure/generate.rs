@@ -202,7 +202,7 @@ fn section(tree: &Map, key: &str) -> Map {
 /// Where the postmaster's program is; when it is not on this host, or not ours to see, what PATH says.
 fn bin_dir(data_dir: &Path) -> PathBuf {
     let running = || {
-        let pidfile = fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
+        let pidfile = net::file::read_text(data_dir.join("postmaster.pid")).ok()?;
         let pid: u32 = pidfile.lines().next()?.trim().parse().ok()?;
         fs::read_link(format!("/proc/{pid}/exe")).ok()
     };

@@ -183,7 +183,7 @@ impl Host<'_> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
             Err(error) => return self.error(PATH, format!("could not look into {shown}: {error}")),
         }
-        let Ok(of_data) = fs::read_to_string(data_dir.join("PG_VERSION")) else {
+        let Ok(of_data) = net::file::read_text(data_dir.join("PG_VERSION")) else {
             return self.error(
                 PATH,
                 format!(

@@ -1,7 +1,7 @@
 //! `edit-config`: changes the dynamic configuration, by options or in an editor.
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -158,8 +158,7 @@ fn is_stdin(path: &Path) -> bool {
 fn read_file(path: &Path) -> Result<Map, Error> {
     let name = path.display().to_string();
     let text = if is_stdin(path) {
-        let mut text = String::new();
-        std::io::stdin().lock().read_to_string(&mut text).map(|_| text)
+        net::file::read_text_from(std::io::stdin().lock())
     } else {
         net::file::read_text(path)
     };
@@ -203,7 +202,7 @@ async fn edit(session: &Session, text: &str, cluster_name: &str) -> Result<(Map,
         return Err(Error::new(format!("Editor exited with return code {code}")));
     }
     let name = file.path().display().to_string();
-    let text = std::fs::read_to_string(file.path())
+    let text = net::file::read_text(file.path())
         .map_err(|error| Error::new(format!("could not read {name}: {error}")))?;
     Ok((read(&name, &text).map_err(Error::new)?, text))
 }

@@ -1,6 +1,5 @@
 //! `query`: SQL on a member that is chosen by role or name.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -197,12 +196,7 @@ fn cell(text: Option<String>, kind: Kind) -> Cell {
 fn read(path: &Path) -> Result<String, Error> {
     let failed = |error: std::io::Error| Error::new(format!("could not read {}: {error}", path.display()));
     if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin()
-            .lock()
-            .read_to_string(&mut text)
-            .map_err(failed)?;
-        return Ok(text);
+        return net::file::read_text_from(std::io::stdin().lock()).map_err(failed);
     }
-    std::fs::read_to_string(path).map_err(failed)
+    net::file::read_text(path).map_err(failed)
 }

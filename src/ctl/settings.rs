@@ -224,10 +224,16 @@ fn read(path: &Path) -> std::io::Result<Vec<(String, String)>> {
             .collect();
         paths.sort();
     }
-    paths
-        .into_iter()
-        .map(|path| Ok((path.display().to_string(), net::file::read_text(&path)?)))
-        .collect()
+    let mut files = Vec::new();
+    let mut bytes = 0;
+    for path in paths {
+        let text = net::file::read_text(&path)?;
+        bytes += text.len();
+        // The rest of a folder could be of any size.
+        config::bounds::check_text(bytes).map_err(std::io::Error::other)?;
+        files.push((path.display().to_string(), text));
+    }
+    Ok(files)
 }
 
 fn refused(problems: config::Problems) -> Error {

@@ -10,6 +10,8 @@ use postgres::files::resolve::canonical;
 /// Where to read, and read again.
 pub(crate) struct ConfigurationSource {
     path: Option<PathBuf>,
+    /// It came through a pipe, as in `tamada run <(command)`.
+    is_read_once: bool,
     /// The variables of the configuration as they were at the start.
     variables: BTreeMap<String, String>,
 }
@@ -41,15 +43,17 @@ impl ConfigurationSource {
                 "no configuration: name a YAML file or folder, or set PATRONI_CONFIGURATION"
             ),
         }
+        let path = path.filter(|path| path.exists());
         Ok(Self {
-            path: path.filter(|path| path.exists()),
+            is_read_once: path.as_deref().is_some_and(net::file::is_read_once),
+            path,
             variables,
         })
     }
 
-    /// Whether there are files that may have changed.
+    /// Whether there are files that may have changed. A pipe gives nothing a second time, and its reader may wait for ever.
     pub(crate) fn has_files(&self) -> bool {
-        self.path.is_some()
+        self.path.is_some() && !self.is_read_once
     }
 
     /// The tree as it is written, with the environment over it, not compared with what settings there are.
@@ -107,15 +111,25 @@ fn read_files(path: &Path) -> anyhow::Result<Vec<(String, String)>> {
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
-        if config::layers::is_configuration_file(&name) && path.is_file() {
+        if !config::layers::is_configuration_file(&name) {
+            continue;
+        }
+        if path.is_file() {
             paths.push(path);
+        } else {
+            tracing::warn!("{} is not a file, or a link to none: ignored", path.display());
         }
     }
     paths.sort();
-    let files: Vec<_> = paths
-        .iter()
-        .map(|path| read(path))
-        .collect::<anyhow::Result<_>>()?;
+    let mut files = Vec::new();
+    let mut bytes = 0;
+    for path in &paths {
+        files.push(read(path)?);
+        bytes += files.last().map_or(0, |(_, text)| text.len());
+        // The rest of the folder could be of any size.
+        config::bounds::check_text(bytes)
+            .map_err(|why| anyhow::anyhow!("the files up to {}: {why}", path.display()))?;
+    }
     anyhow::ensure!(
         !files.is_empty(),
         "the configuration folder {} has no file that ends in .yml or .yaml",
@@ -142,5 +156,44 @@ mod tests {
         assert_eq!(texts, ["10-a.yml", "20-b.yaml"]);
         let empty = tempfile::tempdir().expect("temporary directory");
         assert!(read_files(empty.path()).is_err());
+    }
+
+    #[test]
+    fn what_is_no_file_in_a_folder_is_ignored() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        std::fs::write(dir.path().join("a.yml"), "a: 1").expect("writable");
+        std::fs::create_dir(dir.path().join("b.yml")).expect("writable");
+        std::os::unix::fs::symlink("nowhere", dir.path().join("c.yml")).expect("writable");
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join("d.yml")).expect("writable");
+        let made = std::process::Command::new("mkfifo")
+            .arg(dir.path().join("e.yml"))
+            .status();
+        assert!(made.is_ok_and(|status| status.success()));
+        assert_eq!(read_files(dir.path()).expect("readable").len(), 1);
+    }
+
+    /// Each of them may have four.
+    #[test]
+    fn a_folder_has_a_mebibyte_at_most() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        for n in 0..3 {
+            std::fs::write(dir.path().join(format!("{n}.yml")), " ".repeat(600_000)).expect("writable");
+        }
+        let why = read_files(dir.path()).expect_err("too large").to_string();
+        assert!(
+            why.ends_with("1.yml: 1200000 bytes of text; at most 1048576 are allowed"),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn a_pipe_is_not_read_again() {
+        let (reader, mut writer) = std::io::pipe().expect("pipe");
+        std::io::Write::write_all(&mut writer, b"name: a\n").expect("writable");
+        let path = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        let source = ConfigurationSource::new(Some(path.into())).expect("is there");
+        drop(writer);
+        assert_eq!(source.files().expect("readable")[0].1, "name: a\n");
+        assert!(!source.has_files());
     }
 }

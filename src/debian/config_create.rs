@@ -1,7 +1,6 @@
 //! `tamada config create VERSION CLUSTER`: what an operator types on each host of a new cluster, and then knows what to
 //! type next. Where etcd is comes from the command line, from `dcs.yml`, or is asked for.
 
-use std::fs;
 use std::io::{BufRead, IsTerminal, Write};
 use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
@@ -121,7 +120,7 @@ impl ConfigCreate {
         if let Some(endpoints) = &self.etcd {
             return template::etcd_section(endpoints);
         }
-        let dcs_yml = fs::read_to_string(Path::new(PATRONI).join("dcs.yml")).unwrap_or_default();
+        let dcs_yml = net::file::read_text(Path::new(PATRONI).join("dcs.yml")).unwrap_or_default();
         template::dcs_lines(&dcs_yml).or_else(|| template::etcd_section(&ask()?))
     }
 

@@ -126,7 +126,7 @@ pub(super) fn main(arguments: &[String]) -> ExitCode {
         passwords: None,
         force: arguments.has("force"),
     };
-    let dcs_yml = fs::read_to_string(Path::new(PATRONI).join("dcs.yml")).unwrap_or_default();
+    let dcs_yml = net::file::read_text(Path::new(PATRONI).join("dcs.yml")).unwrap_or_default();
     let dcs = template::dcs_lines(&dcs_yml).unwrap_or_default();
     let place = Place {
         dcs: &dcs,
@@ -209,7 +209,7 @@ pub(super) fn create(request: &Request<'_>, place: &Place<'_>) -> Result<Made, E
 }
 
 fn config_template() -> String {
-    fs::read_to_string(Path::new(PATRONI).join("config.yml.in"))
+    net::file::read_text(Path::new(PATRONI).join("config.yml.in"))
         .unwrap_or_else(|_| template::BUILT_IN.to_owned())
 }
 
@@ -249,7 +249,7 @@ fn vip_config(
         return Err(Error::VipExists);
     }
     let vip_template =
-        fs::read_to_string(Path::new(PATRONI).join("vip.in")).map_err(|_| Error::NoVipTemplate)?;
+        net::file::read_text(Path::new(PATRONI).join("vip.in")).map_err(|_| Error::NoVipTemplate)?;
     let route: Route = machine::route().ok_or(Error::NoInterface)?;
     let mask = machine::prefix(&route).ok_or(Error::NoNetmask)?;
     let dcs_type = template::dcs_type(place.dcs).ok_or(Error::NoDcsType)?;

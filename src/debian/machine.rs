@@ -33,7 +33,7 @@ pub(super) fn clusters() -> Vec<Known> {
 
 /// The folder below which clusters have their data.
 pub(super) fn data_base() -> String {
-    template::data_base(&fs::read_to_string(CREATECLUSTER_CONF).unwrap_or_default())
+    template::data_base(&net::file::read_text(CREATECLUSTER_CONF).unwrap_or_default())
 }
 
 /// The host's name, as `hostname` prints it.

@@ -37,7 +37,7 @@ impl Passwords {
     /// It cannot be read, or lacks one; what, and never a password.
     pub(super) fn of_file(path: &Path) -> Result<Self, String> {
         let shown = path.display();
-        let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+        let text = net::file::read_text(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
         Self::of_text(&text).map_err(|why| format!("{shown}: {why}"))
     }
 

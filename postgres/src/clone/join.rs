@@ -56,7 +56,7 @@ impl Server {
 
     async fn begin_of_copy(&self, deadline: Instant) -> Result<Begin> {
         let control = self.control_data(deadline).await?;
-        let label = fs::read_to_string(self.data_dir().join("backup_label")).unwrap_or_default();
+        let label = net::file::read_text(self.data_dir().join("backup_label")).unwrap_or_default();
         let (timeline, lsn) = begin_in_label(&label).unwrap_or((control.timeline, control.checkpoint));
         Ok(Begin {
             system_identifier: control.system_identifier,

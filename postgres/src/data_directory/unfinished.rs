@@ -148,7 +148,7 @@ impl Record {
 
     /// Reads a record; `None` where there is none.
     fn read(path: &Path) -> Result<Option<Self>> {
-        let text = match fs::read_to_string(path) {
+        let text = match net::file::read_text(path) {
             Ok(text) => text,
             Err(error)
                 if matches!(

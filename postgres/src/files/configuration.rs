@@ -91,7 +91,7 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     // With the configuration elsewhere initdb's own file is in the data directory.
                     let made = settings.local.data_dir.join("postgresql.conf");
-                    let text = fs::read(&made).unwrap_or_default();
+                    let text = net::file::read(&made).unwrap_or_default();
                     write_configuration(&base, &text, &settings.local.data_dir)?;
                 }
                 Err(error) => return Err(Error::file("rename", path)(error)),
@@ -105,7 +105,7 @@ impl Server {
         let defaults = self.standby_defaults(recovery);
         let recovery_settings = match recovery {
             Some(Recovery::Keep) | None => {
-                let present = fs::read_to_string(&path).unwrap_or_default();
+                let present = net::file::read_text(&path).unwrap_or_default();
                 let mut present = postgresql_conf::read_settings(&present);
                 present.retain(|name, _| is_recovery_parameter(name));
                 present
@@ -144,7 +144,7 @@ impl Server {
         match recovery {
             Some(Recovery::Primary | Recovery::Custom(_)) => BTreeMap::new(),
             Some(Recovery::Keep) | None => {
-                let present = fs::read_to_string(self.config_path()).unwrap_or_default();
+                let present = net::file::read_text(self.config_path()).unwrap_or_default();
                 postgresql_conf::read_defaults(&present)
             }
             Some(Recovery::Follow(follow)) => {
@@ -275,7 +275,7 @@ impl Server {
                 Some(lines) => pg_hba::render(&lines).into_bytes(),
                 None if path.exists() => continue,
                 // With the configuration elsewhere initdb's own file is in the data directory.
-                None => match fs::read(settings.local.data_dir.join(name)) {
+                None => match net::file::read(settings.local.data_dir.join(name)) {
                     Ok(text) => text,
                     Err(_) => continue,
                 },
@@ -320,7 +320,7 @@ impl Server {
         let data_dir = self.data_dir();
         for file in self.backed_up_files() {
             let backup = self.backup_of(&file);
-            if let Ok(text) = fs::read(&file)
+            if let Ok(text) = net::file::read(&file)
                 && let Err(error) = write_configuration(&backup, &text, &data_dir)
             {
                 tracing::warn!("no backup of {} was made: {error}", file.display());
@@ -337,7 +337,7 @@ impl Server {
                 continue;
             }
             let data_dir = &settings.local.data_dir;
-            match fs::read(self.backup_of(&file)) {
+            match net::file::read(self.backup_of(&file)) {
                 Ok(text) => {
                     write_configuration(&file, &text, data_dir)?;
                 }
@@ -385,7 +385,7 @@ pub(crate) fn directories(settings: &PostgresqlSettings) -> Vec<PathBuf> {
 /// Takes recovery settings out of `postgresql.auto.conf`; its name if that has changed it.
 fn clean_auto_file(data_dir: &Path) -> Result<Option<String>> {
     let path = data_dir.join("postgresql.auto.conf");
-    let Ok(text) = fs::read_to_string(&path) else {
+    let Ok(text) = net::file::read_text(&path) else {
         return Ok(None);
     };
     let (cleaned, removed) = postgresql_conf::without_recovery_settings(&text);

@@ -11,7 +11,6 @@ use crate::server::locked;
 use crate::{Instant, Result, Server};
 use config::shown_parameter;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 
 /// In the data directory: the parameters that need a restart, with the values in force, one a line.
@@ -107,8 +106,8 @@ impl Server {
 
     /// The settings with which the server has run last, if they are known.
     fn last_working(&self) -> Option<Former> {
-        let restart_only = read_settings(&fs::read_to_string(self.running_file()).ok()?);
-        let text = fs::read_to_string(self.backup_of(&self.config_path())).ok()?;
+        let restart_only = read_settings(&net::file::read_text(self.running_file()).ok()?);
+        let text = net::file::read_text(self.backup_of(&self.config_path())).ok()?;
         let mut parameters = read_settings(&text);
         parameters
             .retain(|name, _| !is_recovery_parameter(name) && name != "hba_file" && name != "ident_file");
@@ -116,7 +115,7 @@ impl Server {
         Some(Former {
             restart_only,
             parameters,
-            hba: fs::read(self.backup_of(&hba)).ok(),
+            hba: net::file::read(self.backup_of(&hba)).ok(),
         })
         .filter(|former| !former.restart_only.is_empty())
     }
@@ -129,7 +128,7 @@ impl Server {
         let is_same_command_line = controlled
             .iter()
             .all(|(name, value)| former.restart_only.get(name) == Some(value));
-        let is_same_file = fs::read_to_string(self.config_path()).is_ok_and(|text| {
+        let is_same_file = net::file::read_text(self.config_path()).is_ok_and(|text| {
             let mut present = read_settings(&text);
             present
                 .retain(|name, _| !is_recovery_parameter(name) && name != "hba_file" && name != "ident_file");
@@ -140,7 +139,8 @@ impl Server {
             present.retain(|name, _| !is_ours_to_set(name));
             before == present
         });
-        let is_same = |file: &PathBuf| fs::read(file).ok() == fs::read(self.backup_of(file)).ok();
+        let is_same =
+            |file: &PathBuf| net::file::read(file).ok() == net::file::read(self.backup_of(file)).ok();
         let is_same_beside = self.backed_up_files().iter().skip(1).all(is_same);
         if is_same_command_line && is_same_file && is_same_beside {
             // `ALTER SYSTEM`, and files that are included, are left: the program itself judges them.

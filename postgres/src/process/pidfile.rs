@@ -1,6 +1,5 @@
 //! `postmaster.pid`: the lines that PostgreSQL keeps there (PostgreSQL source, `src/include/utils/pidfile.h`).
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -51,7 +50,7 @@ impl PidFile {
     /// # Errors
     /// When it is there and cannot be read.
     pub fn read(data_dir: &Path) -> io::Result<Option<Self>> {
-        let mut opened = match File::open(data_dir.join(Self::NAME)) {
+        let mut opened = match net::file::open(data_dir.join(Self::NAME)) {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),

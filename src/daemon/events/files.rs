@@ -90,7 +90,7 @@ impl Files {
     pub(super) fn read(&self, since: Since, limit: usize) -> Vec<(u64, String)> {
         let opened = {
             let _rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
-            [true, false].map(|is_older| File::open(self.path("events", is_older)))
+            [true, false].map(|is_older| net::file::open(self.path("events", is_older)))
         };
         let mut found: VecDeque<(u64, String)> = VecDeque::new();
         let mut bytes = 0;

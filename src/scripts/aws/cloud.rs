@@ -255,7 +255,7 @@ struct Files;
 impl FileRead for Files {
     async fn file_read(&self, path: &str) -> reqsign_core::Result<Vec<u8>> {
         let path = PathBuf::from(path);
-        tokio::fs::read(&path).await.map_err(|error| {
+        net::file::read(&path).map_err(|error| {
             reqsign_core::Error::unexpected(format!("{} cannot be read: {error}", path.display()))
         })
     }
