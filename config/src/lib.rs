@@ -37,7 +37,7 @@ pub use local::{
 };
 pub use local_dcs::{
     Consistency, ConsulConfig, DcsConfig, DcsKind, EtcdConfig, EtcdEndpoints, ExhibitorConfig,
-    KubernetesConfig, KubernetesPort, ZookeeperAcl, ZookeeperConfig,
+    KubernetesConfig, KubernetesPort, ZookeeperAcl, ZookeeperConfig, consul_service_name,
 };
 pub use number::{parse_bool, parse_int, parse_major_version, parse_real, parse_server_version};
 pub use postgresql::{Callbacks, ParameterRole, PostgresqlSettings, ReplicaMethod, StandbyDefaults};

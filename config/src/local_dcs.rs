@@ -6,7 +6,7 @@ mod kubernetes;
 mod url;
 mod zookeeper;
 
-pub use consul::{Consistency, ConsulConfig};
+pub use consul::{Consistency, ConsulConfig, consul_service_name};
 pub use etcd::{EtcdConfig, EtcdEndpoints};
 pub use kubernetes::{KubernetesConfig, KubernetesPort};
 pub use zookeeper::{ExhibitorConfig, ZookeeperAcl, ZookeeperConfig};

@@ -119,3 +119,32 @@ pub(super) fn read(map: &Map) -> Result<ConsulConfig, KeyError> {
         service_check_tls_server_name: text(map, "service_check_tls_server_name"),
     })
 }
+
+/// The longest name of a service.
+const SERVICE_NAME_MAX: usize = 230;
+
+/// A scope as the name of the service that `register_service` registers, which has to be a name of DNS.
+#[must_use]
+pub fn consul_service_name(scope: &str) -> String {
+    let mut name = String::new();
+    for character in scope.to_lowercase().chars() {
+        match character {
+            'a'..='z' | '0'..='9' | '-' => name.push(character),
+            '.' | '_' | ' ' => name.push('-'),
+            other => name.push_str(&format!("u{:04}", u32::from(other))),
+        }
+    }
+    name.chars().take(SERVICE_NAME_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_becomes_a_name_of_dns() {
+        assert_eq!(consul_service_name("Batman.x_y z"), "batman-x-y-z");
+        assert_eq!(consul_service_name("a/bü"), "au0047bu0252");
+        assert_eq!(consul_service_name(&"x".repeat(500)).len(), SERVICE_NAME_MAX);
+    }
+}

@@ -3,14 +3,11 @@
 
 use std::sync::Arc;
 
-use config::ConsulConfig;
+use config::{ConsulConfig, consul_service_name};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::api::{Api, part};
-
-/// The longest name of a service.
-const LONGEST_NAME: usize = 230;
 
 /// The member's key as it was last written.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +34,7 @@ pub(super) async fn keep(
 ) {
     let mut service = Service {
         id: format!("{scope}/{member}"),
-        name: name(&scope),
+        name: consul_service_name(&scope),
         present: None,
         has_failed: false,
         unknown: None,
@@ -198,29 +195,9 @@ fn host_and_port(url: &str) -> Option<(String, u16)> {
     Some((host.to_owned(), port.parse().ok()?))
 }
 
-/// The scope as a name of a service, which has to be one of DNS.
-fn name(scope: &str) -> String {
-    let mut name = String::new();
-    for character in scope.to_lowercase().chars() {
-        match character {
-            'a'..='z' | '0'..='9' | '-' => name.push(character),
-            '.' | '_' | ' ' => name.push('-'),
-            other => name.push_str(&format!("u{:04}", u32::from(other))),
-        }
-    }
-    name.chars().take(LONGEST_NAME).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_scope_becomes_a_name_of_dns() {
-        assert_eq!(name("Batman.x_y z"), "batman-x-y-z");
-        assert_eq!(name("a/bü"), "au0047bu0252");
-        assert_eq!(name(&"x".repeat(500)).len(), LONGEST_NAME);
-    }
 
     #[test]
     fn addresses_are_those_of_the_member() {
