@@ -6,6 +6,7 @@ pub mod configure;
 pub mod ctl;
 pub mod daemon;
 pub mod debian;
+mod option_value;
 pub mod scripts;
 pub mod supervise;
 

@@ -31,6 +31,7 @@ use super::switchover::Switchover;
 use super::version::Version;
 use super::why::Why;
 use super::{console, log};
+use crate::option_value;
 
 /// Command-line interface for interacting with the cluster.
 #[derive(Debug, Parser)]
@@ -100,9 +101,20 @@ enum Command {
 /// The command line, with all commands.
 #[must_use]
 pub fn command() -> clap::Command {
-    // A number below 0 is a value, which is refused in its place, and no option.
-    let takes_negative = |command: clap::Command| command.allow_negative_numbers(true);
-    Cli::command().mut_subcommands(takes_negative)
+    with_numbers(Cli::command())
+}
+
+/// A number below 0 is a value, which is refused in its place, and no option.
+fn with_numbers(command: clap::Command) -> clap::Command {
+    command
+        .allow_negative_numbers(true)
+        .mut_args(|arg| match arg.get_id().as_str() {
+            "group" => arg.value_parser(option_value::whole::<u32>),
+            "limit" => arg.value_parser(option_value::whole::<usize>),
+            "port" => arg.value_parser(option_value::port),
+            _ => arg,
+        })
+        .mut_subcommands(with_numbers)
 }
 
 /// Runs `tamada ctl` with `args`, the first of which is the program's name as it is shown. Exit codes as in Patroni's
@@ -210,16 +222,49 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_number_is_a_value() {
-        for (words, told) in [
-            ("list -w -5", "invalid value '-5' for '--watch <X>'"),
-            ("list --group -1", "invalid value '-1' for '--group <GROUP>'"),
+    fn a_number_is_a_value_that_is_refused_with_what_is_expected() {
+        let whole = "expected a whole number from 0 up";
+        for (words, option, told) in [
+            (
+                "list -w -5",
+                "--watch <X>",
+                "expected a number of seconds from 0 up",
+            ),
+            (
+                "list -w inf",
+                "--watch <X>",
+                "expected a number of seconds that is not too large",
+            ),
+            ("list -w x", "--watch <X>", "'x' is not a valid float."),
+            ("list --group -1", "--group <GROUP>", whole),
+            ("list --group 1.5", "--group <GROUP>", whole),
+            (
+                "list --group 4294967296",
+                "--group <GROUP>",
+                "the number is too large",
+            ),
+            ("restart demo --group -1", "--group <GROUP>", whole),
+            ("store copy --group -1", "--group <GROUP>", whole),
+            ("events -n -1", "--limit <LIMIT>", whole),
+            (
+                "demote-cluster demo --port -1",
+                "--port <PORT>",
+                "expected a port from 1 to 65535",
+            ),
+            (
+                "demote-cluster demo --port 0",
+                "--port <PORT>",
+                "expected a port from 1 to 65535",
+            ),
         ] {
-            let words = std::iter::once("ctl").chain(words.split(' '));
-            let error = command().try_get_matches_from(words).unwrap_err();
-            assert!(error.to_string().contains(told), "{error}");
+            let value = words.rsplit(' ').next().unwrap();
+            let line = std::iter::once("ctl").chain(words.split(' '));
+            let error = command().try_get_matches_from(line).unwrap_err().to_string();
+            let expected = format!("error: invalid value '{value}' for '{option}': {told}\n");
+            assert!(error.starts_with(&expected), "{words}: {error}");
+            assert!(!error.contains("tip:"), "{words}: {error}");
         }
-        // The member judges it.
+        // The member judges it, as a time may have a unit.
         let words = ["ctl", "restart", "demo", "--timeout", "-5"];
         assert!(command().try_get_matches_from(words).is_ok());
     }

@@ -56,7 +56,7 @@ pub(crate) struct Watch {
     #[arg(short = 'W')]
     every_two_seconds: bool,
     /// Auto update the screen every X seconds
-    #[arg(short = 'w', long = "watch", value_name = "X", value_parser = seconds)]
+    #[arg(short = 'w', long = "watch", value_name = "X", value_parser = crate::option_value::seconds)]
     every: Option<Duration>,
 }
 
@@ -66,13 +66,6 @@ impl Watch {
         let two_seconds = self.every_two_seconds.then_some(WATCH);
         self.every.filter(|every| !every.is_zero()).or(two_seconds)
     }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text
-        .parse()
-        .map_err(|_| format!("'{text}' is not a valid float."))?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 impl List {

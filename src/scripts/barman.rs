@@ -13,13 +13,18 @@ use serde_json::{Value, json};
 use self::api::{Api, OperationStatus};
 use super::journal::Journal;
 use super::run_to_end;
+use crate::option_value;
 
 /// How often a switch of the configuration is asked for: it takes seconds, where a recovery takes hours.
 const SWITCH_WAIT: Duration = Duration::from_secs(5);
 
 /// Restore backups and switch configurations of Barman through pg-backup-api
 #[derive(Debug, Parser)]
-#[command(name = "patroni_barman", infer_long_args = true)]
+#[command(
+    name = "patroni_barman",
+    infer_long_args = true,
+    allow_negative_numbers = true
+)]
 pub struct Barman {
     /// URL of pg-backup-api, as in http://localhost:7480
     #[arg(long, value_name = "URL")]
@@ -31,10 +36,10 @@ pub struct Barman {
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
     /// Seconds to wait before a failed request is made again
-    #[arg(long, value_name = "SECONDS", default_value_t = 2)]
+    #[arg(value_parser = option_value::whole::<u64>, long, value_name = "SECONDS", default_value_t = 2)]
     retry_wait: u64,
     /// How often a request is made whose answer cannot be understood
-    #[arg(long, value_name = "TIMES", default_value_t = 5)]
+    #[arg(value_parser = option_value::whole::<u32>, long, value_name = "TIMES", default_value_t = 5)]
     max_retries: u32,
     /// Where to log; otherwise to standard error
     #[arg(long, value_name = "FILE")]
@@ -52,6 +57,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 struct Recover {
     /// Barman's name of the server to restore from
     #[arg(long, value_name = "NAME")]
@@ -66,7 +72,7 @@ struct Recover {
     #[arg(long, visible_alias = "datadir", value_name = "DIRECTORY")]
     data_directory: String,
     /// Seconds between questions how far it is
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(value_parser = option_value::whole::<u64>, long, value_name = "SECONDS", default_value_t = 10)]
     loop_wait: u64,
     /// Words for others
     #[arg(hide = true)]

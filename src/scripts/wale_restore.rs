@@ -13,6 +13,7 @@ use postgres::{Conninfo, Instant, Session};
 use self::backup::Backup;
 use super::journal::Journal;
 use super::run_to_end;
+use crate::option_value;
 
 /// Between two attempts.
 const RETRY_SLEEP: Duration = Duration::from_secs(1);
@@ -24,7 +25,11 @@ const MEBIBYTE: u64 = 1024 * 1024;
 
 /// Restore a replica from the latest backup of WAL-E or WAL-G, if it is recent enough
 #[derive(Debug, Parser)]
-#[command(name = "patroni_wale_restore", infer_long_args = true)]
+#[command(
+    name = "patroni_wale_restore",
+    infer_long_args = true,
+    allow_negative_numbers = true
+)]
 pub struct WaleRestore {
     /// The cluster's name
     #[arg(long)]
@@ -39,26 +44,27 @@ pub struct WaleRestore {
     #[arg(long)]
     connstring: String,
     /// How often an attempt that may succeed later is made again
-    #[arg(long, value_name = "TIMES", default_value_t = 1)]
+    #[arg(value_parser = option_value::whole::<u32>, long, value_name = "TIMES", default_value_t = 1)]
     retries: u32,
     /// envdir's folder with the environment of WAL-E or WAL-G
     #[arg(long, value_name = "DIRECTORY")]
     envdir: PathBuf,
     /// More WAL than this since the backup is too much, in MiB
-    #[arg(long = "threshold_megabytes", value_name = "MIB", default_value_t = 10240)]
+    #[arg(value_parser = option_value::whole::<u64>, long = "threshold_megabytes", value_name = "MIB", default_value_t = 10240)]
     threshold_megabytes: u64,
     /// More WAL than this part of the backup's size is too much, in percent
     #[arg(
+        value_parser = option_value::whole::<u64>,
         long = "threshold_backup_size_percentage",
         value_name = "PERCENT",
         default_value_t = 30
     )]
     threshold_backup_size_percentage: u64,
     /// 1: WAL-E uses the instance profile of AWS
-    #[arg(long = "use_iam", value_name = "0|1", default_value_t = 0)]
+    #[arg(value_parser = option_value::whole::<u8>, long = "use_iam", value_name = "0|1", default_value_t = 0)]
     use_iam: u8,
     /// 1: the backup is used when the server to compare with does not answer
-    #[arg(long = "no_leader", value_name = "0|1", default_value_t = 0)]
+    #[arg(value_parser = option_value::whole::<u8>, long = "no_leader", value_name = "0|1", default_value_t = 0)]
     no_leader: u8,
     /// Which program made the backups
     #[arg(long, value_enum, default_value_t = Archiver::WalE)]
