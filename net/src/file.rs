@@ -121,7 +121,7 @@ mod tests {
         );
         let _listener = UnixListener::bind(path("socket")).unwrap();
         for name in ["file", "link"] {
-            assert_eq!(read_text(&path(name)).unwrap(), "ttl: 30\n");
+            assert_eq!(read_text(path(name)).unwrap(), "ttl: 30\n");
         }
         for (path, why) in [
             (path("pipe"), "it is a named pipe, not a file"),

@@ -255,3 +255,71 @@ pub(crate) fn has_program(local: &LocalConfig, program: &str) -> bool {
         is_in(&local.postgresql.bin_dir)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const FILE: &str = "{name: a, scope: s, etcd3: {host: '127.0.0.1:2379'}, restapi: {listen: '127.0.0.1:1',
+        connect_address: '127.0.0.1:1'}, postgresql: {listen: '127.0.0.1:2', data_dir: /nowhere, authentication: {
+        superuser: {username: s, password: s}, replication: {username: r, password: r}}}}";
+
+    fn dynamic(document: &serde_json::Value) -> Arc<DynamicConfig> {
+        Arc::new(DynamicConfig::read(document, Minimums::TAMADA).0)
+    }
+
+    /// At a start it is used as far as it can be; later the former one stays.
+    #[test]
+    fn a_document_that_cannot_be_used_ends_nothing() {
+        let tree = config::yaml::parse("test.yml", FILE).unwrap();
+        let local = Arc::new(LocalConfig::read(tree.as_map().cloned().unwrap()).unwrap().0);
+        let start = |document: &serde_json::Value| {
+            let (local, cluster) = (Arc::clone(&local), Cluster::default());
+            Settings::new(local, dynamic(document), Some(150_000), Role::Replica, &cluster).unwrap()
+        };
+        let good =
+            json!({"ttl": 20, "postgresql": {"use_pg_rewind": true, "parameters": {"work_mem": "4MB"}}});
+        let (in_force, _) = start(&good);
+        for (document, path) in [
+            (json!([1]), "expected a mapping"),
+            (json!({"ttl": 40, "postgresql": "x"}), "postgresql: "),
+            (
+                json!({"ttl": 40, "postgresql": {"parameters": [1]}}),
+                "postgresql.parameters: ",
+            ),
+            (json!({"ttl": 40, "standby_cluster": 1}), "standby_cluster: "),
+            (
+                json!({"ttl": 40, "x": vec![0; 10_000]}),
+                "more than 10000 entries",
+            ),
+        ] {
+            let Err(problems) = in_force.replaced(Change::Dynamic(dynamic(&document))) else {
+                panic!("{document}")
+            };
+            assert!(problems.to_string().contains(path), "{problems}");
+            let (_, postgresql) = start(&document);
+            assert_eq!(
+                postgresql.parameters.get("max_connections").map(String::as_str),
+                Some("100")
+            );
+        }
+        assert_eq!(in_force.config.ttl.as_secs(), 20);
+        // Beside it other parts of the settings still change.
+        let (other, _) = in_force.replaced(Change::Role(Role::Primary)).unwrap();
+        assert_eq!(other.config.ttl.as_secs(), 20);
+        let better =
+            dynamic(&json!({"ttl": 40, "slots": [1], "postgresql": {"parameters": {"work_mem": [1]}}}));
+        assert_eq!(
+            in_force
+                .replaced(Change::Dynamic(better))
+                .unwrap()
+                .0
+                .config
+                .ttl
+                .as_secs(),
+            40
+        );
+    }
+}

@@ -111,7 +111,49 @@ fn a_cluster_with_mistakes() {
     unknown_keys_are_warned_about(&mut cluster);
     wrong_replication_password(&mut cluster);
     half_copied_data_directory(&mut cluster);
+    a_configuration_in_the_dcs_that_is_none(&mut cluster);
+    a_pipe_in_place_of_the_configuration(&cluster);
     name_of_a_live_member(&cluster);
+}
+
+/// As somebody writes it by hand, or Patroni's REST API takes it.
+fn a_configuration_in_the_dcs_that_is_none(cluster: &mut Cluster) {
+    let primary = cluster.wait_until_healthy(seconds(40));
+    let before = cluster.key("config").unwrap();
+    let put = |cluster: &Cluster, text: &str| {
+        let words = ["put", "/service/demo/config", text];
+        assert_eq!(cluster.etcd.etcdctl(&cluster.directory, &words).code, Some(0));
+    };
+    let begin = cluster.member("pg2").log_end();
+    put(cluster, r#"{"ttl": 30, "postgresql": {"parameters": [1]}}"#);
+    let why = "postgresql.parameters: expected a mapping, found a list";
+    cluster.member("pg2").wait_for_log_after(begin, why, seconds(20));
+    cluster.wait_until_healthy(seconds(20));
+    // An agent that starts meanwhile finds nothing else.
+    let member = cluster.member_mut("pg2");
+    member.stop();
+    let begin = member.log_end();
+    member.start();
+    member.wait_for_log_after(begin, why, seconds(20));
+    assert_eq!(cluster.wait_until_healthy(seconds(40)), primary);
+    put(cluster, &before);
+    cluster.wait_until_healthy(seconds(20));
+}
+
+/// Nobody writes to it: who reads it waits for ever.
+fn a_pipe_in_place_of_the_configuration(cluster: &Cluster) {
+    let member = cluster.member("pg2");
+    let good = member.config();
+    fs::remove_file(&member.config_file).unwrap();
+    let mut mkfifo = command(&cluster.directory, Path::new("/usr/bin/mkfifo"));
+    mkfifo.arg(&member.config_file);
+    assert_eq!(run(mkfifo).code, Some(0));
+    let begin = member.log_end();
+    assert_eq!(member.ask("POST", "/reload", Some(&json!({}))).status, 202);
+    member.wait_for_log_after(begin, "it is a named pipe, not a file", seconds(10));
+    fs::remove_file(&member.config_file).unwrap();
+    member.write_config(&good);
+    cluster.wait_until_healthy(seconds(20));
 }
 
 fn unknown_keys_are_warned_about(cluster: &mut Cluster) {

@@ -441,6 +441,73 @@ fn a_query_that_fails_is_tried_once_more_for_patroni() {
 }
 
 #[test]
+fn a_document_that_no_member_could_use_is_refused_and_not_written() {
+    let member = Harness::new(replica(&json!({})), Some(standby_sql()));
+    let document = r#"{"ttl": 30, "postgresql": {"parameters": {"work_mem": "4MB"}}}"#;
+    assert_eq!(member.tell("PUT", "/config", document).0, 200);
+    let version = member.read().config.unwrap().version;
+    let entries = json!({"a": vec![0; 10_000]}).to_string();
+    // Each half has its place, both together have none.
+    let half = json!({"a": vec![0; 6_000]}).to_string();
+    let other_half = json!({"b": vec![0; 6_000]}).to_string();
+    let depth = format!("{}1{}", "{\"a\":".repeat(65), "}".repeat(65));
+    for (body, why) in [
+        (
+            r#"{"postgresql": [1]}"#,
+            "postgresql: expected a mapping, found a list",
+        ),
+        (
+            r#"{"postgresql": {"parameters": [1]}}"#,
+            "postgresql.parameters: expected a mapping, found a list",
+        ),
+        (
+            r#"{"postgresql": {"parameters": 5}}"#,
+            "postgresql.parameters: expected a mapping, found a number",
+        ),
+        (
+            r#"{"standby_cluster": "x"}"#,
+            "standby_cluster: expected a mapping, found a text",
+        ),
+        (&entries, "more than 10000 entries"),
+        (&depth, "nested more than 64 levels deep"),
+    ] {
+        for method in ["PATCH", "PUT"] {
+            let (status, text) = member.tell(method, "/config", body);
+            assert_eq!(
+                (status, text.as_str()),
+                (400, &*format!("the configuration is refused: {why}")),
+                "{method}"
+            );
+        }
+    }
+    assert_eq!(member.read().config.unwrap().version, version);
+    assert_eq!(member.tell("PATCH", "/config", &half).0, 200);
+    let (status, text) = member.tell("PATCH", "/config", &other_half);
+    assert_eq!(
+        (status, text.as_str()),
+        (400, "the configuration is refused: more than 10000 entries")
+    );
+    assert_eq!(member.tell("PUT", "/config", &other_half).0, 200);
+    // Deeper than JSON is read at all.
+    let deep = format!("{}1{}", "{\"a\":".repeat(10_000), "}".repeat(10_000));
+    assert_eq!(member.tell("PATCH", "/config", &deep).0, 400);
+    // Somebody else wrote it: it can be repaired, in one step only.
+    let key = Key::Config;
+    let broken = r#"{"postgresql":{"parameters":[1]},"ttl":30}"#;
+    member
+        .runtime
+        .block_on(member.dcs.write(key, broken, Expect::Anything))
+        .unwrap();
+    assert_eq!(member.tell("PATCH", "/config", r#"{"ttl": 20}"#).0, 400);
+    assert_eq!(
+        member
+            .tell("PATCH", "/config", r#"{"postgresql": {"parameters": null}}"#)
+            .0,
+        200
+    );
+}
+
+#[test]
 fn the_dynamic_configuration_is_shown_patched_and_replaced() {
     let mut member = Harness::new(
         View {
