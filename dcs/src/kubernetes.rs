@@ -26,7 +26,6 @@ use ha::cluster::{Cluster, Expired, Version};
 use ha::pg::MemberName;
 use reqwest::Method;
 use serde_json::Value;
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 pub use self::credentials::Environment;
@@ -68,8 +67,6 @@ struct Holder {
     seen: AtomicU64,
     /// The Service without which the control plane deletes the Endpoints object with the configuration.
     needs_service: AtomicBool,
-    /// The copies are to be listed again.
-    again: [Arc<Notify>; 2],
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -127,17 +124,8 @@ impl Kubernetes {
         watch::list(&api, &cache, &place, Which::Objects, api.persistent()).await?;
         cache.invalidate(Which::Objects, "the first read is under way".to_owned());
         let member = identity.map(|identity| {
-            let again = [Arc::new(Notify::new()), Arc::new(Notify::new())];
-            let keep = |which, again: &Arc<Notify>| {
-                tokio::spawn(watch::keep(
-                    api.clone(),
-                    cache.clone(),
-                    place.clone(),
-                    which,
-                    again.clone(),
-                ))
-            };
-            let mut tasks = vec![keep(Which::Pods, &again[0]), keep(Which::Objects, &again[1])];
+            let keep = |which| tokio::spawn(watch::keep(api.clone(), cache.clone(), place.clone(), which));
+            let mut tasks = vec![keep(Which::Pods), keep(Which::Objects)];
             tasks.push(tokio::spawn(Arc::clone(&api).keep_servers()));
             let former = identity
                 .lease
@@ -152,7 +140,6 @@ impl Kubernetes {
                 last_renewal: Mutex::new(jiff::Timestamp::UNIX_EPOCH),
                 seen: AtomicU64::new(cache.generation()),
                 needs_service: AtomicBool::new(config.use_endpoints),
-                again,
                 tasks,
             }
         });
@@ -589,7 +576,7 @@ impl Dcs for Kubernetes {
             tries_again_when_forbidden: false,
         };
         self.api.send(&request, self.api.persistent()).await?;
-        self.list_again();
+        self.cache.list_again();
         Ok(())
     }
 
