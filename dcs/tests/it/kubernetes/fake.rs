@@ -79,6 +79,8 @@ struct Shared {
 /// The server.
 pub(crate) struct Fake {
     pub(crate) port: u16,
+    /// Of its kubeconfig.
+    user: String,
     shared: Arc<Shared>,
 }
 
@@ -131,11 +133,22 @@ impl Fake {
                 std::thread::spawn(move || serve(&shared, stream));
             }
         });
-        Self { port, shared }
+        Self {
+            port,
+            user: "token: s3cret".to_owned(),
+            shared,
+        }
+    }
+
+    /// Whom its kubeconfig names.
+    pub(crate) fn with_user(mut self, user: &str) -> Self {
+        user.clone_into(&mut self.user);
+        self
     }
 
     /// A kubeconfig that leads here.
-    pub(crate) fn kubeconfig(&self, user: &str) -> String {
+    pub(crate) fn kubeconfig(&self) -> String {
+        let user = &self.user;
         format!(
             "current-context: test\ncontexts:\n- {{name: test, context: {{cluster: c, user: u}}}}\n\
              - {{name: kind-kind, context: {{cluster: c, user: u}}}}\n\

@@ -37,10 +37,7 @@ impl Kubernetes {
 impl Store for Kubernetes {
     fn start(&mut self, directory: &Directory) {
         let direct = format!("127.0.0.1:{}", self.server.port);
-        let config = self
-            .server
-            .kubeconfig("token: s3cret")
-            .replace(&direct, &self.link.address);
+        let config = self.server.kubeconfig().replace(&direct, &self.link.address);
         directory.make(".kube");
         give_away(&directory.write(".kube/config", &config));
         self.server.set_up(true);
