@@ -1,5 +1,6 @@
 //! The contract on Kubernetes, with ConfigMaps and with Endpoints, on an API server of our own and (`real`) on the real one.
 
+mod answers;
 mod apiserver;
 pub(crate) mod fake;
 mod gateway;

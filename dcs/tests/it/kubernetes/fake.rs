@@ -4,17 +4,21 @@
 //! - A patch that changes nothing leaves the version as it is; one that names another version is a conflict (409).
 //! - A deletion has a version of its own. Versions are the store's revisions, common to all kinds.
 //! - A watch from a version that is no longer kept ends with an event ERROR with the code 410; bookmarks come when it is quiet.
-//! - `subsets` is replaced as a whole; labels and annotations are merged, and null removes one.
-//! - Names are DNS subdomains, label values have at most 63 characters, annotations are texts (422 and 400).
+//! - `subsets` is replaced as a whole, without addresses of the loopback interface; labels and annotations are merged, and null
+//!   removes one.
+//! - Names are DNS subdomains, label values have at most 63 characters, annotations are texts of 256 KiB (422 and 400).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+/// Names and values of an object's annotations together.
+const LONGEST_ANNOTATIONS: usize = 256 * 1024;
 
 /// What a request meets instead of its answer.
 #[derive(Debug, Clone)]
@@ -296,6 +300,13 @@ impl Fake {
         self.shared.changed.notify_all();
     }
 
+    /// As an object of this machine's tests may be, and no object of a real server.
+    pub(crate) fn put_unchecked(&self, namespace: &str, kind: &str, name: &str, mut object: Value) {
+        object["metadata"]["name"] = json!(name);
+        self.shared.lock().store(kind, namespace, name, object, "ADDED");
+        self.shared.changed.notify_all();
+    }
+
     /// A pod as the kubelet runs it.
     pub(crate) fn pod(&self, namespace: &str, name: &str, ip: &str, labels: &Value) {
         self.apply(namespace, "pods", name, &json!({"metadata": {"labels": labels},
@@ -365,6 +376,9 @@ impl World {
             .and_then(Value::as_str)
             .unwrap_or_default()
             .to_owned();
+        if !has_texts(body) {
+            return status(400, "BadRequest", "cannot unmarshal a value that is no string");
+        }
         if let Some(invalid) = invalid(&name, body) {
             return invalid;
         }
@@ -375,6 +389,7 @@ impl World {
         object["metadata"]["uid"] = json!(format!("uid-{}", self.revision + 1));
         object["metadata"]["namespace"] = json!(namespace);
         object["metadata"]["creationTimestamp"] = json!("2026-12-01T00:00:00Z");
+        complete(&mut object);
         (201, self.store(kind, namespace, &name, object, "ADDED"))
     }
 
@@ -399,9 +414,13 @@ impl World {
         let mut object = present.clone();
         merge(&mut object, patch);
         object["metadata"]["resourceVersion"] = present["metadata"]["resourceVersion"].clone();
+        if !has_texts(&object) {
+            return status(422, "Invalid", "cannot convert a value that is no string");
+        }
         if let Some(invalid) = invalid(name, &object) {
             return invalid;
         }
+        complete(&mut object);
         if object == present {
             return (200, present);
         }
@@ -470,26 +489,56 @@ fn invalid(name: &str, body: &Value) -> Option<Answer> {
             &format!("metadata.name: Invalid value: \"{name}\": a lowercase RFC 1123 subdomain"),
         ));
     }
-    let map = |name: &str| body["metadata"][name].as_object().cloned().unwrap_or_default();
-    if map("annotations")
-        .values()
-        .chain(map("labels").values())
-        .any(|value| !value.is_string())
-    {
-        return Some(status(
-            400,
-            "BadRequest",
-            "cannot unmarshal a value that is no string",
-        ));
+    let lengths = texts(body, "annotations").map(|(name, value)| name.len() + value.as_str().unwrap().len());
+    if lengths.sum::<usize>() > LONGEST_ANNOTATIONS {
+        return Some(status(422, "Invalid", "metadata.annotations: Too long"));
     }
-    let is_long = |value: &Value| value.as_str().is_some_and(|text| text.len() > 63);
-    map("labels").values().any(is_long).then(|| {
+    let is_label = |value: &str| {
+        value.len() <= 63
+            && value
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    if texts(body, "labels").any(|(_, value)| !is_label(value.as_str().unwrap())) {
+        return Some(status(422, "Invalid", "metadata.labels: a valid label must be"));
+    }
+    let ips = body["subsets"].as_array().into_iter().flatten();
+    let mut ips = ips.flat_map(|subset| subset["addresses"].as_array().into_iter().flatten());
+    let is_usable = |ip: &str| {
+        ip.parse::<IpAddr>()
+            .is_ok_and(|ip| !ip.is_loopback() && !ip.is_unspecified())
+    };
+    let is_refused = ips.any(|address| !address["ip"].as_str().is_some_and(is_usable));
+    is_refused.then(|| {
         status(
             422,
             "Invalid",
-            "metadata.labels: must be no more than 63 characters",
+            "subsets.addresses.ip: must be a valid IP address, and not in the loopback range",
         )
     })
+}
+
+fn texts<'a>(object: &'a Value, map: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    object["metadata"][map].as_object().into_iter().flatten()
+}
+
+fn has_texts(object: &Value) -> bool {
+    ["annotations", "labels"]
+        .iter()
+        .all(|map| texts(object, map).all(|(_, value)| value.is_string()))
+}
+
+/// What the server adds: ports have a protocol.
+fn complete(object: &mut Value) {
+    let subsets = object.get_mut("subsets").and_then(Value::as_array_mut);
+    for subset in subsets.into_iter().flatten() {
+        let ports = subset.get_mut("ports").and_then(Value::as_array_mut);
+        for port in ports.into_iter().flatten() {
+            if port["protocol"].is_null() {
+                port["protocol"] = json!("TCP");
+            }
+        }
+    }
 }
 
 fn matches(object: &Value, selector: &[(String, String)]) -> bool {
@@ -729,7 +778,13 @@ fn seen(event: &Event, selector: &[(String, String)]) -> Option<Value> {
         ("MODIFIED", true, true) => "MODIFIED",
         _ => return None,
     };
-    Some(json!({"type": verb, "object": event.object}))
+    let mut object = event.object.clone();
+    if verb == "DELETED" && event.verb == "MODIFIED" {
+        // It is shown as it was when it was last in the selection.
+        object = event.before.clone()?;
+        object["metadata"]["resourceVersion"] = event.object["metadata"]["resourceVersion"].clone();
+    }
+    Some(json!({"type": verb, "object": object}))
 }
 
 fn stream_events(
@@ -741,6 +796,8 @@ fn stream_events(
 ) -> bool {
     let number = |name: &str| request.query.get(name).and_then(|text| text.parse::<u64>().ok());
     let mut at = number("resourceVersion").unwrap_or(0);
+    // The newest version that this watch has heard of.
+    let mut told = at;
     let until = number("timeoutSeconds").map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let has_bookmarks = request.query.contains_key("allowWatchBookmarks");
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -771,26 +828,26 @@ fn stream_events(
         let newest = world.revision;
         drop(world);
         for event in &new {
-            if let Some(line) = seen(event, selector)
-                && !chunk(out, &line)
-            {
-                return false;
+            if let Some(line) = seen(event, selector) {
+                told = event.revision;
+                if !chunk(out, &line) {
+                    return false;
+                }
             }
         }
-        let is_quiet = new.is_empty() && at < newest;
+        let is_quiet = new.is_empty();
         at = newest;
-        if is_quiet && has_bookmarks {
-            let metadata: Map<String, Value> = [("resourceVersion".to_owned(), json!(at.to_string()))]
-                .into_iter()
-                .collect();
-            if !chunk(
-                out,
-                &json!({"type": "BOOKMARK", "object": {"kind": "x", "apiVersion": "v1", "metadata": metadata}}),
-            ) {
+        let is_over = until.is_some_and(|until| Instant::now() >= until);
+        // The real server sends one each minute, and one before the watch ends.
+        if has_bookmarks && told < at && (is_quiet || is_over) {
+            told = at;
+            let metadata = json!({"resourceVersion": at.to_string()});
+            let object = json!({"kind": "x", "apiVersion": "v1", "metadata": metadata});
+            if !chunk(out, &json!({"type": "BOOKMARK", "object": object})) {
                 return false;
             }
         }
-        if until.is_some_and(|until| Instant::now() >= until) {
+        if is_over {
             return out.write_all(b"0\r\n\r\n").is_ok() && out.flush().is_ok();
         }
         world = shared.lock();
