@@ -64,6 +64,7 @@ impl Store for Kubernetes {
 
     fn prepare_member(&self, name: &str) {
         let labels = json!({"application": "patroni", "cluster-name": "demo"});
-        self.server.pod("default", name, "127.0.0.1", &labels);
+        // Addresses of the loopback interface are refused in Endpoints; nobody connects to this one.
+        self.server.pod("default", name, "10.0.0.1", &labels);
     }
 }
