@@ -590,12 +590,12 @@ fn debians_untouched_dcs_yml_is_enough() {
         hosts.run("node1", untouched),
         "zookeeper:\n  hosts: 127.0.0.1:2181\n"
     );
+    hosts.run_on_all("pg_dropcluster --stop 18 main");
     let theirs =
         "pg_createconfig_patroni 18 demo && cat /etc/patroni/18-demo.yml && rm /etc/patroni/18-demo.yml";
     let theirs = hosts.run("node1", theirs);
     hosts.run_on_all(&format!(
-        "pg_dropcluster --stop 18 main
-         {APT} /root/tamada.deb /root/tamada-patroni-compat.deb
+        "{APT} /root/tamada.deb /root/tamada-patroni-compat.deb
          sed -i 's/^#\\( *- host *all *all *@NETWORK@\\)/\\1/' /etc/patroni/config.yml.in
          pg_createconfig_patroni 18 demo"
     ));
