@@ -437,12 +437,18 @@ fn tamadas_own_words(hosts: &Hosts, primary: &str) {
     hosts.wait_for(node, list, SETTLED, |table| {
         table.contains("| Leader | running |")
     });
-    let clusters = hosts.run(node, "pg_lsclusters");
-    assert!(clusters.contains("18  other   5433 online,patroni"), "{clusters}");
-    assert!(
-        clusters.contains("18  demo    5432 online,recovery,patroni"),
-        "{clusters}"
-    );
+    // The agent whose package is gone runs on, longer than systemd's watchdog would let one that it does not listen to.
+    let watchdog = seconds(30);
+    let purged = Instant::now();
+    while purged.elapsed() < watchdog + seconds(10) {
+        let clusters = hosts.run(node, "pg_lsclusters");
+        assert!(clusters.contains("18  other   5433 online,patroni"), "{clusters}");
+        assert!(
+            clusters.contains("18  demo    5432 online,recovery,patroni"),
+            "{clusters}"
+        );
+        std::thread::sleep(seconds(1));
+    }
 }
 
 /// Debian's own package, where apt has left it.
