@@ -1,3 +1,5 @@
+//! The table of members as it is printed.
+
 use dcs::{Layout, Record, Snapshot};
 use expect_test::{Expect, expect};
 
