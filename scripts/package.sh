@@ -187,7 +187,8 @@ Description: $summary
 $(sed 's/^/ /' <<<"$description")
 CONTROL
     install -m 755 packaging/debian/tamada.postinst "$root/DEBIAN/postinst"
-    install -m 755 packaging/debian/tamada.prerm "$root/DEBIAN/prerm"
+    sed "s/@UNITS@/'tamada*.service'/" packaging/debian/prerm >"$root/DEBIAN/prerm"
+    chmod 755 "$root/DEBIAN/prerm"
     install -m 755 packaging/debian/tamada.postrm "$root/DEBIAN/postrm"
     build_deb "$root"
 
@@ -208,8 +209,9 @@ $(sed 's/^/ /' <<<"$compat_description")
 CONTROL
     sums=$(cd packaging/debian && sha256sum dcs.yml config.yml.in | cut -d' ' -f1 | paste -sd'|' | sed 's/|/ | /g')
     install -m 755 packaging/debian/tamada-patroni-compat.postinst "$root/DEBIAN/postinst"
+    sed "s/@UNITS@/'patroni*.service'/" packaging/debian/prerm >"$root/DEBIAN/prerm"
     sed "s/@SUMS@/$sums/" packaging/debian/tamada-patroni-compat.postrm >"$root/DEBIAN/postrm"
-    chmod 755 "$root/DEBIAN/postrm"
+    chmod 755 "$root/DEBIAN/prerm" "$root/DEBIAN/postrm"
     build_deb "$root"
 }
 
@@ -273,10 +275,26 @@ $(list_files "$compat")
 
 %post
 [ ! -d /run/systemd/system ] || systemctl daemon-reload || :
+%preun
+# Without the unit's file systemd no longer listens to the agent, but it would still end it when WatchdogSec has passed.
+if [ "\$1" = 0 ] && [ -d /run/systemd/system ]; then
+    for unit in \$(systemctl list-units --plain --no-legend --state=active 'tamada*.service' 2>/dev/null | cut -d' ' -f1); do
+        pid=\$(systemctl show --property=MainPID --value "\$unit")
+        NOTIFY_SOCKET=/run/systemd/notify systemd-notify --pid="\$pid" WATCHDOG_USEC=0 || :
+    done
+fi
 %postun
 [ ! -d /run/systemd/system ] || systemctl daemon-reload || :
 %post patroni-compat
 [ ! -d /run/systemd/system ] || systemctl daemon-reload || :
+%preun patroni-compat
+# Without the unit's file systemd no longer listens to the agent, but it would still end it when WatchdogSec has passed.
+if [ "\$1" = 0 ] && [ -d /run/systemd/system ]; then
+    for unit in \$(systemctl list-units --plain --no-legend --state=active 'patroni*.service' 2>/dev/null | cut -d' ' -f1); do
+        pid=\$(systemctl show --property=MainPID --value "\$unit")
+        NOTIFY_SOCKET=/run/systemd/notify systemd-notify --pid="\$pid" WATCHDOG_USEC=0 || :
+    done
+fi
 %postun patroni-compat
 [ ! -d /run/systemd/system ] || systemctl daemon-reload || :
 SPEC

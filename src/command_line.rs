@@ -44,13 +44,9 @@ pub enum Command {
 
 /// What to do with configurations.
 #[derive(Subcommand)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one, for the time of the command"
-)]
 pub enum Config {
     /// Make this host's configuration for a cluster
-    Create(debian::ConfigCreate),
+    Create(Box<debian::ConfigCreate>),
     /// Print the JSON Schema of configurations, for editors
     Schema {
         /// Of a member's file, or of what `edit-config` shows

@@ -13,7 +13,20 @@ pub fn line(text: &str) -> Cow<'_, str> {
     escape(text, |c| c.is_control() || is_hidden(c))
 }
 
-/// The same for a text of several lines: line ends and tabs stay.
+/// The most of a text from outside that a line of the log or of an error repeats, in bytes.
+const SHOWN_BYTES_MAX: usize = 1000;
+
+/// The beginning of a text, and how much there is beside it, where it is longer than a line should be.
+#[must_use]
+pub fn beginning(text: &str) -> Cow<'_, str> {
+    if text.len() <= SHOWN_BYTES_MAX {
+        return Cow::Borrowed(text);
+    }
+    let end = text.floor_char_boundary(SHOWN_BYTES_MAX);
+    Cow::Owned(format!("{}… ({} bytes more)", &text[..end], text.len() - end))
+}
+
+/// As [`line`], for a text of several lines: line ends and tabs stay.
 #[must_use]
 pub fn lines(text: &str) -> Cow<'_, str> {
     escape(text, |c| {
@@ -85,6 +98,13 @@ mod tests {
         }
         assert_eq!(lines("a\n\tb\r\u{1b}"), "a\n\tb\\r\\u{1b}");
         assert!(matches!(lines("a\n"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn a_long_text_shows_its_beginning() {
+        assert_eq!(beginning("a"), "a");
+        let long = format!("{}ä{}", "a".repeat(999), "b".repeat(50));
+        assert_eq!(beginning(&long), format!("{}… (52 bytes more)", "a".repeat(999)));
     }
 
     #[test]

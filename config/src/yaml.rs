@@ -14,6 +14,7 @@ use crate::problem::{Problem, Problems};
 use crate::value::{Entry, Kind, Map, Position, Value};
 use libyaml_safer::{Encoding, Event, EventData, Mark, Parser, ScalarStyle};
 use resolve::{Resolved, resolve};
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, UnwindSafe, catch_unwind, set_hook, take_hook};
@@ -35,7 +36,16 @@ pub fn parse(source: &str, text: &str) -> Result<Value, Problem> {
 pub fn parse_with_warnings(source: &str, text: &str) -> Result<(Value, Problems), Problem> {
     // Left to itself, the parser takes any first character that begins like a byte order mark for a broken one.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut input = text.as_bytes();
+    // libyaml-safer 0.3.0 panics where the text ends within a line of a block scalar.
+    let trimmed = text.trim_end_matches([' ', '\t']);
+    let (padded, unfinished_line) = match trimmed.is_empty() || trimmed.ends_with(['\n', '\r']) {
+        true => (Cow::Borrowed(trimmed), None),
+        false => (
+            Cow::Owned(format!("{text}\n")),
+            text.lines().count().try_into().ok(),
+        ),
+    };
+    let mut input = padded.as_bytes();
     let mut parser = Parser::new();
     parser.set_encoding(Encoding::Utf8);
     parser.set_input_string(&mut input);
@@ -46,6 +56,7 @@ pub fn parse_with_warnings(source: &str, text: &str) -> Result<(Value, Problems)
         weight: Weight::default(),
         kept: Weight::default(),
         text,
+        unfinished_line,
         warnings: Problems::default(),
     };
     bounds::check_text(text.len()).map_err(|why| Problem::error("", Some(&loader.start()), why))?;
@@ -62,6 +73,8 @@ struct Loader<'r, 't> {
     /// Of the copies in `anchors`: anchors in one another would fill the memory too.
     kept: Weight,
     text: &'t str,
+    /// How many lines there are, if no line feed ends the last one.
+    unfinished_line: Option<u64>,
     warnings: Problems,
 }
 
@@ -118,10 +131,15 @@ impl Loader<'_, '_> {
             EventData::Scalar {
                 anchor,
                 tag,
-                value,
+                mut value,
                 style,
                 ..
             } => {
+                let is_block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+                if is_block && self.unfinished_line == Some(event.end_mark.line) {
+                    // This line feed is not in the file.
+                    value.truncate(value.strip_suffix('\n').map_or(value.len(), str::len));
+                }
                 self.count(start, Weight::of_text(&value))?;
                 let kind = self.scalar(start, tag.as_deref(), value.clone(), style)?;
                 is_respelled = match &kind {

@@ -204,6 +204,8 @@ impl Etcd2 {
         let holder = self.holder(operation)?;
         let key = self.store.layout.leader();
         let request = api::put(operation, &key, &holder.name.0, Some(self.ttl()), when);
+        // Who asked may stop waiting at any moment, and the write be carried out all the same.
+        let was_uncertain = std::mem::replace(&mut lock(&holder.leader).is_uncertain, true);
         match self.change(&request, budget).await {
             Ok((Outcome::Done { node, .. }, _)) => {
                 *lock(&holder.leader) = Written {
@@ -213,11 +215,11 @@ impl Etcd2 {
                 Ok(None)
             }
             Ok((outcome, is_repeat)) => {
-                lock(&holder.leader).is_uncertain |= is_repeat;
+                lock(&holder.leader).is_uncertain = was_uncertain || is_repeat;
                 Ok(Some((outcome, is_repeat)))
             }
             Err(error) => {
-                lock(&holder.leader).is_uncertain |= error.is_maybe_applied();
+                lock(&holder.leader).is_uncertain = was_uncertain || error.is_maybe_applied();
                 Err(error)
             }
         }

@@ -12,14 +12,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::endpoints::Endpoints;
 use crate::{Error, Failure, Timing};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The most that one answer may hold.
+/// The most that one answer may hold. An object of Kubernetes has at most 1 MiB, a list has those of one cluster.
 const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Certificates are read again for new connections after this time.
-const CLIENT_LIFE: Duration = Duration::from_secs(60);
+pub(crate) const CLIENT_LIFE: Duration = Duration::from_secs(60);
 
 type Trouble = Box<dyn std::error::Error + Send + Sync>;
 
@@ -28,7 +28,7 @@ type Trouble = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) struct Budget {
     pub(crate) deadline: Instant,
     /// Whether all servers are asked again and again until the deadline, or once.
-    is_persistent: bool,
+    pub(crate) is_persistent: bool,
 }
 
 impl Budget {
@@ -267,12 +267,20 @@ impl Http {
                 let (why, is_maybe_applied) = match self.ask(server, request, until).await {
                     Ok(answer) => match judge(&answer) {
                         Verdict::Answered => {
-                            self.select(server, tries.last.as_ref().map(|(_, why)| why.as_str()));
+                            self.select(server, tries.last());
                             let is_repeat = tries.is_repeat;
                             return Ok(Reply { answer, is_repeat });
                         }
                         Verdict::Later { is_maybe_applied } => (answer.words(), is_maybe_applied),
-                        Verdict::Refused => return Err(tries.refused(request.operation, server, &answer)),
+                        Verdict::Refused => {
+                            let mut refused = Tries {
+                                is_repeat: tries.is_repeat,
+                                ..Tries::default()
+                            };
+                            // Only this server's word counts.
+                            refused.failed(server, answer.words(), false);
+                            return Err(refused.refused(request.operation));
+                        }
                     },
                     Err(silence) => (silence.why, silence.is_sent && request.method != Method::GET),
                 };
@@ -389,7 +397,7 @@ pub(crate) struct Silence {
     pub(crate) is_sent: bool,
 }
 
-async fn read(mut response: reqwest::Response) -> Result<Vec<u8>, reqwest::Error> {
+pub(crate) async fn read(mut response: reqwest::Response) -> Result<Vec<u8>, reqwest::Error> {
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if bytes.len() + chunk.len() > LARGEST_ANSWER {
@@ -403,14 +411,15 @@ async fn read(mut response: reqwest::Response) -> Result<Vec<u8>, reqwest::Error
 
 /// What has been tried in one call.
 #[derive(Default)]
-struct Tries {
-    is_repeat: bool,
+pub(crate) struct Tries {
+    /// An attempt without an answer may have been carried out.
+    pub(crate) is_repeat: bool,
     servers: Vec<String>,
     last: Option<(String, String)>,
 }
 
 impl Tries {
-    fn failed(&mut self, server: &str, why: String, is_maybe_applied: bool) {
+    pub(crate) fn failed(&mut self, server: &str, why: String, is_maybe_applied: bool) {
         self.is_repeat |= is_maybe_applied;
         if !self.servers.iter().any(|known| known == server) {
             self.servers.push(server.to_owned());
@@ -418,29 +427,36 @@ impl Tries {
         self.last = Some((server.to_owned(), why));
     }
 
-    fn refused(&self, operation: &'static str, server: &str, answer: &Answer) -> Error {
-        let failure = Failure {
-            operation,
-            endpoint: server.to_owned(),
-            source: answer.words().into(),
-        };
+    /// Why the last server did not do it.
+    pub(crate) fn last(&self) -> Option<&str> {
+        self.last.as_ref().map(|(_, why)| why.as_str())
+    }
+
+    /// The last answer says no.
+    pub(crate) fn refused(self, operation: &'static str) -> Error {
+        let is_repeat = self.is_repeat;
+        let failure = self.failure(operation);
         // An earlier attempt without an answer may have been carried out.
-        if self.is_repeat {
+        if is_repeat {
             Error::Unavailable(failure)
         } else {
             Error::Rejected(failure)
         }
     }
 
-    fn give_up(self, operation: &'static str) -> Error {
+    pub(crate) fn give_up(self, operation: &'static str) -> Error {
+        Error::Unavailable(self.failure(operation))
+    }
+
+    fn failure(self, operation: &'static str) -> Failure {
         let why = self
             .last
             .map_or_else(|| "no time left to ask".to_owned(), |(_, why)| why);
-        Error::Unavailable(Failure {
+        Failure {
             operation,
             endpoint: self.servers.join(", "),
             source: why.into(),
-        })
+        }
     }
 }
 

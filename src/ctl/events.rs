@@ -177,6 +177,7 @@ fn table(events: &[Event], format: Format) -> Table {
         columns,
         rows: events.iter().map(row).collect(),
         omits_empty_cells: true,
+        cuts_long_cells: true,
     }
 }
 

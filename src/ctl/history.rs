@@ -60,5 +60,6 @@ fn table(history: &Timelines) -> Table {
             })
             .collect(),
         omits_empty_cells: false,
+        cuts_long_cells: true,
     }
 }

@@ -101,6 +101,7 @@ pub(crate) fn table(document: &Value, format: Format) -> String {
         columns,
         rows: vec![row],
         omits_empty_cells: true,
+        cuts_long_cells: true,
     };
     table.render(format)
 }

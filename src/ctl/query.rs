@@ -154,6 +154,7 @@ impl Query {
             columns,
             rows: cells,
             omits_empty_cells: false,
+            cuts_long_cells: false,
         };
         table.render(self.format)
     }

@@ -156,6 +156,30 @@ pub(crate) struct Table {
     pub(crate) rows: Vec<Vec<Cell>>,
     /// Whether JSON and YAML leave out empty cells.
     pub(crate) omits_empty_cells: bool,
+    /// Whether a grid shows the beginning of long cells only: anybody who writes to the DCS can make them long.
+    pub(crate) cuts_long_cells: bool,
+}
+
+/// What a grid shows of a cell.
+const LINES_MAX: usize = 50;
+const LINE_CHARS_MAX: usize = 200;
+
+/// The first lines of a text, and the beginning of each.
+fn beginning(text: &str) -> String {
+    let is_short = text.len() <= LINE_CHARS_MAX;
+    if is_short && text.lines().count() <= LINES_MAX {
+        return text.to_owned();
+    }
+    let cut = |line: &str| match line.char_indices().nth(LINE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    };
+    let mut lines: Vec<String> = text.lines().take(LINES_MAX).map(cut).collect();
+    let rest = text.lines().skip(LINES_MAX).count();
+    if rest > 0 {
+        lines.push(format!("… ({rest} lines more)"));
+    }
+    lines.join("\n")
 }
 
 impl Table {
@@ -193,7 +217,10 @@ impl Table {
     }
 
     fn grid(&self, format: Format) -> String {
-        let rows = self.texts(format);
+        let mut rows = self.texts(format);
+        if self.cuts_long_cells {
+            rows.iter_mut().flatten().for_each(|cell| *cell = beginning(cell));
+        }
         let widths: Vec<usize> = self
             .columns
             .iter()
@@ -329,6 +356,16 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn long_cells_show_their_beginning() {
+        assert_eq!(beginning("a\nb"), "a\nb");
+        assert_eq!(beginning(&"ä".repeat(300)), format!("{}…", "ä".repeat(200)));
+        let many = "a: b\n".repeat(120_000);
+        let shown = beginning(&many);
+        assert_eq!(shown.lines().count(), 51);
+        assert!(shown.ends_with("… (119950 lines more)"), "{shown}");
+    }
+
     fn check(format: Format, rows: &[[&str; 2]], expected: &Expect) {
         let table = Table {
             title: Some(" Title ".to_owned()),
@@ -341,6 +378,7 @@ mod tests {
                 })
                 .collect(),
             omits_empty_cells: true,
+            cuts_long_cells: false,
         };
         expected.assert_eq(&table.render(format));
     }

@@ -11,6 +11,7 @@ mod access;
 mod act;
 mod answer;
 mod anything;
+mod body;
 mod browser;
 mod budget;
 mod cluster_document;

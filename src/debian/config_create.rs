@@ -1,5 +1,5 @@
 //! `tamada config create VERSION CLUSTER`: what an operator types on each host of a new cluster, and then knows what to
-//! type next. Where etcd is comes from the command line, from `dcs.yml`, or is asked for.
+//! type next. Where the DCS is comes from the command line, from `dcs.yml`, or is asked for.
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::net::ToSocketAddrs;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::createconfig::{self, Made, PATRONI, Place, Request};
 use super::passwords::Passwords;
+use super::store_section::{Kind, Store};
 use super::{complain, say, template};
 
 /// Where `tamada@.service` finds configurations.
@@ -28,8 +29,12 @@ pub struct ConfigCreate {
     /// The cluster's name
     cluster: String,
     /// Where etcd is, HOST[:PORT] or a URL, several separated by commas; otherwise /etc/patroni/dcs.yml says it
-    #[arg(long, value_name = "ENDPOINTS")]
+    #[arg(long, value_name = "ENDPOINTS", conflicts_with = "store")]
     etcd: Option<String>,
+    /// Another DCS, and where it is: etcd3, etcd, consul, zookeeper or exhibitor with endpoints as --etcd has them, or kubernetes
+    /// with a namespace, as in zookeeper=10.0.0.1,10.0.0.2
+    #[arg(long, value_name = "KIND[=ENDPOINTS]", value_parser = Store::parse)]
+    store: Option<Store>,
     /// This host's address, as the others reach it
     #[arg(long, value_name = "ADDRESS")]
     hostip: Option<String>,
@@ -59,7 +64,8 @@ impl ConfigCreate {
     pub fn run(&self) -> ExitCode {
         let Some(dcs) = self.dcs() else {
             complain(
-                "Error: it is not known where etcd is: give --etcd HOST[,HOST…], or edit /etc/patroni/dcs.yml",
+                "Error: it is not known where the DCS is: give --etcd HOST[,HOST…] or --store KIND=HOST[,HOST…], or edit \
+                 /etc/patroni/dcs.yml",
             );
             return ExitCode::FAILURE;
         };
@@ -118,10 +124,13 @@ impl ConfigCreate {
     /// The section of the store.
     fn dcs(&self) -> Option<String> {
         if let Some(endpoints) = &self.etcd {
-            return template::etcd_section(endpoints);
+            return Kind::Etcd3.section(endpoints);
+        }
+        if let Some(store) = &self.store {
+            return store.section();
         }
         let dcs_yml = net::file::read_text(Path::new(PATRONI).join("dcs.yml")).unwrap_or_default();
-        template::dcs_lines(&dcs_yml).or_else(|| template::etcd_section(&ask()?))
+        template::dcs_lines(&dcs_yml).or_else(|| Kind::Etcd3.section(&ask()?))
     }
 
     fn say_what_is_next(&self, made: &Made, dcs: &str) {
@@ -136,8 +145,15 @@ impl ConfigCreate {
         ));
         for silent in silent_endpoints(dcs) {
             say(&format!(
-                "Note: etcd at {silent} does not answer; it has to run before the member starts."
+                "Note: the DCS at {silent} does not answer; it has to run before the member starts."
             ));
+        }
+        if self
+            .store
+            .as_ref()
+            .is_some_and(|store| store.kind == Kind::Kubernetes)
+        {
+            say("Note: on Kubernetes the member's name must be the name of its pod.");
         }
         if !made.missing.is_empty() {
             say(&format!(
@@ -166,8 +182,10 @@ impl ConfigCreate {
     /// What to type on the other hosts.
     fn command_elsewhere(&self) -> String {
         let mut command = format!("tamada config create {} {}", self.version, self.cluster);
+        let store = self.store.as_ref().map(Store::to_string);
         let options = [
             ("etcd", &self.etcd),
+            ("store", &store),
             ("network", &self.network),
             ("port", &self.port),
             ("vip", &self.vip),
@@ -212,10 +230,13 @@ fn silent_endpoints(dcs: &str) -> Vec<String> {
         let mut addresses = address.to_socket_addrs().into_iter().flatten();
         !addresses.any(|address| std::net::TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).is_ok())
     };
-    let silent = endpoints
-        .split(',')
-        .filter(|endpoint| !endpoint.is_empty())
-        .filter(is_silent);
+    // Exhibitor's port stands on a line of its own.
+    let has_port = |endpoint: &&str| {
+        endpoint
+            .rsplit_once("//")
+            .is_some_and(|(_, host)| host.contains(':'))
+    };
+    let silent = endpoints.split(',').filter(has_port).filter(is_silent);
     silent
         .map(|endpoint| endpoint.trim_start_matches("http://").to_owned())
         .collect()
@@ -240,6 +261,11 @@ mod tests {
         assert_eq!(
             line.create.command_elsewhere(),
             "tamada config create 18 demo --etcd h1,h2 --network 10.0.0.0/24 --port 5433 --passwords-from COPY"
+        );
+        let line = Line::parse_from(["x", "18", "demo", "--store", "consul=h1"]);
+        assert_eq!(
+            line.create.command_elsewhere(),
+            "tamada config create 18 demo --store consul=h1 --passwords-from COPY"
         );
         let line = Line::parse_from(["x", "18", "demo"]);
         assert_eq!(

@@ -11,6 +11,7 @@ mod config_create;
 mod createconfig;
 mod machine;
 mod passwords;
+mod store_section;
 mod template;
 
 use std::ffi::OsString;

@@ -1,7 +1,5 @@
 //! Pure: a member's configuration from a template, and what the template's values follow from.
 
-use std::fmt::Write;
-
 /// What stands between two @ signs in a template, and what it becomes.
 pub(super) type Values<'a> = [(&'a str, &'a str)];
 
@@ -16,9 +14,6 @@ const API_PORT_DISTANCE: u16 = 2576;
 
 /// Where clusters' data lies unless postgresql-common is told otherwise.
 const DATA_BASE: &str = "/var/lib/postgresql";
-
-/// The port on which clients find etcd.
-const ETCD_PORT: &str = "2379";
 
 /// A line of `pg_lsclusters -h`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,38 +117,6 @@ pub(super) fn dcs_endpoints(dcs_lines: &str) -> Option<String> {
     (!endpoints.is_empty()).then(|| endpoints.join(","))
 }
 
-/// The section for an etcd with these endpoints: `HOST[:PORT]` or URLs, separated by commas or blanks.
-pub(super) fn etcd_section(endpoints: &str) -> Option<String> {
-    let mut section = "etcd3:\n".to_owned();
-    let given: Vec<&str> = endpoints
-        .split(|c: char| c == ',' || c.is_whitespace())
-        .filter(|endpoint| !endpoint.is_empty())
-        .collect();
-    if given.is_empty() {
-        return None;
-    }
-    if given.iter().any(|endpoint| endpoint.starts_with("https://")) {
-        section += "  protocol: https\n";
-    }
-    section += "  hosts:";
-    for endpoint in given {
-        let host = endpoint.rsplit_once("//").map_or(endpoint, |(_, host)| host);
-        let host = host.trim_end_matches('/');
-        let has_port = host
-            .rsplit_once(':')
-            .is_some_and(|(_, port)| !port.ends_with(']'));
-        let port = if has_port {
-            String::new()
-        } else {
-            format!(":{ETCD_PORT}")
-        };
-        // YAML would take a bracket for the beginning of a list.
-        let quote = if host.starts_with('[') { "\"" } else { "" };
-        let _ = write!(section, "\n  - {quote}{host}{port}{quote}");
-    }
-    Some(section)
-}
-
 /// The template with all values in their places.
 pub(super) fn fill(template: &str, values: &Values<'_>) -> String {
     let mut text = template.to_owned();
@@ -165,9 +128,7 @@ pub(super) fn fill(template: &str, values: &Values<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        data_base, dcs_endpoints, dcs_lines, dcs_type, etcd_section, fill, is_version, known_clusters, port,
-    };
+    use super::{data_base, dcs_endpoints, dcs_lines, dcs_type, fill, is_version, known_clusters, port};
 
     const CLUSTERS: &str = "\
 15  main 5432 online postgres /var/lib/postgresql/15/main /var/log/postgresql/postgresql-15-main.log
@@ -222,17 +183,6 @@ mod tests {
         let endpoints = dcs_endpoints(several).unwrap();
         assert_eq!(endpoints, "http://10.0.0.1:2379,https://10.0.0.2:2379");
         assert_eq!(dcs_endpoints("consul:\n  host: consul.internal:8500"), None);
-    }
-
-    #[test]
-    fn etcd_is_given_as_hosts_or_urls() {
-        let section = etcd_section("10.0.0.1, 10.0.0.2:2381 [fd00::1]").unwrap();
-        let expected = "etcd3:\n  hosts:\n  - 10.0.0.1:2379\n  - 10.0.0.2:2381\n  - \"[fd00::1]:2379\"";
-        assert_eq!(section, expected);
-        let section = etcd_section("https://etcd.internal:2379/").unwrap();
-        let expected = "etcd3:\n  protocol: https\n  hosts:\n  - etcd.internal:2379";
-        assert_eq!(section, expected);
-        assert_eq!(etcd_section(" , "), None);
     }
 
     #[test]

@@ -233,12 +233,14 @@ fn a_leader_key_that_is_written_by_hand_makes_no_second_primary() {
     for named in [cluster.others(&leader).remove(0), "nobody".to_owned()] {
         writer.wait_for_write("before the key is written", seconds(5));
         let before = cluster.member(&leader);
-        let log_end = before.log_end();
         let output = cluster
             .etcd
             .etcdctl(&cluster.directory, &["put", "/service/demo/leader", &named]);
         assert_eq!(output.code, Some(0), "{}", output.stderr);
-        before.wait_for_log_after(log_end, "demoting", seconds(10));
+        eventually("the leader has found out", seconds(10), || {
+            let status = before.status_code("/primary");
+            holds(status != 200, || format!("{status}"))
+        });
         leader = cluster.wait_until_healthy(seconds(60));
         writer.wait_for_write("after the key was written", seconds(10));
     }

@@ -3,12 +3,23 @@
 
 mod consul;
 mod mixed;
+mod moves;
+mod servers;
 mod story;
 
+use crate::harness::cluster::Timers;
 use crate::harness::etcd::Etcd;
-use crate::harness::store::{Consul, Etcd2, Exhibitor, Kubernetes, Zookeeper};
+use crate::harness::store::{Consul, Etcd2, Exhibitor, Kubernetes, RealKubernetes, Zookeeper};
 use mixed::with_patroni;
-use story::{members_fail, the_store_fails};
+use servers::servers_fail;
+use story::{members_fail, the_store_fails, the_store_fails_within};
+
+/// The real API server needs some seconds to start again.
+const OUTLIVES_A_RESTART: Timers = Timers {
+    ttl: 40,
+    loop_wait: 2,
+    retry_timeout: 5,
+};
 
 #[test]
 #[ignore = "long: make test-all"]
@@ -120,4 +131,54 @@ fn patroni_is_one_of_three_on_kubernetes_with_config_maps() {
 #[ignore = "long: make test-all"]
 fn patroni_is_one_of_three_on_kubernetes_with_endpoints() {
     with_patroni(Kubernetes::with_endpoints());
+}
+
+#[test]
+#[ignore = "long: make test-all"]
+fn members_fail_on_the_real_kubernetes_with_config_maps() {
+    members_fail(RealKubernetes::with_config_maps());
+}
+
+#[test]
+#[ignore = "long: make test-all"]
+fn members_fail_on_the_real_kubernetes_with_endpoints() {
+    members_fail(RealKubernetes::with_endpoints());
+}
+
+#[test]
+#[ignore = "long: make test-all"]
+fn the_real_kubernetes_with_config_maps_fails() {
+    let store = RealKubernetes::with_config_maps();
+    the_store_fails_within(store, "kubernetes", OUTLIVES_A_RESTART);
+}
+
+#[test]
+#[ignore = "long: make test-all"]
+fn the_real_kubernetes_with_endpoints_fails() {
+    let store = RealKubernetes::with_endpoints();
+    the_store_fails_within(store, "kubernetes", OUTLIVES_A_RESTART);
+}
+
+#[test]
+#[ignore = "long: make test-all"]
+fn patroni_is_one_of_three_on_the_real_kubernetes_with_config_maps() {
+    with_patroni(RealKubernetes::with_config_maps());
+}
+
+#[test]
+#[ignore = "long: make test-all"]
+fn patroni_is_one_of_three_on_the_real_kubernetes_with_endpoints() {
+    with_patroni(RealKubernetes::with_endpoints());
+}
+
+#[test]
+#[ignore = "long: make test-all"]
+fn servers_of_consul_fail() {
+    servers_fail(Consul::of(3));
+}
+
+#[test]
+#[ignore = "long: make test-all"]
+fn servers_of_zookeeper_fail() {
+    servers_fail(Zookeeper::of(3));
 }

@@ -40,6 +40,26 @@ fn documents_are_written_as_pyyaml_writes_them() {
     }
 }
 
+/// As PyYAML 6 reads them.
+#[test]
+fn a_text_of_several_lines_may_end_with_the_file() {
+    for (text, expected) in [
+        ("a: |\n  x", "x"),
+        ("a: |\n  x\n  y, z", "x\ny, z"),
+        ("a: |+\n  x", "x"),
+        ("a: |-\n  x", "x"),
+        ("a: >\n  x\n  y", "x y"),
+        ("a: |\n  x\n  ", "x\n"),
+        ("a: |+\n  x\n  ", "x\n"),
+        ("a: |\n  x\n#c", "x\n"),
+        ("a: |\n  x # c", "x # c"),
+        ("a: |", ""),
+    ] {
+        let value = parse("file.yml", text).unwrap();
+        assert_eq!(value.get("a").and_then(Value::as_str), Some(expected), "{text:?}");
+    }
+}
+
 fn error(text: &str, expected: Expect) {
     expected.assert_eq(&parse("patroni.yml", text).unwrap_err().to_string());
 }

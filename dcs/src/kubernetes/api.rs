@@ -12,33 +12,11 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::credentials::{Credentials, Environment};
-use super::lock;
 use super::servers::Servers;
+pub(super) use crate::http::{Budget, LONGEST_PAUSE};
+use crate::http::{CLIENT_LIFE, FIRST_PAUSE, Tries, chain, lock, read};
 use crate::{Error, Failure, Timing};
 use config::KubernetesConfig;
-
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// The most that one answer may hold. An object has at most 1 MiB, a list has those of one cluster.
-const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
-
-/// Certificates are read again for new connections after this time.
-const CLIENT_LIFE: Duration = Duration::from_secs(60);
-
-/// How long a call may go on.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Budget {
-    pub(super) deadline: Instant,
-    /// Whether it is tried again and again until the deadline, or once on each server.
-    is_persistent: bool,
-}
-
-impl Budget {
-    pub(super) fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
-}
 
 /// One request.
 #[derive(Debug)]
@@ -188,10 +166,8 @@ impl Api {
     /// # Errors
     /// Nobody answered, or the answer is a refusal.
     pub(super) async fn send(&self, request: &Request<'_>, budget: Budget) -> Result<Reply, Error> {
-        let mut tries = Tries {
-            operation: request.operation,
-            ..Tries::default()
-        };
+        let operation = request.operation;
+        let (mut tries, mut is_refusal_last) = (Tries::default(), false);
         let mut pause = FIRST_PAUSE;
         loop {
             let order = lock(&self.servers).order.clone();
@@ -199,22 +175,22 @@ impl Api {
             for (index, server) in order.iter().enumerate() {
                 let left = budget.left();
                 if left.is_zero() {
-                    return Err(tries.give_up());
+                    break;
                 }
                 // One server is asked several times, of several each is asked once at least.
                 let parts = u32::try_from(order.len() - index).unwrap_or(1).max(3);
                 let until = Instant::now() + (left / parts).max(Duration::from_millis(250)).min(left);
                 match self.attempt(server, request, until).await {
                     Attempt::Answered(outcome) => {
-                        self.select(server, tries.last.as_ref().map(|(_, why)| why.as_str()));
+                        self.select(server, tries.last());
                         return Ok(Reply {
                             outcome,
                             is_repeat: tries.is_repeat,
                         });
                     }
                     Attempt::Refused(why) => {
-                        tries.failed(server, why, false, true);
-                        return Err(tries.give_up());
+                        tries.failed(server, why, false);
+                        return Err(tries.refused(operation));
                     }
                     Attempt::Failed {
                         why,
@@ -222,8 +198,10 @@ impl Api {
                         pause,
                         is_refusal,
                     } => {
+                        tracing::debug!("Kubernetes API at {server}: could not {operation}: {why}");
                         asked_to_wait = asked_to_wait.max(pause);
-                        tries.failed(server, why, is_maybe_applied, is_refusal);
+                        is_refusal_last = is_refusal;
+                        tries.failed(server, why, is_maybe_applied);
                     }
                 }
             }
@@ -231,7 +209,10 @@ impl Api {
             let jitter = Duration::from_millis(fastrand::u64(..100));
             let wait = asked_to_wait.unwrap_or(pause + jitter);
             if !budget.is_persistent || budget.left() <= wait {
-                return Err(tries.give_up());
+                return Err(match is_refusal_last {
+                    true => tries.refused(operation),
+                    false => tries.give_up(operation),
+                });
             }
             sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -421,58 +402,6 @@ fn retriable(config: &KubernetesConfig) -> BTreeSet<u16> {
     config.retriable_http_codes.iter().copied().collect()
 }
 
-async fn read(mut response: reqwest::Response) -> Result<Vec<u8>, reqwest::Error> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if bytes.len() + chunk.len() > LARGEST_ANSWER {
-            // Cut off, it is no JSON, and that is said.
-            break;
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes)
-}
-
-/// What has been tried in one call.
-#[derive(Default)]
-struct Tries {
-    operation: &'static str,
-    is_repeat: bool,
-    /// The last answer was a refusal, so that nothing was written by it.
-    is_refused: bool,
-    servers: Vec<String>,
-    last: Option<(String, String)>,
-}
-
-impl Tries {
-    fn failed(&mut self, server: &str, why: String, is_maybe_applied: bool, is_refusal: bool) {
-        tracing::debug!("Kubernetes API at {server}: could not {}: {why}", self.operation);
-        self.is_repeat |= is_maybe_applied;
-        self.is_refused = is_refusal;
-        if !self.servers.iter().any(|known| known == server) {
-            self.servers.push(server.to_owned());
-        }
-        self.last = Some((server.to_owned(), why));
-    }
-
-    fn give_up(self) -> Error {
-        let source = self
-            .last
-            .map_or_else(|| "no time left to ask".to_owned(), |(_, why)| why)
-            .into();
-        let failure = Failure {
-            operation: self.operation,
-            endpoint: self.servers.join(", "),
-            source,
-        };
-        if self.is_refused && !self.is_repeat {
-            Error::Rejected(failure)
-        } else {
-            Error::Unavailable(failure)
-        }
-    }
-}
-
 fn cannot_work(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
     let (operation, endpoint) = ("connect to Kubernetes", "the Kubernetes API".to_owned());
     Error::Fatal(Failure {
@@ -480,19 +409,4 @@ fn cannot_work(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
         endpoint,
         source,
     })
-}
-
-/// An error with its causes in one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::keys;
@@ -78,6 +78,8 @@ pub(super) struct Cache {
     ttl: Mutex<Duration>,
     is_ready: watch::Sender<bool>,
     changes: watch::Sender<Changes>,
+    /// The copies are to be listed again: pods, objects.
+    again: [Notify; 2],
 }
 
 impl State {
@@ -137,6 +139,7 @@ impl Cache {
             ttl: Mutex::new(ttl),
             is_ready: watch::channel(false).0,
             changes: watch::channel(Changes::default()).0,
+            again: [Notify::new(), Notify::new()],
         }
     }
 
@@ -146,6 +149,25 @@ impl Cache {
 
     pub(super) fn changes(&self) -> watch::Receiver<Changes> {
         self.changes.subscribe()
+    }
+
+    /// When the copy is to be listed again.
+    pub(super) async fn list_is_wanted(&self, which: Which) {
+        self.again(which).notified().await;
+    }
+
+    pub(super) fn list_again(&self) {
+        for again in &self.again {
+            again.notify_one();
+        }
+    }
+
+    fn again(&self, which: Which) -> &Notify {
+        let [pods, objects] = &self.again;
+        match which {
+            Which::Pods => pods,
+            Which::Objects => objects,
+        }
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -198,6 +220,12 @@ impl Cache {
                 state.generation += 1;
                 state.known.clear();
                 (state.pods.newest, state.objects.newest) = (0, 0);
+                // What the other copy holds is the former store's, with versions that look newer than any of this one.
+                let other = which.other();
+                let copy = state.collection(other);
+                copy.objects.clear();
+                copy.trouble = Some("another store answers than before".to_owned());
+                self.again(other).notify_one();
             }
             let collection = state.collection(which);
             let told = std::mem::take(&mut collection.objects);
@@ -366,12 +394,21 @@ mod tests {
         let config = object("demo-config", "3", &json!({"config": "{}"}));
         cache.replace(Which::Objects, vec![config], &Revision::new("3"), 5);
         assert_eq!((version(&cache, "config"), cache.generation()), (Some(3), 1));
-        cache.replace(
-            Which::Pods,
-            Vec::new(),
-            &Revision::new("4"),
-            cache.newest(Which::Pods),
-        );
+        // This list was asked for before that was found out.
+        cache.replace(Which::Pods, Vec::new(), &Revision::new("4"), 5);
+        assert_eq!(cache.generation(), 1, "counted once");
+    }
+
+    #[tokio::test]
+    async fn nothing_of_the_former_store_is_shown_beside_another_one() {
+        let cache = cache();
+        cache.replace(Which::Pods, Vec::new(), &Revision::new("3"), 5);
+        assert_eq!(version(&cache, "config"), None);
+        let trouble = cache.snapshot(Instant::now()).await.unwrap_err();
+        assert_eq!(trouble, "another store answers than before");
+        cache.list_is_wanted(Which::Objects).await;
+        cache.replace(Which::Objects, Vec::new(), &Revision::new("4"), 5);
+        assert!(cache.snapshot(Instant::now()).await.unwrap().records.is_empty());
         assert_eq!(cache.generation(), 1, "counted once");
     }
 

@@ -20,6 +20,15 @@ pub(super) enum Which {
     Objects,
 }
 
+impl Which {
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Pods => Self::Objects,
+            Self::Objects => Self::Pods,
+        }
+    }
+}
+
 /// A `resourceVersion`. The API calls it opaque; every server counts, and Patroni relies on that as well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Revision {

@@ -178,7 +178,7 @@ impl Kubernetes {
                     .as_ref()
                     .is_some_and(|before| object.revision.is_before(before))
                 {
-                    self.list_again();
+                    self.cache.list_again();
                     return Err(self
                         .api
                         .unavailable(operation, "the API server's data are older than they were"));
@@ -193,12 +193,6 @@ impl Kubernetes {
             }
         }
         Ok(())
-    }
-
-    pub(super) fn list_again(&self) {
-        for again in self.member.iter().flat_map(|holder| &holder.again) {
-            again.notify_one();
-        }
     }
 
     /// Creates the headless Service that keeps the control plane from deleting an Endpoints object without one.

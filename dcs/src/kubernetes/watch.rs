@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
-use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::api::{Api, Budget, Outcome, Request};
@@ -20,7 +19,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_LINE: usize = 8 * 1024 * 1024;
 
 /// Follows one collection for ever.
-pub(super) async fn keep(api: Arc<Api>, cache: Arc<Cache>, place: Place, which: Which, again: Arc<Notify>) {
+pub(super) async fn keep(api: Arc<Api>, cache: Arc<Cache>, place: Place, which: Which) {
     let mut pause = Duration::ZERO;
     loop {
         let budget = api.persistent();
@@ -28,7 +27,7 @@ pub(super) async fn keep(api: Arc<Api>, cache: Arc<Cache>, place: Place, which: 
             Ok(revision) => {
                 let trouble = tokio::select! {
                     trouble = follow(&api, &cache, &place, which, revision) => trouble,
-                    () = again.notified() => "the copy is older than the store".to_owned(),
+                    () = cache.list_is_wanted(which) => "the copy is older than the store".to_owned(),
                 };
                 tracing::info!("the watch of {} ended: {trouble}", place.collection(which));
                 pause = Duration::ZERO;

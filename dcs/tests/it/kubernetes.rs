@@ -1,7 +1,11 @@
 //! The contract on Kubernetes, with ConfigMaps and with Endpoints, on an API server of our own and (`real`) on the real one.
 
+mod answers;
+mod apiserver;
 pub(crate) mod fake;
+mod gateway;
 mod packaging;
+mod real;
 mod trouble;
 
 use std::path::PathBuf;
@@ -18,9 +22,25 @@ use self::fake::Fake;
 use crate::contract::play;
 use crate::server::{Server, Traits};
 
-/// A server with a kubeconfig. Each scope has a namespace of its own, as pods of several clusters have the same names here.
-pub(crate) struct Stage {
-    pub(crate) fake: Fake,
+/// An API server, and a foreign hand on it.
+pub(crate) trait Hand: Send + Sync {
+    /// Creates an object or merges into it.
+    fn apply(&self, namespace: &str, kind: &str, name: &str, patch: &Value);
+
+    /// A pod as the kubelet runs it, in a namespace that is there then.
+    fn pod(&self, namespace: &str, name: &str, ip: &str, labels: &Value);
+
+    fn get(&self, namespace: &str, kind: &str, name: &str) -> Option<Value>;
+
+    fn delete_all(&self, namespace: &str, kind: &str);
+
+    /// That of an agent of this namespace.
+    fn kubeconfig(&self, namespace: &str) -> String;
+}
+
+/// A server with its kubeconfigs. Each scope has a namespace of its own, as pods of several clusters have the same names here.
+pub(crate) struct Stage<S = Fake> {
+    pub(crate) server: S,
     dir: TempDir,
     use_endpoints: bool,
 }
@@ -60,11 +80,15 @@ impl Stage {
     }
 
     pub(crate) fn start_as(use_endpoints: bool, user: &str) -> Self {
-        let (fake, dir) = (Fake::start(), tempfile::tempdir().unwrap());
-        std::fs::write(dir.path().join("kubeconfig"), fake.kubeconfig(user)).unwrap();
+        Self::on(Fake::start().with_user(user), use_endpoints)
+    }
+}
+
+impl<S: Hand> Stage<S> {
+    pub(crate) fn on(server: S, use_endpoints: bool) -> Self {
         Self {
-            fake,
-            dir,
+            server,
+            dir: tempfile::tempdir().unwrap(),
             use_endpoints,
         }
     }
@@ -85,32 +109,37 @@ impl Stage {
         }
     }
 
-    pub(crate) fn environment(&self) -> Environment {
+    /// Where an agent of this namespace finds the server.
+    pub(crate) fn environment(&self, namespace: &str) -> Environment {
+        let file = self.dir.path().join(format!("kubeconfig-{namespace}"));
+        if !file.exists() {
+            std::fs::write(&file, self.server.kubeconfig(namespace)).unwrap();
+        }
         Environment {
-            kubeconfig: Some(self.kubeconfig()),
+            kubeconfig: Some(file),
             ..Environment::default()
         }
     }
 
-    fn kubeconfig(&self) -> PathBuf {
-        self.dir.path().join("kubeconfig")
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     /// Opens the store as a member whose pod runs.
     pub(crate) async fn member(&self, scope: &str, identity: Identity, timing: Timing) -> Kubernetes {
         let name = identity.name.0.clone();
-        if self.fake.get(scope, "pods", &name).is_none() {
-            self.fake.pod(scope, &name, "10.0.0.1", &labels(scope));
+        if self.server.get(scope, "pods", &name).is_none() {
+            self.server.pod(scope, &name, "10.0.0.1", &labels(scope));
         }
         let layout = Layout::new("/service/", scope, None);
         let config = config(scope, self.use_endpoints);
-        Kubernetes::connect_in(self.environment(), &config, layout, Some(identity), timing)
+        Kubernetes::connect_in(self.environment(scope), &config, layout, Some(identity), timing)
             .await
             .unwrap()
     }
 
     fn annotate(&self, scope: &str, object: &str, annotations: &Value) {
-        self.fake.apply(
+        self.server.apply(
             scope,
             self.kind(),
             object,
@@ -120,7 +149,7 @@ impl Stage {
 }
 
 #[async_trait]
-impl Server for Stage {
+impl<S: Hand> Server for Stage<S> {
     fn traits(&self) -> Traits {
         Traits {
             has_takeover_lease: false,
@@ -150,7 +179,7 @@ impl Server for Stage {
             key if key.starts_with("members/") => {
                 let annotations = json!({"status": value, "tamada-session": null});
                 let pod = json!({"metadata": {"labels": labels(scope), "annotations": annotations}});
-                self.fake
+                self.server
                     .apply(scope, "pods", key.trim_start_matches("members/"), &pod);
             }
             key => self.annotate(scope, &format!("{scope}-config"), &json!({key: value})),
@@ -162,12 +191,34 @@ impl Server for Stage {
         let scope = layout.scope();
         self.annotate(scope, &self.leader_object(scope), &json!({"leader": null}));
         let status = json!({"metadata": {"annotations": {"status": null}}});
-        self.fake.apply(scope, "pods", name, &status);
+        self.server.apply(scope, "pods", name, &status);
     }
 
     fn wipe(&self, prefix: &str) {
         let scope = prefix.trim_start_matches("/service/").trim_end_matches('/');
-        self.fake.delete_all(scope, self.kind());
+        self.server.delete_all(scope, self.kind());
+    }
+}
+
+impl Hand for Fake {
+    fn apply(&self, namespace: &str, kind: &str, name: &str, patch: &Value) {
+        Self::apply(self, namespace, kind, name, patch);
+    }
+
+    fn pod(&self, namespace: &str, name: &str, ip: &str, labels: &Value) {
+        Self::pod(self, namespace, name, ip, labels);
+    }
+
+    fn get(&self, namespace: &str, kind: &str, name: &str) -> Option<Value> {
+        Self::get(self, namespace, kind, name)
+    }
+
+    fn delete_all(&self, namespace: &str, kind: &str) {
+        Self::delete_all(self, namespace, kind);
+    }
+
+    fn kubeconfig(&self, _: &str) -> String {
+        Self::kubeconfig(self)
     }
 }
 

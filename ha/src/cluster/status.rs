@@ -81,13 +81,24 @@ impl Status {
     }
 }
 
+/// A position that PostgreSQL can have written. Half of the range would take it longer than anybody lives.
 fn number(value: &Value) -> Option<Lsn> {
-    value.as_u64().or_else(|| value.as_str()?.parse().ok()).map(Lsn)
+    let number = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
+    i64::try_from(number).is_ok().then_some(Lsn(number))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_position_is_unknown() {
+        for bad in ["-1", "9223372036854775808", "1e300", "1.5", "\"x\"", "null", "[]"] {
+            let status = Status::parse(&format!(r#"{{"optime":{bad},"slots":{{"a":{bad},"b":7}}}}"#));
+            assert_eq!(status.optime, None, "{bad}");
+            assert_eq!(status.slots.map(|slots| slots.len()), Some(1), "{bad}");
+        }
+    }
 
     #[test]
     fn status_reads_what_it_prints() {

@@ -344,6 +344,7 @@ fn compare(
     let published = cluster.status.optime.unwrap_or_default();
     if check_lag && mine.behind(published) > c.config().maximum_lag_on_failover_bytes {
         c.note(notes::lag_exceeded());
+        c.note(notes::published_position(published, mine));
         return Ok(false);
     }
     if c.config().check_timeline && !standby_cluster::is_one(c) {

@@ -411,6 +411,12 @@ pub(crate) fn slot_expired(slot: &str, seconds: u64) -> Note {
     ))
 }
 
+pub(crate) fn published_position(published: Lsn, mine: Lsn) -> Note {
+    Note::info(format!(
+        "by the key status the last leader was at {published}; this member is at {mine}"
+    ))
+}
+
 pub(crate) fn position_is_beyond_history(timeline: Timeline, end: Lsn) -> Note {
     Note::warning(format!(
         "by the key history the cluster left timeline {timeline} at {end}: what this member has beyond that does not count"

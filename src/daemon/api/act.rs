@@ -95,7 +95,8 @@ impl Api {
     pub(crate) async fn switchover(&self, asked: Action, body: &Body) -> Result<Answer, Answer> {
         let (cluster, config) = self.load().await?;
         let wish = Value::Object(body.clone()).to_string();
-        tracing::info!("received {} request: {wish}", asked.as_str());
+        let shown = config::escape::beginning(&wish);
+        tracing::info!("received {} request: {shown}", asked.as_str());
         let plan = control::check_switchover(asked, body, &cluster, &config, Timestamp::now())?;
         if asked == Action::Failover && plan.action == Action::Switchover {
             tracing::warn!("received failover request with leader specified - performing switchover instead");

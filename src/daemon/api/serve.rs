@@ -9,11 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, DATE, SERVER,
-    TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
+    AUTHORIZATION, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, DATE, SERVER, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
@@ -33,8 +32,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::access::Caller;
 use super::answer::{Answer, Form};
+use super::body::Bodies;
 use super::budget::{Budget, Refusal};
-use super::control;
 use super::large_answers;
 use super::patience::Impatient;
 use super::respond::{Api, Head};
@@ -43,10 +42,6 @@ use crate::daemon::descriptors;
 
 /// A client that says nothing for so long, at its start or between two requests, loses its connection.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
-/// How long a body may take to arrive.
-const BODY_LIMIT: Duration = Duration::from_secs(10);
-/// A larger body than any that makes sense is refused.
-const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A larger head is refused.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How long a TLS handshake may take.
@@ -75,6 +70,7 @@ pub(crate) struct HttpServer {
     /// Told when the TLS that connections began with is not the present one any more.
     tls_changes: watch::Sender<()>,
     budget: Arc<Budget>,
+    bodies: Bodies,
     /// When a connection was last said to have been turned away: once in a while is enough.
     refusal_told: Mutex<Option<Instant>>,
 }
@@ -165,6 +161,7 @@ impl HttpServer {
             tls: RwLock::new(tls.map(Arc::new)),
             tls_changes: watch::Sender::new(()),
             budget: Budget::new(descriptors::limit()),
+            bodies: Bodies::new(),
             refusal_told: Mutex::default(),
         })
     }
@@ -349,7 +346,7 @@ async fn answer_http(
             authorization: parts.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes),
         },
     };
-    let answer = answer(&server.api, &head, &parts, body)
+    let answer = answer(&server, &head, &parts, body)
         .await
         .unwrap_or_else(|refused| refused);
     tracing::debug!(
@@ -364,7 +361,8 @@ async fn answer_http(
     Ok(dress.put_on(answer))
 }
 
-async fn answer(api: &Api, head: &Head<'_>, parts: &Parts, body: Body) -> Result<Answer, Answer> {
+async fn answer(server: &HttpServer, head: &Head<'_>, parts: &Parts, body: Body) -> Result<Answer, Answer> {
+    let api = &server.api;
     let route = Route::of(head.method, head.path);
     if route == Route::Wish(Wish::Failsafe) {
         api.check_access_of_leader(head.caller).await?;
@@ -378,41 +376,6 @@ async fn answer(api: &Api, head: &Head<'_>, parts: &Parts, body: Body) -> Result
     let Route::Wish(wish) = route else {
         return api.show(route, head).await;
     };
-    let body = read_body(parts, body, wish.body_is_optional()).await?;
-    api.act(wish, &body).await
-}
-
-async fn read_body(parts: &Parts, body: Body, is_optional: bool) -> Result<control::Body, Answer> {
-    let length = parts.headers.get(CONTENT_LENGTH);
-    if length.is_none() && !parts.headers.contains_key(TRANSFER_ENCODING) {
-        let missing = Answer::page(411, "the header Content-Length is missing");
-        return if is_optional {
-            Ok(control::Body::new())
-        } else {
-            Err(missing)
-        };
-    }
-    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if length.is_some_and(|length| length > BODY_BYTES_MAX) {
-        return Err(Answer::page(
-            413,
-            &format!("the body is larger than {BODY_BYTES_MAX} bytes"),
-        ));
-    }
-    let bytes = match timeout(BODY_LIMIT, to_bytes(body, BODY_BYTES_MAX)).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(error)) => return Err(Answer::page(400, &format!("the body cannot be read: {error}"))),
-        Err(_) => return Err(Answer::page(408, "the body did not arrive in time")),
-    };
-    if bytes.is_empty() && is_optional {
-        return Ok(control::Body::new());
-    }
-    match serde_json::from_slice::<control::Body>(&bytes) {
-        Ok(object) if is_optional || !object.is_empty() => Ok(object),
-        Ok(_) => Err(Answer::page(400, "the body is an empty JSON object")),
-        Err(error) => Err(Answer::page(
-            400,
-            &format!("the body is not a JSON object: {error}"),
-        )),
-    }
+    let read = server.bodies.read(&parts.headers, body, wish).await?;
+    api.act(wish, &read.body).await
 }

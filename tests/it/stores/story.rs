@@ -35,7 +35,12 @@ pub fn members_fail(store: impl Store + 'static) {
 
 /// The DCS is stopped, starts again with what it had, and does not answer.
 pub fn the_store_fails(store: impl Store + 'static, kind: &str) {
-    let mut cluster = Cluster::on(store, newest(), 3, Timers::SHORT);
+    the_store_fails_within(store, kind, Timers::SHORT);
+}
+
+/// The same, with a lease that outlives a restart of this DCS.
+pub fn the_store_fails_within(store: impl Store + 'static, kind: &str, timers: Timers) {
+    let mut cluster = Cluster::on(store, newest(), 3, timers);
     the_configuration_is_checked(&mut cluster, kind);
     cluster.bootstrap();
     let writer = Writer::start(&cluster);
@@ -187,7 +192,7 @@ fn taken_over(what: &str, cluster: &Cluster, writer: &Writer, leader: &str, begi
     told(what, writer, begin, limit);
 }
 
-fn told(what: &str, writer: &Writer, begin: Instant, limit: Duration) {
+pub fn told(what: &str, writer: &Writer, begin: Instant, limit: Duration) {
     let silence = writer.longest_silence(begin);
     println!("{what}: no writes for {silence:?}");
     assert!(silence < patience(limit), "{what}: no writes for {silence:?}");
@@ -213,7 +218,7 @@ fn it_restarts(cluster: &mut Cluster, writer: &Writer) {
 }
 
 /// The primary takes no writes when its lease is over, and all may still be read from.
-fn nobody_reaches_it(cluster: &mut Cluster, writer: &Writer) {
+pub fn nobody_reaches_it(cluster: &mut Cluster, writer: &Writer) {
     let leader = cluster.wait_until_healthy(HEALTHY);
     cluster.store().freeze();
     let former = cluster.member(&leader);
@@ -242,13 +247,15 @@ fn nobody_reaches_it(cluster: &mut Cluster, writer: &Writer) {
 }
 
 /// All members answer each other, and the primary goes on.
-fn nobody_reaches_it_in_failsafe_mode(cluster: &mut Cluster, writer: &Writer) {
+pub fn nobody_reaches_it_in_failsafe_mode(cluster: &mut Cluster, writer: &Writer) {
     let leader = cluster.wait_until_healthy(HEALTHY);
     cluster.patch(&json!({"failsafe_mode": true}));
     eventually("the members for failsafe are known", seconds(15), || {
         let answer = cluster.member(&leader).get("/failsafe")?;
         let members = serde_json::from_str::<Value>(&answer.body).unwrap_or_default();
-        let is_complete = members.as_object().is_some_and(|members| members.len() == 3);
+        let is_complete = members
+            .as_object()
+            .is_some_and(|members| members.len() == cluster.members.len());
         holds(is_complete, || answer.body.clone())
     });
     let begin = Instant::now();

@@ -35,13 +35,26 @@ pub(super) fn check(sources: &[Source], findings: &mut Vec<Finding>) {
             .iter()
             .filter_map(|parent| by_path.get(parent.as_str()))
             .any(|parent| declared(parent).any(|(_, declared)| declared == name));
-        if !is_declared {
+        if !is_declared && !is_named_by_path(&source.path, sources) {
             findings.push(Finding::error(
                 &source.path,
                 format!("no `mod {name};` names this file: it is not compiled"),
             ));
         }
     }
+}
+
+/// Whether a file beside it has the line `#[path = "FILE"]`.
+fn is_named_by_path(path: &str, sources: &[Source]) -> bool {
+    let Some((folder, file)) = path.rsplit_once('/') else {
+        return false;
+    };
+    let is_beside = |other: &&Source| other.path.rsplit_once('/').is_some_and(|(it, _)| it == folder);
+    sources
+        .iter()
+        .filter(is_beside)
+        .flat_map(|other| &other.lines)
+        .any(|line| line.code.trim() == "#[path = \"\"]" && line.strings.iter().any(|named| named == file))
 }
 
 /// The modules a file declares, with the index of the line.
@@ -110,6 +123,17 @@ mod tests {
             ("src/bin/other.rs", ""),
         ];
         assert_eq!(messages(&files), [""; 0]);
+    }
+
+    #[test]
+    fn files_that_are_named_by_their_path_are_fine() {
+        let parent = "#[path = \"fake_http.rs\"]\nmod http;\n";
+        let files = [
+            ("a/tests/it/main.rs", "mod fake;"),
+            ("a/tests/it/fake.rs", parent),
+            ("a/tests/it/fake_http.rs", ""),
+        ];
+        assert!(messages(&files).is_empty());
     }
 
     #[test]

@@ -128,6 +128,29 @@ async fn the_key_is_renewed_and_released_by_its_index() {
     );
 }
 
+/// The HA loop stops waiting, and the write is carried out all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_that_nobody_waits_for_is_found_out() {
+    let etcd = Etcd2Server::start(1);
+    let proxy = Proxy::start(etcd.0.members[0].port);
+    let a = Etcd2::connect(&through(&etcd, &proxy), layout(), Some(identity("a")), LONG)
+        .await
+        .unwrap();
+    assert!(a.acquire_leader().await.unwrap());
+    let version = |cluster: &Cluster| cluster.leader.as_ref().map(|leader| leader.version);
+    let first = eventually(&a, LIMIT, "the leader", version).await;
+    proxy.lose("PUT /v2/keys", 1);
+    let renewal = a.renew_leader(WhenGone::Recreate);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), renewal)
+            .await
+            .is_err()
+    );
+    let written = |cluster: &Cluster| version(cluster).filter(|version| *version > first);
+    eventually(&a, LIMIT, "it was carried out", written).await;
+    assert_eq!(a.renew_leader(WhenGone::Recreate).await.unwrap(), Renewed::Yes);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_etcd_that_restarts_or_stalls_is_an_error_until_it_answers() {
     let mut etcd = Etcd2Server::start(1);

@@ -27,7 +27,7 @@ async fn member(stage: &Stage, scope: &str, name: &str, timing: Timing) -> Kuber
 async fn a_write_without_an_answer_is_found_out() {
     let stage = Stage::start(false);
     let a = member(&stage, "s", "a", TIMING).await;
-    stage.fake.plan("POST", "configmaps", 1, Fault::DoneThenSilence);
+    stage.server.plan("POST", "configmaps", 1, Fault::DoneThenSilence);
     assert!(a.acquire_leader().await.unwrap(), "the record is ours");
     for fault in [
         Fault::DoneThenSilence,
@@ -35,10 +35,10 @@ async fn a_write_without_an_answer_is_found_out() {
         Fault::DoneThenStatus(500),
         Fault::Silence,
     ] {
-        stage.fake.plan("PATCH", "s-leader", 1, fault);
+        stage.server.plan("PATCH", "s-leader", 1, fault);
         assert_eq!(a.renew_leader(WhenGone::Recreate).await.unwrap(), Renewed::Yes);
     }
-    stage.fake.plan("POST", "configmaps", 1, Fault::DoneThenSilence);
+    stage.server.plan("POST", "configmaps", 1, Fault::DoneThenSilence);
     let created = a.write(Key::Initialize, "", Expect::Absent).await;
     assert!(
         created.unwrap_err().is_maybe_applied(),
@@ -49,7 +49,7 @@ async fn a_write_without_an_answer_is_found_out() {
         .await
         .unwrap()
         .unwrap();
-    stage.fake.plan("PATCH", "s-config", 1, Fault::DoneThenSilence);
+    stage.server.plan("PATCH", "s-config", 1, Fault::DoneThenSilence);
     let written = a
         .write(Key::Config, r#"{"ttl":31}"#, Expect::Version(version))
         .await
@@ -58,21 +58,21 @@ async fn a_write_without_an_answer_is_found_out() {
         written,
         a.load().await.unwrap().config.map(|config| config.version)
     );
-    stage.fake.plan("PATCH", "s-leader", 1, Fault::DoneThenSilence);
+    stage.server.plan("PATCH", "s-leader", 1, Fault::DoneThenSilence);
     let release = a.release_leader(Some(r#"{"optime":5}"#)).await;
     assert!(
         release.is_err_and(|error| error.is_maybe_applied()),
         "tried once: a stop does not wait"
     );
     assert_eq!(
-        stage.fake.annotation("s", "configmaps", "s-leader", "leader"),
+        stage.server.annotation("s", "configmaps", "s-leader", "leader"),
         None
     );
 }
 
 /// The record as it stands in the server.
 fn newest(stage: &Stage, cluster: &Cluster) -> Option<Expired> {
-    let object = stage.fake.get("s", "configmaps", "s-leader")?;
+    let object = stage.server.get("s", "configmaps", "s-leader")?;
     let version = object
         .pointer("/metadata/resourceVersion")?
         .as_str()?
@@ -90,7 +90,7 @@ async fn a_conflict_is_decided_again_on_what_there_is() {
     );
     assert!(a.acquire_leader().await.unwrap());
     stage
-        .fake
+        .server
         .plan("PATCH", "s-leader", 1, Fault::Rival("optime", "9"));
     assert_eq!(
         a.renew_leader(WhenGone::Lost).await.unwrap(),
@@ -99,7 +99,7 @@ async fn a_conflict_is_decided_again_on_what_there_is() {
     );
     let seen = eventually(&b, LIMIT, "the record", |cluster| newest(&stage, cluster)).await;
     stage
-        .fake
+        .server
         .plan("PATCH", "s-leader", 1, Fault::Rival("renewTime", "later"));
     assert!(
         !b.supersede_leader(seen).await.unwrap(),
@@ -107,7 +107,7 @@ async fn a_conflict_is_decided_again_on_what_there_is() {
     );
     let seen = eventually(&b, LIMIT, "the later renewal", |cluster| newest(&stage, cluster)).await;
     stage
-        .fake
+        .server
         .plan("PATCH", "s-leader", 1, Fault::Rival("optime", "10"));
     assert!(b.supersede_leader(seen).await.unwrap(), "the record is as it was");
     assert!(
@@ -115,7 +115,7 @@ async fn a_conflict_is_decided_again_on_what_there_is() {
         "that was decided on an older record"
     );
     stage
-        .fake
+        .server
         .plan("PATCH", "s-leader", 1, Fault::Rival("leader", "c"));
     assert_eq!(b.renew_leader(WhenGone::Recreate).await.unwrap(), Renewed::No);
     let version = b
@@ -124,7 +124,7 @@ async fn a_conflict_is_decided_again_on_what_there_is() {
         .unwrap()
         .unwrap();
     stage
-        .fake
+        .server
         .plan("PATCH", "s-config", 1, Fault::Rival("history", "[]"));
     let written = b
         .write(Key::Config, "{\"ttl\":2}", Expect::Version(version))
@@ -138,10 +138,10 @@ async fn a_busy_server_is_asked_again_and_a_refusal_is_told() {
     let stage = Stage::start(false);
     let mut configured = config("s", false);
     configured.retriable_http_codes = vec![418];
-    stage.fake.pod("s", "a", "10.0.0.1", &labels("s"));
+    stage.server.pod("s", "a", "10.0.0.1", &labels("s"));
     let layout = Layout::new("service", "s", None);
     let a = Kubernetes::connect_in(
-        stage.environment(),
+        stage.environment("s"),
         &configured,
         layout,
         Some(identity("a")),
@@ -152,7 +152,7 @@ async fn a_busy_server_is_asked_again_and_a_refusal_is_told() {
     assert!(a.acquire_leader().await.unwrap());
     let begun = Instant::now();
     stage
-        .fake
+        .server
         .plan("PATCH", "s-leader", 1, Fault::Status(429, Some(1)));
     assert_eq!(a.renew_leader(WhenGone::Lost).await.unwrap(), Renewed::Yes);
     assert!(
@@ -160,14 +160,16 @@ async fn a_busy_server_is_asked_again_and_a_refusal_is_told() {
         "it has asked for a second"
     );
     for code in [500, 503, 504, 418, 403, 401] {
-        stage.fake.plan("PATCH", "s-leader", 2, Fault::Status(code, None));
+        stage
+            .server
+            .plan("PATCH", "s-leader", 2, Fault::Status(code, None));
         assert_eq!(
             a.renew_leader(WhenGone::Lost).await.unwrap(),
             Renewed::Yes,
             "{code}"
         );
     }
-    stage.fake.forbid("patch", "configmaps");
+    stage.server.forbid("patch", "configmaps");
     let error = a
         .write(Key::Status, r#"{"optime":5}"#, Expect::Anything)
         .await
@@ -182,22 +184,22 @@ async fn a_busy_server_is_asked_again_and_a_refusal_is_told() {
         matches!(&error, Error::Rejected(_)),
         "a refusal is no loss: {error:#}"
     );
-    stage.fake.permit_all();
+    stage.server.permit_all();
     // A server that conflicts without end.
     stage
-        .fake
+        .server
         .plan("PATCH", "s-leader", usize::MAX, Fault::Status(409, None));
     let error = a.renew_leader(WhenGone::Lost).await.unwrap_err();
     assert!(error.is_maybe_applied(), "a conflict is no loss: {error:#}");
-    stage.fake.no_faults();
-    stage.fake.set_up(false);
+    stage.server.no_faults();
+    stage.server.set_up(false);
     let error = a.renew_leader(WhenGone::Lost).await.unwrap_err();
     assert!(error.is_maybe_applied() && a.load().await.is_err(), "{error:#}");
-    stage.fake.set_up(true);
+    stage.server.set_up(true);
     let back = |cluster: &Cluster| cluster.leader.is_some().then_some(());
     eventually(&a, LIMIT, "the copy is kept again", back).await;
     assert_eq!(a.renew_leader(WhenGone::Lost).await.unwrap(), Renewed::Yes);
-    stage.fake.warn("v1 Endpoints is deprecated in v1.33+");
+    stage.server.warn("v1 Endpoints is deprecated in v1.33+");
     assert_eq!(a.renew_leader(WhenGone::Lost).await.unwrap(), Renewed::Yes);
 }
 
@@ -209,12 +211,12 @@ async fn a_lost_watch_goes_on() {
         member(&stage, "s", "b", TIMING).await,
     );
     for round in 0..4 {
-        let lists = stage.fake.count("list /api/v1/namespaces/s/endpoints");
+        let lists = stage.server.count("list /api/v1/namespaces/s/endpoints");
         match round {
             0 => {}
-            1 => stage.fake.cut(),
-            2 => stage.fake.compact(),
-            _ => stage.fake.plan("GET", "endpoints", 2, Fault::Status(500, None)),
+            1 => stage.server.cut(),
+            2 => stage.server.compact(),
+            _ => stage.server.plan("GET", "endpoints", 2, Fault::Status(500, None)),
         }
         let value = format!(r#"{{"ttl":{}}}"#, 30 + round);
         assert!(
@@ -232,7 +234,7 @@ async fn a_lost_watch_goes_on() {
         eventually(&b, LIMIT, "the change shows", told).await;
         if round == 2 {
             assert!(
-                stage.fake.count("list /api/v1/namespaces/s/endpoints") > lists,
+                stage.server.count("list /api/v1/namespaces/s/endpoints") > lists,
                 "listed again"
             );
         }
@@ -244,7 +246,7 @@ async fn a_restored_store_is_another_one() {
     let stage = Stage::start(false);
     let a = member(&stage, "s", "a", TIMING).await;
     assert!(a.touch_member("{}").await.unwrap() && a.acquire_leader().await.unwrap());
-    let backup = stage.fake.backup();
+    let backup = stage.server.backup();
     assert!(
         a.write(Key::Config, r#"{"ttl":31}"#, Expect::Anything)
             .await
@@ -252,7 +254,7 @@ async fn a_restored_store_is_another_one() {
             .is_some()
     );
     assert!(a.renew_leader(WhenGone::Lost).await.unwrap().is_held());
-    stage.fake.restore(backup);
+    stage.server.restore(backup);
     let other = |cluster: &Cluster| (cluster.generation == 1).then(|| cluster.clone());
     let cluster = eventually(&a, LIMIT, "another store", other).await;
     assert!(
@@ -265,7 +267,7 @@ async fn a_restored_store_is_another_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn traffic_and_labels_move_with_the_lock() {
     let stage = Stage::start(true);
-    stage.fake.pod("s", "b", "10.0.0.2", &labels("s"));
+    stage.server.pod("s", "b", "10.0.0.2", &labels("s"));
     let (a, b) = (
         member(&stage, "s", "a", TIMING).await,
         member(&stage, "s", "b", TIMING).await,
@@ -275,7 +277,7 @@ async fn traffic_and_labels_move_with_the_lock() {
     let ip = || {
         Some(
             stage
-                .fake
+                .server
                 .get("s", "endpoints", "s")?
                 .pointer("/subsets/0/addresses/0/ip")?
                 .as_str()?
@@ -288,19 +290,19 @@ async fn traffic_and_labels_move_with_the_lock() {
     );
     assert!(a.acquire_leader().await.unwrap());
     assert!(a.touch_member(primary).await.unwrap() && b.touch_member(replica).await.unwrap());
-    let role = |pod| stage.fake.label("s", pod, "role").unwrap_or_default();
+    let role = |pod| stage.server.label("s", pod, "role").unwrap_or_default();
     assert_eq!(
         (ip().as_deref(), role("a"), role("b")),
         (Some("10.0.0.1"), "primary".into(), "replica".into())
     );
     assert_eq!(
-        stage.fake.get("s", "services", "s-config").unwrap()["spec"]["clusterIP"],
+        stage.server.get("s", "services", "s-config").unwrap()["spec"]["clusterIP"],
         "None"
     );
-    let writes = stage.fake.count("patch /api/v1/namespaces/s/pods");
+    let writes = stage.server.count("patch /api/v1/namespaces/s/pods");
     assert!(a.touch_member(primary).await.unwrap() && b.touch_member(replica).await.unwrap());
     assert_eq!(
-        stage.fake.count("patch /api/v1/namespaces/s/pods"),
+        stage.server.count("patch /api/v1/namespaces/s/pods"),
         writes,
         "nothing has changed"
     );
@@ -314,9 +316,9 @@ async fn traffic_and_labels_move_with_the_lock() {
         (ip().as_deref(), role("a"), role("b")),
         (Some("10.0.0.2"), "replica".into(), "primary".into())
     );
-    let transitions = stage.fake.annotation("s", "endpoints", "s", "transitions");
+    let transitions = stage.server.annotation("s", "endpoints", "s", "transitions");
     assert_eq!(transitions.as_deref(), Some("1"));
-    stage.fake.delete("s", "pods", "a");
+    stage.server.delete("s", "pods", "a");
     let error = a.touch_member(primary).await.unwrap_err();
     assert!(
         matches!(error, Error::Rejected(_)) && format!("{error:#}").contains("no pod \"a\""),
@@ -325,7 +327,7 @@ async fn traffic_and_labels_move_with_the_lock() {
     let left = |cluster: &Cluster| cluster.member(&"a".into()).is_none().then_some(());
     eventually(&b, LIMIT, "a member goes with its pod", left).await;
     a.delete_cluster().await.unwrap();
-    super::packaging::assert_permitted(&stage.fake.used());
+    super::packaging::assert_permitted(&stage.server.used());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -355,20 +357,12 @@ async fn a_record_of_an_earlier_life_is_taken_when_its_time_is_over() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_was_replaced_is_read_again() {
     let stage = Stage::start_as(false, "tokenFile: token");
-    std::fs::write(
-        stage.environment().kubeconfig.unwrap().with_file_name("token"),
-        "one",
-    )
-    .unwrap();
-    stage.fake.require_token("one");
+    std::fs::write(stage.file("token"), "one").unwrap();
+    stage.server.require_token("one");
     let a = member(&stage, "s", "a", TIMING).await;
     assert!(a.acquire_leader().await.unwrap());
-    std::fs::write(
-        stage.environment().kubeconfig.unwrap().with_file_name("token"),
-        "two",
-    )
-    .unwrap();
-    stage.fake.require_token("two");
+    std::fs::write(stage.file("token"), "two").unwrap();
+    stage.server.require_token("two");
     assert_eq!(a.renew_leader(WhenGone::Lost).await.unwrap(), Renewed::Yes);
 }
 
@@ -379,7 +373,7 @@ async fn readers_and_groups_see_what_is_theirs() {
     let open = |group, name: Option<&str>| {
         let layout = Layout::new("service", "s", group);
         let identity = name.map(identity);
-        let (environment, config) = (stage.environment(), config("s", false));
+        let (environment, config) = (stage.environment("s"), config("s", false));
         async move {
             Kubernetes::connect_in(environment, &config, layout, identity, TIMING)
                 .await
@@ -389,7 +383,7 @@ async fn readers_and_groups_see_what_is_theirs() {
     for (pod, group) in [("a", "0"), ("w", "1")] {
         let mut labels = labels("s");
         labels["citus-group"] = json!(group);
-        stage.fake.pod("s", pod, "10.0.0.1", &labels);
+        stage.server.pod("s", pod, "10.0.0.1", &labels);
     }
     let (coordinator, worker) = (open(Some(0), Some("a")).await, open(Some(1), Some("w")).await);
     for dcs in [&coordinator, &worker] {
@@ -425,8 +419,8 @@ async fn readers_and_groups_see_what_is_theirs() {
         None
     );
     worker.delete_cluster().await.unwrap();
-    assert!(stage.fake.get("s", "configmaps", "s-1-leader").is_none());
-    assert!(stage.fake.get("s", "configmaps", "s-0-leader").is_some());
+    assert!(stage.server.get("s", "configmaps", "s-1-leader").is_none());
+    assert!(stage.server.get("s", "configmaps", "s-0-leader").is_some());
     assert!(reader.acquire_leader().await.is_err());
 }
 
@@ -457,7 +451,8 @@ async fn in_a_pod_the_service_or_the_servers_themselves_are_asked() {
     fake.require_token("s3cret");
     fake.pod("default", "a", "10.0.0.1", &labels("s"));
     let subsets = json!([{"addresses": [{"ip": "127.0.0.1"}], "ports": [{"name": "https", "port": fake.port, "protocol": "TCP"}]}]);
-    fake.apply("default", "endpoints", "kubernetes", &json!({"subsets": subsets}));
+    // Nowhere but here do the servers have an address of the loopback interface.
+    fake.put_unchecked("default", "endpoints", "kubernetes", json!({"subsets": subsets}));
     let environment = Environment {
         service_host: Some("localhost".into()),
         service_port: Some(fake.port.to_string()),

@@ -15,7 +15,7 @@ impl Exhibitor {
     pub fn new() -> Self {
         let (zookeeper, port) = (Zookeeper::new(), ports::free());
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
-        let list = format!(r#"{{"servers":["127.0.0.1"],"port":{}}}"#, zookeeper.port);
+        let list = format!(r#"{{"servers":["127.0.0.1"],"port":{}}}"#, zookeeper.port());
         // It ends with the test.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {

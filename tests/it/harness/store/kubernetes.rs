@@ -37,10 +37,7 @@ impl Kubernetes {
 impl Store for Kubernetes {
     fn start(&mut self, directory: &Directory) {
         let direct = format!("127.0.0.1:{}", self.server.port);
-        let config = self
-            .server
-            .kubeconfig("token: s3cret")
-            .replace(&direct, &self.link.address);
+        let config = self.server.kubeconfig().replace(&direct, &self.link.address);
         directory.make(".kube");
         give_away(&directory.write(".kube/config", &config));
         self.server.set_up(true);
@@ -67,6 +64,7 @@ impl Store for Kubernetes {
 
     fn prepare_member(&self, name: &str) {
         let labels = json!({"application": "patroni", "cluster-name": "demo"});
-        self.server.pod("default", name, "127.0.0.1", &labels);
+        // Addresses of the loopback interface are refused in Endpoints; nobody connects to this one.
+        self.server.pod("default", name, "10.0.0.1", &labels);
     }
 }
